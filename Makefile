@@ -1,0 +1,71 @@
+# Everything one does with a checkout. `make` alone lists it. Each target sets up .venv first, which costs nothing when
+# the lock file and pyproject.toml have not changed. PYTHON=… chooses the interpreter, ARGS=… is handed on.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run check format test bench prices image-check lock clean
+
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## .venv with everything in requirements-dev.lock; afterwards .venv/bin/penstock is the command
+	@:
+
+run: setup  ## serve on :4000 with config.yaml
+	@exec $(BIN)/penstock --config config.yaml $(ARGS)
+
+check: setup  ## formatting, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## put the code into its shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup  ## all tests, with a real Redis and a real Postgres that they start themselves
+	$(BIN)/python -m pytest -q $(ARGS)
+
+bench: setup  ## what the gateway costs, side by side with its peers (bench/README.md)
+	$(BIN)/python -m bench.run $(ARGS)
+
+prices: setup  ## build the price table again from its sources
+	$(BIN)/python -m gateway.data.build $(ARGS)
+
+image-check: setup  ## carry out the Dockerfile without a container engine and look at what it makes
+	$(BIN)/python -m deploy.check_image $(ARGS)
+
+lock: setup  ## resolve pyproject.toml into the lock files (ARGS=--upgrade for newer versions; asks the package index)
+	$(COMPILE) pyproject.toml --output-file requirements.lock $(ARGS)
+	$(COMPILE) --group build --constraint requirements.lock --output-file requirements-build.lock $(ARGS)
+	$(COMPILE) pyproject.toml --group dev --constraint requirements.lock --constraint requirements-build.lock \
+		--output-file requirements-dev.lock $(ARGS)
+
+clean:  ## remove what the other targets made; the next one sets up from nothing
+	rm -rf .venv build dist bench/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An interrupted set-up leaves no .ready, and a .venv without pip is made again.
+$(READY): requirements-dev.lock pyproject.toml
+	@set -e; \
+	for python in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "Penstock needs Python 3.11 or newer: install python3.11, or say where it is: make setup PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi; \
+	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+		echo "Making .venv with $$("$$found" --version)"; \
+		"$$found" -m venv --clear .venv; \
+	fi
+	@echo "Installing requirements-dev.lock"
+	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,148 @@
+"""The adapter contract.
+
+A format is a module of plain functions. Four things (request, response, stream, error) in two directions: `read_` takes
+a vendor's bytes apart, `write_` puts them together. A module offers `ClientSide` if clients may speak its format to us,
+`ProviderSide` if providers speak it, and `SameFormat` if both: then nothing is translated, bytes pass.
+`tests/adapters/test_contract.py` and mypy check the modules against these Protocols; there is nothing to inherit.
+
+Rules, each with a test:
+
+* No I/O, no clock, no randomness: time, ids and secrets are arguments. The same bytes always give the same bytes.
+* Never change an argument: a retry calls you again with it.
+* Readers are lenient: unknown fields and unknown events are skipped, missing ones have defaults. What cannot be
+  understood at all raises `UpstreamMalformed` (whole answers) or ends the stream with a `Failure` (streams).
+* Writers are strict: what cannot be said in the target format raises `Unsupported`, or is dropped because
+  `Target.drop_params` says so. Never silently. Hints that cannot change an answer (`user`, `store` …) are dropped.
+* Streams are fed whole events (`adapters.framing` cuts them), any number at a time; feeding one by one gives the same
+  result as feeding all at once.
+* A stream that ends without its terminator is a failure, not a success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Raw
+
+from adapters.errors import GatewayError, UpstreamError
+from adapters.types import (
+    ChatRequest,
+    ChatResponse,
+    Delta,
+    FinishReason,
+    HttpRequest,
+    Operation,
+    Target,
+    Usage,
+)
+
+
+class StreamReader(Protocol):
+    """A provider's stream, taken apart. One per answer."""
+
+    done: bool
+    """The terminator has been seen."""
+
+    def feed(self, events: bytes) -> list[Delta]:
+        """Whole events in, deltas out. An error event gives a `Failure` as the last delta; never raises."""
+
+    def close(self) -> list[Delta]:
+        """The bytes have ended: a `Failure` if the terminator is missing."""
+
+
+class StreamWriter(Protocol):
+    """A client's stream, put together. One per answer."""
+
+    def feed(self, deltas: Sequence[Delta]) -> bytes:
+        """Deltas in (never a `Failure`), whole events out; one write per read."""
+
+    def close(self) -> bytes:
+        """The terminator, and what must come before it."""
+
+
+class StreamEditor(Protocol):
+    """A stream whose format is the client's: whole events pass as the same bytes, but for the envelope.
+
+    Only the top-level `model` is replaced, events that the client did not ask for are withheld, an error event and
+    all that follows it is kept back (it is in `failure`).
+    """
+
+    done: bool
+    failure: GatewayError | None
+    usage: Usage | None
+    finish: FinishReason | None
+    answer_id: str
+    """The provider's id of the answer."""
+    events: int
+    """Provider events so far; comments and pings do not count."""
+    deltas: int
+    """Events that carried words."""
+    chars: int
+    """Characters of words in them, roughly."""
+
+    def feed(self, events: bytes) -> bytes:
+        """Whole events in, whole events out."""
+
+    def close(self) -> bytes:
+        """The bytes have ended; `failure` is set if the terminator is missing."""
+
+
+class ClientSide(Protocol):
+    """We are the server: a format that clients speak to us."""
+
+    @property
+    def KEEP_ALIVE(self) -> bytes:  # noqa: N802 - a constant of the module
+        """What is written into a silent stream so that nobody hangs up: a comment, or the format's own ping."""
+
+    def read_request(self, envelope: Mapping[str, Raw]) -> ChatRequest:
+        """Read a question. Raises `BadRequest` with `param` naming the place."""
+
+    def write_response(self, answer: ChatResponse, *, answer_id: str, model: str, now: int) -> bytes:
+        """A whole answer's body. `model` is the name that the client asked for, `now` seconds since 1970."""
+
+    def write_stream(self, *, answer_id: str, model: str, now: int, wants_usage: bool) -> StreamWriter:
+        """A writer for one streamed answer."""
+
+    def write_error(self, error: GatewayError, *, request_id: str, mid_stream: bool) -> bytes:
+        """The body of an error answer, or (`mid_stream`) the event that ends a stream which has begun."""
+
+
+class ProviderSide(Protocol):
+    """We are the client: a format that providers speak."""
+
+    def write_request(self, request: ChatRequest, target: Target) -> bytes:
+        """The body of a chat question in the provider's words. Raises `Unsupported`."""
+
+    def address(
+        self, body: bytes, target: Target, operation: Operation, headers: Mapping[str, str], *, stream: bool
+    ) -> HttpRequest:
+        """Where and how to send it. `headers` are the client's that may cross. Authorization comes later."""
+
+    def read_response(self, body: bytes, request: ChatRequest, target: Target) -> ChatResponse:
+        """Read a whole answer. Raises `UpstreamMalformed`, or the `UpstreamError` that hides in a 200."""
+
+    def read_stream(self, request: ChatRequest, target: Target) -> StreamReader:
+        """A reader for one streamed answer."""
+
+    def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+        """What a non-2xx answer means. `headers` have lower-case names."""
+
+
+class SameFormat(Protocol):
+    """Both sides speak this format: open the envelope, not the letter."""
+
+    def pass_request(
+        self, envelope: Mapping[str, Raw], target: Target, operation: Operation, *, stream: bool
+    ) -> bytes:
+        """The client's question for this target: other model, provider's renames, usage asked for. Sealed bytes."""
+
+    def pass_response(
+        self, body: bytes, target: Target, operation: Operation, *, model: str
+    ) -> tuple[bytes, Usage | None, FinishReason | None, str]:
+        """A whole answer with the client's `model`: (body, usage, finish, the provider's id of the answer)."""
+
+    def pass_stream(
+        self, target: Target, operation: Operation, *, model: str, wants_usage: bool
+    ) -> StreamEditor:
+        """An editor for one streamed answer."""

@@ -1,0 +1,565 @@
+"""What a provider answers in OpenAI's format: part of `adapters.openai`.
+
+What providers speak under this name is a family of dialects. Reasoning comes under five names, tool calls without ids
+or with wrong indexes, usage in four places, errors inside of streams that began well. The reader takes all of them, and
+a deviation that cannot be seen in the bytes is a quirk of the provider's row. A whole answer is read as a stream of one
+step, so that both follow the same rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import replace
+
+from adapters.envelope import decode
+from adapters.errors import (
+    GatewayError,
+    UpstreamError,
+    UpstreamMalformed,
+)
+from adapters.framing import read_event, split_events
+from adapters.types import (
+    ChatRequest,
+    ChatResponse,
+    Choice,
+    Delta,
+    Failure,
+    Finish,
+    FinishReason,
+    JsonString,
+    Part,
+    Ping,
+    Provider,
+    RedactedDelta,
+    RedactedThinking,
+    Refusal,
+    RefusalDelta,
+    SignatureDelta,
+    Start,
+    Target,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolCall,
+    ToolDelta,
+    ToolStart,
+    Usage,
+    UsageDelta,
+)
+from adapters.upstream_errors import classify
+from adapters.wire import openai as wire
+from adapters.wire.openai import given
+
+_EMPTY_ARGUMENTS = Raw(b'"{}"')
+_PING = Ping()
+
+_ANSWER = msgspec.json.Decoder(wire.Answer)
+_PIECES = msgspec.json.Decoder(list[wire.ReasoningPiece])
+_ANYTHING = msgspec.json.Decoder()
+_STRING = msgspec.json.Decoder(str)
+_encode = msgspec.json.Encoder().encode
+
+_READ_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "content_filtered": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "refusal": "refusal",
+    "error": "error",
+    "network_error": "error",
+}
+_FALSE = frozenset({b"", b"null", b"false", b"0", b'""', b"{}", b"[]"})
+
+
+def read_finish(word: str) -> FinishReason:
+    """What a vendor's word means; one that nobody knows (`eos`, or none at all) is an ordinary end."""
+    return _READ_FINISH.get(word.lower(), "stop")
+
+
+def _is_words(raw: Raw) -> bool:
+    """Is it a JSON string that is not empty?"""
+    value = bytes(raw)
+    return len(value) > 2 and value[0] == 0x22
+
+
+def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResponse:
+    """Read a `chat.completion` of any dialect. Raises `UpstreamMalformed`, or the error that hides in a 200."""
+    answer = _read_chunk(body)
+    if bytes(answer.error) in _FALSE and not answer.choices:
+        raise UpstreamMalformed("The provider's answer has no choices")
+    if bytes(answer.error) not in _FALSE or any(
+        bytes(one.error) not in _FALSE for one in answer.choices or ()
+    ):
+        raise read_error(0, {}, body)
+    choices = []
+    for at, choice in enumerate(answer.choices or ()):
+        reader = _ChoiceReader(at, answer.id or "")
+        reader.take(choice.message or choice.delta or wire.Piece())
+        reader.reason = read_finish(choice.finish_reason or "")
+        choices.append(_assemble(reader.end(), given(choice.logprobs)))
+    usage = find_usage(answer, target.provider)
+    return ChatResponse(answer.id or "", answer.model or "", tuple(choices), usage)
+
+
+def _read_chunk(data: bytes) -> wire.Answer:
+    """One JSON object, its raw values in good UTF-8 so that they can be spliced."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        data = data.decode("utf-8", "replace").encode()
+    return decode(data, _ANSWER)
+
+
+def _assemble(deltas: Iterable[Delta], logprobs: Raw | None) -> Choice:
+    """The parts that the steps of one choice make."""
+    parts: list[Part] = []
+    finish: FinishReason = "stop"
+    for delta in deltas:
+        last = parts[-1] if parts else None
+        match delta:
+            case TextDelta():
+                text = _STRING.decode(delta.text)
+                if isinstance(last, Text):
+                    parts[-1] = Text(last.text + text)
+                else:
+                    parts.append(Text(text))
+            case ThinkingDelta():
+                text = _STRING.decode(delta.text)
+                if isinstance(last, Thinking) and last.signature is None:
+                    parts[-1] = Thinking(last.text + text)
+                else:
+                    parts.append(Thinking(text))
+            case SignatureDelta():
+                said = last.text if isinstance(last, Thinking) else ""
+                parts[-1 if isinstance(last, Thinking) else len(parts) :] = [
+                    Thinking(said, _STRING.decode(delta.signature))
+                ]
+            case RedactedDelta():
+                parts.append(RedactedThinking(_STRING.decode(delta.data)))
+            case RefusalDelta():
+                parts.append(Refusal(_STRING.decode(delta.text)))
+            case ToolStart():
+                parts.append(ToolCall(delta.id, delta.name, ""))
+            case ToolDelta():
+                calls = [at for at, part in enumerate(parts) if isinstance(part, ToolCall)]
+                at = calls[delta.index]
+                call = parts[at]
+                if isinstance(call, ToolCall):
+                    parts[at] = replace(call, arguments=call.arguments + _STRING.decode(delta.arguments))
+            case Finish():
+                finish = delta.reason
+            case _:
+                continue
+    return Choice(tuple(parts), finish, logprobs=logprobs)
+
+
+class _Call:
+    """A tool call as it arrives."""
+
+    __slots__ = ("held", "id", "index", "key", "name", "spoken", "started")
+
+    def __init__(self, index: int, key: int | None) -> None:
+        self.index = index
+        self.key = key
+        self.id = ""
+        self.name = ""
+        self.started = False
+        self.spoken = False
+        self.held: list[JsonString] = []
+
+
+class _ChoiceReader:
+    """One choice of an answer, taken apart: the steps of a stream, or the one step that a whole message is.
+
+    Tool calls are numbered by first appearance: vendors begin at 1, give every call the index 0 with a new id, or give
+    no index at all. A call is opened when its name is known; one without an id gets one that is made from the answer's.
+    """
+
+    __slots__ = ("_answer_id", "_calls", "_choice", "_deltas", "ended", "reason")
+
+    def __init__(self, choice: int, answer_id: str) -> None:
+        self._choice = choice
+        self._answer_id = answer_id
+        self._calls: list[_Call] = []
+        self._deltas: list[Delta] = []
+        self.reason: FinishReason | None = None
+        self.ended = False
+
+    def take(self, piece: wire.Piece, logprobs: Raw = wire.NOTHING) -> None:
+        """One step; `drain` gives the deltas."""
+        self._take_reasoning(piece)
+        content = bytes(piece.content)
+        if len(content) > 2 and content[0] == 0x22:
+            self._deltas.append(TextDelta(piece.content, self._choice, given(logprobs)))
+        elif content[:1] == b"[":
+            self._take_list(piece.content)
+        if _is_words(piece.refusal):
+            self._deltas.append(RefusalDelta(piece.refusal, self._choice))
+        for call in piece.tool_calls or ():
+            self._take_call(call)
+        if piece.function_call is not None:
+            self._take_call(wire.ToolCallPiece(index=0, function=piece.function_call))
+
+    def drain(self) -> list[Delta]:
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def end(self) -> list[Delta]:
+        """All that is left, with the `Finish`. A call without arguments has the empty object."""
+        if self.ended:
+            return []
+        self.ended = True
+        calls = [call for call in self._calls if call.name or call.held]
+        for call in calls:
+            self._open(call)
+            if not call.spoken:
+                self._deltas.append(ToolDelta(call.index, _EMPTY_ARGUMENTS, self._choice))
+        reason = self.reason or "stop"
+        self._deltas.append(
+            Finish("tool_calls" if reason == "stop" and calls else reason, choice=self._choice)
+        )
+        return self.drain()
+
+    def _take_reasoning(self, piece: wire.Piece) -> None:
+        details = piece.thinking_blocks or piece.reasoning_details or ()
+        if _is_words(piece.reasoning_content):
+            self._deltas.append(ThinkingDelta(piece.reasoning_content, self._choice))
+        elif _is_words(piece.reasoning):
+            self._deltas.append(ThinkingDelta(piece.reasoning, self._choice))
+        else:
+            for detail in details:
+                for raw in (detail.thinking, detail.text, detail.summary):
+                    if _is_words(raw):
+                        self._deltas.append(ThinkingDelta(raw, self._choice))
+        for detail in details:
+            if _is_words(detail.signature):
+                self._deltas.append(SignatureDelta(detail.signature, self._choice))
+            if detail.type == "redacted_thinking" and _is_words(detail.data):
+                self._deltas.append(RedactedDelta(detail.data, self._choice))
+
+    def _take_list(self, content: Raw) -> None:
+        """Mistral's content: a list of texts and thoughts, a thought being a list of texts again."""
+        for piece in decode(content, _PIECES):
+            if _is_words(piece.text):
+                self._deltas.append(TextDelta(piece.text, self._choice))
+            if _is_words(piece.thinking):
+                self._deltas.append(ThinkingDelta(piece.thinking, self._choice))
+            elif bytes(piece.thinking)[:1] == b"[":
+                thoughts = [
+                    thought.text for thought in decode(piece.thinking, _PIECES) if _is_words(thought.text)
+                ]
+                self._deltas += [ThinkingDelta(text, self._choice) for text in thoughts]
+            if _is_words(piece.signature):
+                self._deltas.append(SignatureDelta(piece.signature, self._choice))
+
+    def _take_call(self, piece: wire.ToolCallPiece) -> None:
+        function = piece.function or wire.FunctionPiece()
+        name = function.name or ""
+        arguments = _read_arguments(function.arguments)
+        call = self._find_call(piece, name)
+        if call is None:
+            if not (name or piece.id or arguments is not None):
+                return
+            call = _Call(len(self._calls), piece.index)
+            self._calls.append(call)
+        call.id = call.id or piece.id or ""
+        call.name = call.name or name
+        if arguments is not None and (call.spoken or bytes(arguments) != b'"null"'):
+            call.held.append(arguments)
+        if call.name:
+            self._open(call)
+
+    def _find_call(self, piece: wire.ToolCallPiece, name: str) -> _Call | None:
+        """The call that goes on here, None if a new one begins."""
+        for call in reversed(self._calls):
+            if piece.index is not None:
+                if call.key == piece.index:
+                    is_new = bool(name and piece.id and call.id and piece.id != call.id)
+                    return None if is_new else call
+            elif piece.id:
+                if call.id == piece.id:
+                    return call
+            else:
+                return None if name else call
+        return None
+
+    def _open(self, call: _Call) -> None:
+        if not call.started:
+            call.started = True
+            if not call.id:
+                own = re.sub(r"[^A-Za-z0-9_-]", "", self._answer_id)
+                call.id = "_".join(["call", own, str(self._choice), str(call.index)])
+            self._deltas.append(ToolStart(call.index, call.id, call.name, self._choice))
+        for arguments in call.held:
+            call.spoken = True
+            self._deltas.append(ToolDelta(call.index, arguments, self._choice))
+        call.held = []
+
+
+def _read_arguments(raw: Raw) -> JsonString | None:
+    """A piece of arguments as a JSON string; some servers send the object itself."""
+    value = bytes(raw)
+    if value in {b"", b"null", b'""'}:
+        return None
+    return raw if value[0] == 0x22 else Raw(_encode(value.decode()))
+
+
+class ChatReader:
+    """Reads one stream of chunks.
+
+    A choice's `Finish` is held back until the terminator or the usage chunk: OpenRouter repeats `finish_reason` over
+    several chunks, with words between them.
+    """
+
+    __slots__ = ("_answer_id", "_choices", "_failed", "_provider", "_started", "done")
+
+    def __init__(self, provider: Provider) -> None:
+        self.done = False
+        self._provider = provider
+        self._failed = False
+        self._started = False
+        self._answer_id = ""
+        self._choices: dict[int, _ChoiceReader] = {}
+
+    def feed(self, events: bytes) -> list[Delta]:
+        deltas: list[Delta] = []
+        for event in split_events(events):
+            if self.done or self._failed:
+                break
+            name, data = read_event(event)
+            if not data:
+                if event.strip():
+                    deltas.append(_PING)
+            elif data.startswith(b"[DONE]"):
+                self.done = True
+                self._end(deltas)
+            elif name == b"error":
+                self._fail(read_error(0, {}, data), deltas)
+            else:
+                self._take(data, deltas)
+        return deltas
+
+    def close(self) -> list[Delta]:
+        deltas: list[Delta] = []
+        if self.done or self._failed:
+            return deltas
+        if self._choices and all(choice.reason is not None for choice in self._choices.values()):
+            self.done = True
+            self._end(deltas)
+        else:
+            self._fail(UpstreamMalformed("The provider's stream ended before the answer did"), deltas)
+        return deltas
+
+    def _take(self, data: bytes, deltas: list[Delta]) -> None:
+        try:
+            chunk = _read_chunk(data)
+            if chunk.choices or chunk.id:
+                self._start(chunk, deltas)
+            for choice in chunk.choices or ():
+                reader = self._choice(choice.index or 0)
+                reader.take(choice.delta or choice.message or wire.Piece(), choice.logprobs)
+                deltas += reader.drain()
+                if choice.finish_reason:
+                    reader.reason = read_finish(choice.finish_reason)
+        except UpstreamMalformed as error:
+            self._fail(error, deltas)
+            return
+        usage = find_usage(chunk, self._provider)
+        if usage is not None:
+            deltas.append(UsageDelta(usage))
+        if is_broken(chunk) or any(choice.reason == "error" for choice in self._choices.values()):
+            self._fail(read_error(0, {}, data), deltas)
+        elif usage is not None and not chunk.choices:
+            self._end(deltas)
+
+    def _start(self, chunk: wire.Answer, deltas: list[Delta]) -> None:
+        if not self._started:
+            self._started = True
+            self._answer_id = chunk.id or ""
+            deltas.append(Start(self._answer_id, chunk.model or ""))
+
+    def _choice(self, index: int) -> _ChoiceReader:
+        reader = self._choices.get(index)
+        if reader is None:
+            reader = self._choices[index] = _ChoiceReader(index, self._answer_id)
+        return reader
+
+    def _end(self, deltas: list[Delta]) -> None:
+        """Close the choices that have ended; with the terminator all of them have."""
+        for index in sorted(self._choices):
+            choice = self._choices[index]
+            if self.done or choice.reason is not None:
+                deltas += choice.end()
+
+    def _fail(self, error: GatewayError, deltas: list[Delta]) -> None:
+        self._failed = True
+        deltas.append(Failure(error))
+
+
+def read_stream(request: ChatRequest, target: Target) -> ChatReader:
+    """A reader of `chat.completion.chunk` events of any dialect."""
+    return ChatReader(target.provider)
+
+
+def is_broken(chunk: wire.Answer | wire.Outline) -> bool:
+    """Is there an error among the fields?"""
+    if bytes(chunk.error) not in _FALSE:
+        return True
+    return chunk.x_groq is not None and bytes(chunk.x_groq.error) not in _FALSE
+
+
+# -- what it cost ----------------------------------------------------------------------------------------------------
+
+
+def find_usage(chunk: wire.Answer | wire.Outline, provider: Provider) -> Usage | None:
+    """The usage of an answer: at its top, in Groq's own field on streams, or in the first choice (Moonshot)."""
+    raw = given(chunk.usage)
+    if raw is None and chunk.x_groq is not None:
+        raw = given(chunk.x_groq.usage)
+    if raw is None and chunk.choices:
+        raw = given(chunk.choices[0].usage)
+    return None if raw is None else read_usage(raw, provider)
+
+
+def read_usage(raw_usage: Raw | bytes, provider: Provider) -> Usage | None:
+    """A provider's `usage` in disjoint buckets; None if it is no object.
+
+    Cached and audio tokens are inside of `prompt_tokens`, reasoning inside of `completion_tokens`; where `total_tokens`
+    says that they were left out (xAI's reasoning, Mistral's audio) they are added. What is inside never exceeds the
+    whole: Azure's Grok reports more cached tokens than tokens.
+    """
+    usage = decode(raw_usage, _ANYTHING)
+    if not isinstance(usage, dict):
+        return None
+    prompt_details, completion_details = (
+        usage.get("prompt_tokens_details"),
+        usage.get("completion_tokens_details"),
+    )
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    total = _count(usage, "total_tokens")
+    if "prompt_tokens" not in usage:
+        prompt = max(0, total - completion)
+    left_out = total - prompt - completion
+    audio_input = _count(prompt_details, "audio_tokens")
+    reasoning = _count(completion_details, "reasoning_tokens") or _count(usage, "reasoning_tokens")
+    is_outside = "reasoning_outside_completion" in provider.quirks and left_out != 0
+    if reasoning and (left_out == reasoning or is_outside):
+        completion += reasoning
+    elif audio_input and left_out == audio_input:
+        prompt += audio_input
+    cached = (
+        _count(prompt_details, "cached_tokens")
+        or _count(usage, "cached_tokens")
+        or _count(usage, "prompt_cache_hit_tokens")
+        or _count(usage, "num_cached_tokens")
+    )
+    cache_write = _count(prompt_details, "cache_write_tokens") or _count(usage, "cache_creation_input_tokens")
+    cached = min(cached, prompt)
+    cache_write = min(cache_write, prompt - cached)
+    audio_input = min(audio_input, prompt - cached - cache_write)
+    reasoning = min(reasoning, completion)
+    audio_output = min(_count(completion_details, "audio_tokens"), completion - reasoning)
+    return Usage(
+        input=prompt - cached - cache_write - audio_input,
+        cache_read=cached,
+        cache_write=cache_write,
+        audio_input=audio_input,
+        output=completion - reasoning - audio_output,
+        reasoning=reasoning,
+        audio_output=audio_output,
+    )
+
+
+def _count(fields: Any, name: str) -> int:
+    value = fields.get(name) if isinstance(fields, dict) else None
+    return max(0, int(value)) if isinstance(value, (int, float)) else 0
+
+
+# -- what went wrong -------------------------------------------------------------------------------------------------
+
+
+def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+    """What a provider's error means, in all the shapes that servers of this format send.
+
+    `error` as an object or a string, `detail` as a string or a list (FastAPI), bare `message`, a list of errors, plain
+    text, a proxy's page. `status` under 400 means an error inside of a stream or of a good answer.
+    """
+    try:
+        said = decode(body, _ANYTHING)
+    except UpstreamMalformed:
+        said = body.decode("utf-8", "replace")
+    fields = _error_fields(said)
+    code = fields.get("code")
+    own_status = fields.get("status_code")
+    if status < 400 and isinstance(own_status, int):
+        status = own_status
+    return classify(
+        status,
+        message=_error_message(fields),
+        code=str(code) if isinstance(code, (str, int)) else _error_reason(fields),
+        type=next(
+            (fields[key] for key in ("type", "status", "error_type") if isinstance(fields.get(key), str)),
+            None,
+        ),
+        param=fields["param"] if isinstance(fields.get("param"), str) else None,
+        headers=headers,
+        body=body,
+    )
+
+
+def _error_fields(said: Any) -> dict[str, Any]:
+    """The object that has `message`, `code`, `type` and `param`, wherever they stand."""
+    if isinstance(said, list):
+        said = said[0] if said else {}
+    if not isinstance(said, dict):
+        return {"message": said}
+    error = said.get("error") or said.get("errors")
+    if isinstance(error, dict):
+        return error
+    if error:
+        return said | {"message": "; ".join(map(str, error)) if isinstance(error, list) else error}
+    if isinstance(said.get("x_groq"), dict):
+        return {"message": said["x_groq"].get("error")}
+    detail = said.get("detail")
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        where = [str(step) for step in detail[0].get("loc") or () if step != "body"]
+        return {"message": f"{'.'.join(where)}: {detail[0].get('msg')}", "param": ".".join(where)}
+    if isinstance(detail, dict):
+        return detail
+    return said if isinstance(said.get("message"), str) else said | {"message": detail or said.get("title")}
+
+
+def _error_message(fields: dict[str, Any]) -> str:
+    message = fields.get("message")
+    metadata = fields.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    if isinstance(raw, str) and raw:
+        return f"{message}: {raw}"  # OpenRouter: "Provider returned error", and here is which
+    return message if isinstance(message, str) else ""
+
+
+def _error_reason(fields: dict[str, Any]) -> str | None:
+    """A code that stands deeper: Azure's inner error, Google's details."""
+    for name in ("innererror", "inner_error"):
+        inner = fields.get(name)
+        if isinstance(inner, dict) and isinstance(inner.get("code"), str):
+            return str(inner["code"])
+    details = fields.get("details")
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and isinstance(detail.get("reason"), str):
+            return str(detail["reason"])
+    return None

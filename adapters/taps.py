@@ -1,0 +1,223 @@
+"""Taps: what upstream bytes run through on their way to the client.
+
+A tap is fed whatever the socket gave and returns what shall be written, whole events only. There are two. `Passthrough`
+is for a provider that speaks the client's format: the same bytes go on, but for the envelope. `Translation` takes the
+provider's events apart into deltas and puts the client's together from them.
+
+Either way one object knows what the stream said of itself: how many provider events went through (`events`: from the
+first on, nobody else may answer), the usage, why it finished, whether it ended as it should (`done`) or broke
+(`failure`). A failure is never part of the bytes: who owns the client's socket writes it, as the last thing.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from adapters.base import StreamEditor, StreamReader, StreamWriter
+from adapters.errors import GatewayError
+from adapters.types import (
+    Delta,
+    Failure,
+    Finish,
+    FinishReason,
+    Ping,
+    RefusalDelta,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    ToolDelta,
+    ToolStart,
+    Usage,
+    UsageDelta,
+)
+
+
+class Cutter(Protocol):
+    """Cuts bytes at event borders: `adapters.framing.SseCutter` or `LineCutter`."""
+
+    def feed(self, data: bytes) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+class Tap(Protocol):
+    """What the relay knows of a tap."""
+
+    @property
+    def events(self) -> int: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def failure(self) -> GatewayError | None: ...
+    @property
+    def usage(self) -> Usage | None: ...
+    @property
+    def finish(self) -> FinishReason | None: ...
+    @property
+    def answer_id(self) -> str: ...
+    @property
+    def deltas(self) -> int: ...
+    @property
+    def chars(self) -> int: ...
+
+    def feed(self, data: bytes) -> bytes:
+        """Bytes from the provider in, whole events for the client out. Never raises; look at `failure`."""
+
+    def close(self) -> bytes:
+        """The provider's bytes have ended."""
+
+
+class Passthrough:
+    """The provider speaks the client's format."""
+
+    __slots__ = ("_cutter", "_editor", "_failure")
+
+    def __init__(self, cutter: Cutter, editor: StreamEditor) -> None:
+        self._cutter = cutter
+        self._editor = editor
+        self._failure: GatewayError | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if self.failure is not None:
+            return b""
+        try:
+            whole = self._cutter.feed(data)
+            return self._editor.feed(whole) if whole else b""
+        except GatewayError as error:
+            self._failure = error
+            return b""
+
+    def close(self) -> bytes:
+        if self.failure is not None:
+            return b""
+        try:
+            rest = self._cutter.flush()
+            last = self._editor.feed(rest) if rest else b""
+            return last if self._editor.failure is not None else last + self._editor.close()
+        except GatewayError as error:
+            self._failure = error
+            return b""
+
+    @property
+    def failure(self) -> GatewayError | None:
+        return self._failure or self._editor.failure
+
+    @property
+    def events(self) -> int:
+        return self._editor.events
+
+    @property
+    def done(self) -> bool:
+        return self._editor.done
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._editor.usage
+
+    @property
+    def finish(self) -> FinishReason | None:
+        return self._editor.finish
+
+    @property
+    def answer_id(self) -> str:
+        return self._editor.answer_id
+
+    @property
+    def deltas(self) -> int:
+        return self._editor.deltas
+
+    @property
+    def chars(self) -> int:
+        return self._editor.chars
+
+
+class Translation:
+    """The provider speaks another format than the client."""
+
+    __slots__ = (
+        "_closed",
+        "_cutter",
+        "_reader",
+        "_writer",
+        "answer_id",
+        "chars",
+        "deltas",
+        "events",
+        "failure",
+        "finish",
+        "usage",
+    )
+
+    def __init__(self, cutter: Cutter, reader: StreamReader, writer: StreamWriter) -> None:
+        self._cutter = cutter
+        self._reader = reader
+        self._writer = writer
+        self._closed = False
+        self.events = 0
+        self.failure: GatewayError | None = None
+        self.usage: Usage | None = None
+        self.finish: FinishReason | None = None
+        self.answer_id = ""
+        self.deltas = 0
+        self.chars = 0
+
+    @property
+    def done(self) -> bool:
+        return self._reader.done
+
+    def feed(self, data: bytes) -> bytes:
+        if self.failure is not None or self._closed:
+            return b""
+        try:
+            whole = self._cutter.feed(data)
+            return self._translate(self._reader.feed(whole), ended=self._reader.done) if whole else b""
+        except GatewayError as error:
+            self.failure = error
+            return b""
+
+    def close(self) -> bytes:
+        if self.failure is not None or self._closed:
+            return b""
+        try:
+            rest = self._cutter.flush()
+            deltas = self._reader.feed(rest) if rest else []
+            if not (deltas and isinstance(deltas[-1], Failure)):
+                deltas += self._reader.close()
+            return self._translate(deltas, ended=True)
+        except GatewayError as error:
+            self.failure = error
+            return b""
+
+    def _translate(self, deltas: list[Delta], *, ended: bool) -> bytes:
+        for delta in deltas:
+            self._note(delta)
+        if self.failure is not None:
+            return self._writer.feed(deltas[:-1])
+        out = self._writer.feed(deltas) if deltas else b""
+        if ended:
+            self._closed = True
+            out += self._writer.close()
+        return out
+
+    def _note(self, delta: Delta) -> None:
+        kind = type(delta)
+        if kind is TextDelta or kind is ThinkingDelta or kind is RefusalDelta:
+            self.deltas += 1
+            self.chars += len(memoryview(delta.text)) - 2  # type: ignore[union-attr]  # `kind` has narrowed it
+        elif kind is ToolDelta:
+            self.deltas += 1
+            self.chars += len(memoryview(delta.arguments)) - 2  # type: ignore[union-attr]  # as above
+        elif kind is Ping:
+            return
+        elif isinstance(delta, UsageDelta):
+            self.usage = delta.usage
+        elif isinstance(delta, Finish):
+            self.finish = delta.reason
+        elif isinstance(delta, Start):
+            self.answer_id = delta.id
+            self.usage = delta.usage
+        elif isinstance(delta, Failure):
+            self.failure = delta.error
+            return
+        elif kind is ToolStart:
+            self.deltas += 1
+        self.events += 1

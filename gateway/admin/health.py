@@ -1,0 +1,83 @@
+"""How is the gateway, and how are its deployments? From live traffic alone: no provider is ever called here.
+
+`GET /health` is what platforms poll every 30 seconds with no key, so it is public, answers from memory, and shows names
+and a word; with an administrator's key it says more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway import __version__
+from gateway.routes import Deployment
+from gateway.runtime import Runtime
+
+
+def health(rt: Runtime, *, details: bool) -> tuple[int, dict[str, Any]]:
+    """(HTTP status, body). 200 while the process can serve, 503 while it drains."""
+    healthy: list[dict[str, Any]] = []
+    unhealthy: list[dict[str, Any]] = []
+    now = rt.now()
+    for route in rt.routes.configured():
+        for deployment in route.deployments:
+            available = rt.health.is_available(deployment.id, now)
+            shown = _describe(rt, deployment, route.name, available=available, details=details)
+            (healthy if available else unhealthy).append(shown)
+    store = rt.records.describe()
+    body: dict[str, Any] = {
+        "status": "shutting_down" if rt.draining else "healthy",
+        "models": list(dict.fromkeys(shown["model"] for shown in healthy + unhealthy)),
+        "healthy_endpoints": healthy,
+        "unhealthy_endpoints": unhealthy,
+        "healthy_count": len(healthy),
+        "unhealthy_count": len(unhealthy),
+        "version": __version__,
+        "uptime": _uptime(now - rt.started),
+        "auth": "disabled" if rt.keyring.is_open else "enabled",
+        "db": "disconnected" if store.error else "connected",
+        "cache": {"type": "none", "status": "disabled"},
+    }
+    if details:
+        body["records"] = {"backend": store.backend, "durable": store.durable, "error": store.error or None}
+        body["env_providers"] = list(rt.routes.env_providers)
+        body["unserved"] = [
+            {"model": row.model_name, "place": str(row.place), "why": row.why} for row in rt.routes.unserved
+        ]
+    return (503 if rt.draining else 200), body
+
+
+def readiness(rt: Runtime) -> tuple[int, dict[str, Any]]:
+    """May traffic come? 503 from the moment of SIGTERM; a database that is away does not stop traffic."""
+    store = rt.records.describe()
+    body = {
+        "status": "shutting_down" if rt.draining else "healthy",
+        "db": "Not connected" if store.error else "connected",
+        "litellm_version": __version__,
+    }
+    return (503 if rt.draining else 200), body
+
+
+def _describe(
+    rt: Runtime, deployment: Deployment, name: str, *, available: bool, details: bool
+) -> dict[str, Any]:
+    shown: dict[str, Any] = {"model": name, "status": "healthy" if available else "unhealthy"}
+    if details:
+        condition = rt.health.of(deployment.id)
+        shown |= {
+            "litellm_model": deployment.model_name,
+            "model_id": deployment.id,
+            "api_base": deployment.origin,
+            "latency_ms": round(condition.latency * 1000, 1) if condition.latency is not None else None,
+            "in_flight": condition.in_flight,
+            "successes": condition.successes,
+            "failures": condition.failures,
+            "last_error": condition.last_reason or None,
+            "cooldown_seconds": round(max(0.0, condition.cooled_until - rt.now()), 1),
+        }
+    return shown
+
+
+def _uptime(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes}m {rest}s"

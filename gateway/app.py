@@ -1,0 +1,300 @@
+"""The server: what is bound, what starts first, what stops last.
+
+`open_runtime` builds the long-lived things, `build_app` binds the endpoint and management tables to them, `serve` runs
+both until a signal. Stopping is the reverse, with a drain in front: from SIGTERM on readiness says 503, then nothing new
+is accepted, streams may finish, those that take too long end with an error event, and the ledger is written out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import re
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import orjson
+from aiohttp import web
+
+from adapters import CLIENTS
+from adapters.errors import BadRequest, Bug, GatewayError, MethodNotAllowed, RouteNotFound
+from gateway import __version__, cors, pipeline
+from gateway.admin.routes import PAGES, Page
+from gateway.background.lag import LoopLag
+from gateway.background.ledger import Ledger
+from gateway.background.supervisor import Supervisor
+from gateway.config.environment import Environment
+from gateway.config.model import Config
+from gateway.endpoints import ENDPOINTS, dialect_of
+from gateway.health import Health
+from gateway.keyring import Keyring
+from gateway.logs import RefusalLog, log_requests, redactor
+from gateway.metrics import DeploymentState, Metrics
+from gateway.pricing import PriceTable
+from gateway.routes import Routes, compile_routes
+from gateway.runtime import Runtime
+from gateway.stages import auth
+from gateway.state.open import open_records
+from gateway.upstreams import Upstreams, proxies_from_environment
+
+log = logging.getLogger("penstock")
+
+KEEP_ALIVE = 75.0
+_SEND_BUFFER = 256 * 1024
+_BACKLOG = 1024
+_TRICK = re.compile(r"//|%2e|;|\\|%5c|%00", re.IGNORECASE)
+
+
+class CannotStart(Exception):  # noqa: N818 - it is read by people, as a sentence
+    """Why the gateway does not start, in one line, and the process's exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+# -- the long-lived things -------------------------------------------------------------------------------------------
+
+
+async def open_runtime(config: Config, environment: Environment, environ: Mapping[str, str]) -> Runtime:
+    """Build what requests need. Nothing here waits for another machine."""
+    general = config.general
+    records, warnings = await asyncio.to_thread(open_records, Path(environment.data_dir))
+    for warning in warnings:
+        log.warning("%s", warning)
+    routes = compile_routes(config, environ, PriceTable.load())
+    _keep_secret(config, routes)
+    metrics = Metrics(__version__)
+    ledger = Ledger(records, listeners=[metrics.observe, log_requests])
+    rt = Runtime(
+        config=config,
+        environment=environment,
+        routes=routes,
+        keyring=Keyring(general.master_key),
+        upstreams=Upstreams(proxy=proxies_from_environment(environ)),
+        health=Health(cooldown=config.router.cooldown_time, enabled=not config.router.disable_cooldowns),
+        records=records,
+        ledger=ledger,
+        metrics=metrics,
+        refusals=RefusalLog(),
+        cors_headers=cors.headers_for(general.allowed_origins, credentials=general.cors_allow_credentials),
+        now=asyncio.get_running_loop().time,
+    )
+    metrics.know(_model_labels(routes))
+    metrics.watch_deployments = partial(_deployment_states, rt)
+    metrics.watch_ledger = lambda: (ledger.waiting, ledger.dropped)
+    return rt
+
+
+def _keep_secret(config: Config, routes: Routes) -> None:
+    """Tell the logs which words must never be in them."""
+    if config.general.master_key:
+        redactor.add(config.general.master_key.reveal())
+    for secret in routes.secrets():
+        redactor.add(secret.reveal())
+
+
+def _model_labels(routes: Routes) -> set[str]:
+    known = {route.name for route in routes.configured()}
+    return known | {
+        deployment.target.model for route in routes.configured() for deployment in route.deployments
+    }
+
+
+def _deployment_states(rt: Runtime) -> Iterator[DeploymentState]:
+    now = rt.now()
+    for route in rt.routes.configured():
+        for deployment in route.deployments:
+            condition = rt.health.of(deployment.id)
+            cooling = condition.cooled_until > now
+            yield DeploymentState(
+                deployment.id,
+                deployment.target.model,
+                deployment.provider,
+                deployment.origin,
+                2 if cooling else (1 if condition.last_reason else 0),
+            )
+
+
+# -- what is bound ---------------------------------------------------------------------------------------------------
+
+
+def build_app(rt: Runtime) -> web.Application:
+    """The aiohttp application: model routes, management routes, and one guard in front of all."""
+    app = web.Application(client_max_size=rt.body_limit, middlewares=[_guard])
+    for endpoint in ENDPOINTS:
+        handler = partial(pipeline.handle, rt, endpoint=endpoint)
+        handler.told = (f"{endpoint.client_format} {endpoint.operation}", "caller")  # type: ignore[attr-defined]  # read by /openapi.json
+        app.router.add_route(endpoint.method, endpoint.path, handler, name=None)
+    for page in PAGES:
+        shown = partial(_show, rt, page)
+        shown.told = (page.title, page.access)  # type: ignore[attr-defined]  # as above
+        app.router.add_route(page.method, page.path, shown)
+        if page.method == "GET":
+            app.router.add_route("HEAD", page.path, shown)
+    cors.allow(app, rt.config.general.allowed_origins, credentials=rt.config.general.cors_allow_credentials)
+    return app
+
+
+@web.middleware
+async def _guard(http: web.Request, handler: pipeline.Handler) -> web.StreamResponse:
+    """Refuses tricks in paths before any handler runs, and answers in the path's dialect where none does."""
+    try:
+        if _TRICK.search(http.rel_url.raw_path):
+            raise BadRequest("The path has something in it that paths here do not have")
+        return await handler(http)
+    except GatewayError as error:
+        return _refusal(http, error)
+    except web.HTTPNotFound:
+        return _refusal(http, RouteNotFound(f"There is no {http.method} {http.path[:200]} here"))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        told = MethodNotAllowed(f"{http.path[:200]} takes {allowed}", headers={"allow": allowed})
+        return _refusal(http, told)
+
+
+def _refusal(http: web.Request, error: GatewayError) -> web.Response:
+    body = CLIENTS[dialect_of(http.path)].write_error(error, request_id="", mid_stream=False)
+    return web.Response(
+        status=error.status, body=body, headers={"content-type": "application/json", **error.headers}
+    )
+
+
+async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamResponse:
+    """One management page: who may is decided by its row, on the matched route."""
+    _authorize(rt, page, http)
+    try:
+        shown = await page.show(rt, http)
+    except GatewayError:
+        raise
+    except Exception as bug:
+        log.exception("%s hit a bug", page.path)
+        raise Bug("Internal error", code=type(bug).__name__) from bug
+    if isinstance(shown, web.StreamResponse):
+        return shown
+    status, data = shown if isinstance(shown, tuple) else (200, shown)
+    return web.Response(status=status, body=orjson.dumps(data), headers={"content-type": "application/json"})
+
+
+def _authorize(rt: Runtime, page: Page, http: web.Request) -> None:
+    public = page.access == "public" or page.path in rt.config.general.public_routes
+    if public and page.path == "/metrics" and rt.config.litellm.require_auth_for_metrics_endpoint:
+        public = False
+    if page.access == "admin":
+        auth.require_admin(rt, http)
+    elif not public:
+        auth.caller_of(rt, http)
+
+
+# -- start and stop --------------------------------------------------------------------------------------------------
+
+
+async def serve(rt: Runtime, *, host: str, port: int, ready: asyncio.Event | None = None) -> None:
+    """Run until SIGTERM or SIGINT, then drain. Raises `CannotStart`."""
+    loop = asyncio.get_running_loop()
+    supervisor = Supervisor([rt.ledger, LoopLag(rt.metrics)])
+    rt.metrics.watch_workers = lambda: [(state.name, state.restarts) for state in supervisor.states()]
+    supervisor.start()
+    runner = web.AppRunner(
+        build_app(rt),
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=KEEP_ALIVE,
+        shutdown_timeout=1.0,
+    )
+    await runner.setup()
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, _on_signal, rt, stop)
+    try:
+        sites = [web.SockSite(runner, sock, backlog=_BACKLOG) for sock in _listen(host, port)]
+        for site in sites:
+            await site.start()
+        _calm_the_collector()
+        if ready is not None:
+            ready.set()
+        await stop.wait()
+        await _drain(rt, sites)
+    finally:
+        await runner.cleanup()
+        await rt.upstreams.close()
+        await supervisor.stop()
+        await rt.ledger.drain(timeout=10.0)
+        await rt.records.close()
+
+
+def _on_signal(rt: Runtime, stop: asyncio.Event) -> None:
+    if rt.draining:
+        rt.impatient.set()
+    rt.draining = True
+    stop.set()
+
+
+async def _drain(rt: Runtime, sites: list[web.SockSite]) -> None:
+    environment = rt.environment
+    log.info("draining: %d requests are open", len(rt.open))
+    if environment.drain_delay:
+        await _until(rt.impatient, environment.drain_delay)
+    for site in sites:
+        await site.stop()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + environment.drain_timeout
+    while rt.open and loop.time() < deadline and not rt.impatient.is_set():
+        await _until(rt.impatient, 0.05)
+    if rt.open:
+        log.warning("cutting off %d requests", len(rt.open))
+        rt.cut_off = True
+        tasks = list(rt.open.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=5.0)
+
+
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(
+            host,
+            port,
+            family=0 if host not in ("::", "0.0.0.0") else family,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    sockets = []
+    for address in dict.fromkeys((row[0], row[4]) for row in found):
+        sock = socket.socket(address[0], socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A client that does not read must not hold megabytes in the kernel: 1000 of them cost at most 256 MB.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        if address[0] == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
+        try:
+            sock.bind(address[1])
+        except OSError as error:
+            sock.close()
+            hint = " (is another gateway running? try --port)" if error.errno == 98 else ""
+            raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}{hint}", code=98) from None
+        sock.setblocking(False)
+        sockets.append(sock)
+    return sockets
+
+
+def _calm_the_collector() -> None:
+    # What lives until the end need not be looked at again; the defaults spend 11 % of a busy process's time on it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

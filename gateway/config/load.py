@@ -1,0 +1,541 @@
+"""From files to a `Config`: find the files, join them, sort every word into its place.
+
+Four steps, each a class or function below. `Files` reads the main file, what it includes and the `models/` folder beside
+it, and joins their top levels. `_settings` collects the settings of all sections under their names, wherever they stand.
+`_Sections` reads each setting by what `vocabulary` says of it. `_Models` reads the model list. Nothing stops at the
+first problem: `load` raises `ConfigInvalid` with all of them at the end, or returns what was read together with the
+warnings and notices.
+
+What the environment gives as a default for the file (master key, allowed origins, addresses of databases) is filled in
+here, so that whoever uses the `Config` needs to look at one place only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Names
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import fields
+
+from gateway.config.dialects import Dialects, Mention
+from gateway.config.environment import Environment, read_environment
+from gateway.config.model import (
+    Config,
+    Fallbacks,
+    GeneralSettings,
+    LiteLLMSettings,
+    ModelEntry,
+    ModelParams,
+    Place,
+    RouterSettings,
+    Secret,
+)
+from gateway.config.nodes import Item, Mapping, Node, Scalar, Sequence, join, parse
+from gateway.config.problems import ConfigInvalid, Problem, Report, closest
+from gateway.config.values import Reader, is_null, is_off, same
+from gateway.config.vocabulary import (
+    ENTRY_KEYS,
+    OPTIONS,
+    OTHER_PRICE,
+    PARAM_KEYS,
+    PRICE_POLICIES,
+    REQUEST_PARAMETERS,
+    ROUTER_PREFIX,
+    SECTIONS,
+    SETTINGS,
+    STRATEGIES,
+    TOP,
+    Key,
+    Section,
+)
+
+__all__ = ["ConfigInvalid", "Loaded", "Problem", "load"]
+
+
+class Loaded(Struct, frozen=True):
+    """A configuration that can be used, and what there is to say about it."""
+
+    config: Config
+    notices: tuple[Problem, ...] = ()
+
+
+def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -> Loaded:
+    """Read the configuration at `path`; None means that there is none and the environment says everything.
+
+    `strict` makes errors of unknown keys and of names that lead nowhere. Raises ConfigInvalid with all errors.
+    """
+    report = Report(strict=strict)
+    files = Files(report, environ)
+    if path is not None:
+        files.read_main(path)
+    top = files.top
+    variables = _variables(top, Reader(environ, report))
+    known = {**environ, **{name: secret.reveal() for name, secret in variables.items()}}
+    reader = Reader(known, report)
+    dialects = Dialects(reader)
+    sections = _Sections(reader, dialects, read_environment(known))
+    settings = _settings(top, report)
+    router, litellm, general = (
+        sections.router(settings),
+        sections.litellm(settings),
+        sections.general(settings),
+    )
+    models = _Models(reader).read(top)
+    if "llm_providers" in top:
+        models += dialects.providers(top["llm_providers"], "llm_providers")
+    if models and not general.env_providers:
+        _check_mentions(dialects.mentions, models, router, report)
+    notices = report.settle()
+    config = Config(
+        model_list=tuple(models),
+        router=router,
+        litellm=litellm,
+        general=general,
+        environment_variables=variables,
+        files=tuple(files.names),
+    )
+    return Loaded(config, notices)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+class Files:
+    """Reads files and joins their top levels into `top`: lists are joined, any other key is replaced."""
+
+    def __init__(self, report: Report, environ: Names[str, str]) -> None:
+        self.top: dict[str, Item] = {}
+        self.names: list[str] = []
+        self._report = report
+        self._reader = Reader(environ, report)
+        self._seen: set[Path] = set()
+
+    def read_main(self, path: Path) -> None:
+        """The file, what it includes, and the `models/` folder beside it."""
+        self._read(path, Place(str(path), 0, 0))
+        folder = path.parent / "models"
+        if folder.is_dir():
+            for file in sorted(folder.iterdir()):
+                if file.suffix in {".yaml", ".yml"} and file.is_file():
+                    self._read_models(file)
+
+    def _read(self, path: Path, wanted_at: Place) -> None:
+        items = self._document(path, wanted_at)
+        if items is None:
+            return
+        for name, item in items.items():
+            if name != "include":
+                self._join(name, item)
+        if "include" in items:
+            names = self._reader.texts(items["include"].value, "include") or ()
+            for name in names:
+                self._read(path.parent / name, items["include"].value.place)
+
+    def _read_models(self, path: Path) -> None:
+        """A file of `models/` adds to the model list and can do nothing else."""
+        items = self._document(path, Place(str(path), 0, 0))
+        for name, item in (items or {}).items():
+            if name == "model_list":
+                self._join(name, item)
+            else:
+                self._report.warning(item.place, name, "only model_list is read from files in models/")
+
+    def _document(self, path: Path, wanted_at: Place) -> dict[str, Item] | None:
+        """The top level of a file; None if there is nothing to use in it or it was read already."""
+        real = path.resolve()
+        if real in self._seen:
+            return None
+        self._seen.add(real)
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except OSError as error:
+            where = "" if wanted_at.line == 0 else f"{path}: "
+            self._report.error(wanted_at, "", f"{where}cannot be read: {error.strerror or error}")
+            return None
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            self._report.error(Place(str(path), line, 1), "", "not UTF-8 text")
+            return None
+        self.names.append(str(path))
+        node = parse(text, str(path), self._report)
+        return None if node is None or is_null(node) else self._top_level(node)
+
+    def _top_level(self, node: Node) -> dict[str, Item] | None:
+        """A mapping as it is; a bare list of entries or a single entry is a model list."""
+        if isinstance(node, Mapping):
+            if "model_name" not in node.items:
+                return node.items
+            node = Sequence((node,), node.place, node.size)
+        entries = node.items if isinstance(node, Sequence) else ()
+        if any(isinstance(entry, Mapping) and "model_name" in entry.items for entry in entries):
+            return {"model_list": Item(node.place, node)}
+        self._report.error(
+            node.place, "", "must be a mapping with model_list, router_settings, general_settings …"
+        )
+        return None
+
+    def _join(self, name: str, item: Item) -> None:
+        earlier = self.top.get(name)
+        if earlier and isinstance(earlier.value, Sequence) and isinstance(item.value, Sequence):
+            whole = earlier.value.items + item.value.items
+            item = Item(earlier.place, Sequence(whole, earlier.value.place, len(whole)))
+        elif earlier:
+            self._report.warning(item.place, name, f"replaces the whole {name} of {earlier.place}")
+        self.top[name] = item
+
+
+def _variables(top: dict[str, Item], reader: Reader) -> dict[str, Secret]:
+    if "environment_variables" not in top:
+        return {}
+    node = top["environment_variables"].value
+    return reader.secrets_by_name(node, "environment_variables") or {}
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+Settings = dict[str, tuple[Key, Item, str]]
+"""Every setting that was written: what it is, its node, its path."""
+
+
+def _settings(top: dict[str, Item], report: Report) -> Settings:
+    """All settings by name. Says what is unknown, misplaced, contradictory or without effect."""
+    found: Settings = {}
+    for name, item in top.items():
+        if name in TOP:
+            _judge(TOP[name], item, name, report)
+        else:
+            _collect(name, item, "", found, report)
+    for section in SECTIONS:
+        node = top[section].value if section in top else None
+        if isinstance(node, Mapping):
+            for name, item in node.items.items():
+                _collect(name, item, section, found, report)
+        elif node is not None and not is_null(node):
+            report.error(node.place, section, "must be a mapping")
+    return found
+
+
+def _collect(name: str, item: Item, section: Section, found: Settings, report: Report) -> None:
+    key = SETTINGS.get(name)
+    if key is None:
+        _unknown(name, item, section, report)
+        return
+    if name in found:
+        earlier = found[name][1]
+        if not same(earlier.value, item.value):
+            report.error(item.place, section, f'"{name}" says something else here than at {earlier.place}')
+        return
+    if key.status == "works" and section != key.section and section not in key.also:
+        report.notice(
+            item.place, section, f'"{name}" is found under {section or "the top"}, its place is {key.section}'
+        )
+    path = join(section, name)
+    found[name] = (key, item, path)
+    _judge(key, item, section, report)
+
+
+def _unknown(name: str, item: Item, section: Section, report: Report) -> None:
+    if section and name in TOP:
+        report.doubt(item.place, section, f'"{name}" belongs at the top of the file')
+    elif not section and name in ENTRY_KEYS | PARAM_KEYS:
+        report.doubt(item.place, "", f'"{name}" belongs in an entry of model_list')
+    else:
+        nearby = {other for other, key in SETTINGS.items() if section in (key.section, *key.also)}
+        nearby |= set(TOP) if not section else set()
+        hint = closest(name, nearby) or closest(name, SETTINGS)
+        report.doubt(item.place, section, f'unknown key "{name}"', hint)
+
+
+def _judge(key: Key, item: Item, path: str, report: Report) -> None:
+    """Say what has no effect; refuse what promises safety that is not there."""
+    if key.status == "later" and not is_null(item.value):
+        tell = report.notice if is_off(item.value) else report.warning
+        tell(item.place, path, f"{key.name} has no effect yet: {key.text[:1].lower()}{key.text[1:]}")
+    elif key.status == "ignored":
+        report.notice(item.place, path, f"{key.name} is not needed: {key.text}")
+    elif key.status == "refused":
+        if _asks_for_nothing(item.value, key.harmless):
+            report.notice(item.place, path, f"{key.name} has no effect, and with this value needs none")
+        else:
+            report.error(item.place, path, f"{key.name}: {key.text}")
+
+
+def _asks_for_nothing(node: Node, harmless: tuple[str, ...]) -> bool:
+    if isinstance(node, Sequence):
+        return all(_asks_for_nothing(item, harmless) for item in node.items)
+    return is_off(node) or (isinstance(node, Scalar) and node.text.lower() in harmless)
+
+
+class _Sections:
+    """Reads the settings into the structs of their sections."""
+
+    def __init__(self, reader: Reader, dialects: Dialects, environment: Environment) -> None:
+        self._reader = reader
+        self._report = reader.report
+        self._environment = environment
+        self._special = {
+            "fallbacks": dialects.fallbacks,
+            "aliases": dialects.aliases,
+            "token_prices": dialects.token_prices,
+        }
+        self._default_fallbacks = dialects.default_fallbacks
+
+    def router(self, settings: Settings) -> RouterSettings:
+        values = self._values("router_settings", RouterSettings, settings)
+        if "routing_strategy" in values:
+            values["routing_strategy"] = self._strategy(values["routing_strategy"], settings)
+        values["fallbacks"], default = _split_default(values.get("fallbacks", Fallbacks()))
+        values["default_fallbacks"] = values.get("default_fallbacks", ()) or default
+        environment = self._environment
+        values["redis_url"] = values.get("redis_url") or (
+            None if "redis_host" in values else environment.redis_url
+        )
+        return RouterSettings(**values)
+
+    def litellm(self, settings: Settings) -> LiteLLMSettings:
+        return LiteLLMSettings(**self._values("litellm_settings", LiteLLMSettings, settings))
+
+    def general(self, settings: Settings) -> GeneralSettings:
+        values = self._values("general_settings", GeneralSettings, settings)
+        environment = self._environment
+        if "master_key" in settings:
+            self._check_master_key(values.get("master_key"), settings)
+        else:
+            values["master_key"] = environment.master_key
+        values["master_key_named"] = "master_key" in settings or environment.master_key is not None
+        values["database_url"] = values.get("database_url") or environment.database_url
+        values.setdefault("allowed_origins", environment.allowed_origins)
+        values.setdefault("cors_allow_credentials", environment.cors_allow_credentials)
+        general = GeneralSettings(**values)
+        self._check_general(general, settings)
+        return general
+
+    def _values(self, section: Section, struct: type[Struct], settings: Settings) -> dict[str, Any]:
+        """Values of the settings that belong to a section and that its struct has a field for."""
+        known = {field.name for field in fields(struct)}
+        values: dict[str, Any] = {}
+        for name, (key, item, path) in settings.items():
+            if key.section != section or name not in known:
+                continue
+            if name == "default_fallbacks":
+                value: Any = self._default_fallbacks(item.value, path)
+            elif key.kind in self._special:
+                value = self._special[key.kind](item.value, path)
+            else:
+                value = self._reader.read(key.kind, item.value, path)
+            if value is not None:
+                values[name] = value
+        return values
+
+    def _strategy(self, written: str, settings: Settings) -> str:
+        _, item, path = settings["routing_strategy"]
+        strategy = STRATEGIES.get(written.lower())
+        if strategy is None:
+            hint = closest(written, STRATEGIES)
+            self._report.doubt(
+                item.value.place, path, f'unknown strategy "{written[:40]}", shuffling instead', hint
+            )
+        elif strategy != "simple-shuffle":
+            self._report.warning(
+                item.value.place, path, f"{strategy} has no effect yet, shuffling by weight instead"
+            )
+        return strategy or "simple-shuffle"
+
+    def _check_master_key(self, key: Secret | None, settings: Settings) -> None:
+        _, item, path = settings["master_key"]
+        if not key:
+            self._report.error(
+                item.value.place,
+                path,
+                "master_key is named but there is none: give it a value, or remove the line to run without keys",
+            )
+
+    def _check_general(self, general: GeneralSettings, settings: Settings) -> None:
+        nowhere = (None, Item(Place("environment", 0, 0), Scalar("", False, Place("environment", 0, 0))), "")
+        if general.cors_allow_credentials and "*" in general.allowed_origins:
+            _, item, path = settings.get("allowed_origins", nowhere)
+            self._report.error(
+                item.place, path, "the origin * and credentials exclude each other: name the origins"
+            )
+        if general.unknown_price_policy != "warn":
+            _, item, path = settings["unknown_price_policy"]
+            self._report.error(
+                item.value.place, path, f"only warn is available yet; others: {', '.join(PRICE_POLICIES)}"
+            )
+        if general.max_request_size_mb == 0:
+            _, item, path = settings["max_request_size_mb"]
+            self._report.error(item.value.place, path, "must be more than 0")
+
+
+def _split_default(fallbacks: Fallbacks) -> tuple[Fallbacks, tuple[str, ...]]:
+    """`"*": [a]` among the chains means everybody's fallback."""
+    chains = dict(fallbacks.chains)
+    default = chains.pop("*", ())
+    return Fallbacks(chains, fallbacks.rings), default
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+class _Models:
+    """Reads `model_list`."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._report = reader.report
+        self._ids: dict[str, Place] = {}
+
+    def read(self, top: dict[str, Item]) -> list[ModelEntry]:
+        node = top["model_list"].value if "model_list" in top else None
+        if node is None or is_null(node):
+            return []
+        if not isinstance(node, Sequence):
+            self._report.error(
+                node.place, "model_list", "must be a list of entries, each beginning with a dash"
+            )
+            return []
+        entries = [self._entry(item, join("model_list", index)) for index, item in enumerate(node.items)]
+        return [entry for entry in entries if entry is not None]
+
+    def _entry(self, node: Node, path: str) -> ModelEntry | None:
+        if not isinstance(node, Mapping):
+            self._report.error(node.place, path, "must be a mapping with model_name and litellm_params")
+            return None
+        misspelled = self._unknown_in_entry(node, path)
+        self._reader.unset.clear()
+        name = self._required(node, "model_name", path, misspelled)
+        model_name = self._reader.text(name, join(path, "model_name")) if name else None
+        params_node = self._required(node, "litellm_params", path, misspelled)
+        params = self._params(params_node, join(path, "litellm_params")) if params_node else None
+        info = self._info(node, join(path, "model_info"))
+        if name and not model_name and isinstance(name, Scalar):
+            self._report.error(name.place, path, "model_name has no value")
+        if not model_name or params is None:
+            return None
+        unset = tuple(dict.fromkeys(self._reader.unset))
+        return ModelEntry(model_name=model_name, params=params, info=info, place=node.place, unset=unset)
+
+    def _unknown_in_entry(self, node: Mapping, path: str) -> set[str]:
+        """Report unknown keys; the names that they were probably meant to be."""
+        meant: set[str] = set()
+        for name, item in node.items.items():
+            if name in ENTRY_KEYS:
+                continue
+            if name in PARAM_KEYS:
+                self._report.doubt(item.place, path, f'"{name}" belongs under litellm_params')
+                continue
+            hint = closest(name, ENTRY_KEYS)
+            if hint and hint not in node.items:
+                self._report.error(item.place, path, f'unknown key "{name}"', hint)
+                meant.add(hint)
+            else:
+                self._report.doubt(item.place, path, f'unknown key "{name}"', hint)
+        return meant
+
+    def _required(self, node: Mapping, name: str, path: str, misspelled: set[str]) -> Node | None:
+        if name in node.items:
+            return node.items[name].value
+        if name not in misspelled:
+            self._report.error(node.place, path, f'"{name}" is missing')
+        return None
+
+    def _info(self, node: Mapping, path: str) -> dict[str, Any]:
+        if "model_info" not in node.items:
+            return {}
+        info = self._reader.object(node.items["model_info"].value, path) or {}
+        if info.get("id") is not None:
+            place = node.items["model_info"].place
+            info["id"] = str(info["id"])
+            earlier = self._ids.setdefault(info["id"], place)
+            if earlier != place:
+                self._report.error(
+                    place, path, f'the id "{info["id"][:60]}" is taken by the entry at {earlier}'
+                )
+        return info
+
+    # -- litellm_params ----------------------------------------------------------------------------------------------
+
+    def _params(self, node: Node, path: str) -> ModelParams | None:
+        if not isinstance(node, Mapping):
+            self._report.error(node.place, path, "must be a mapping with at least model")
+            return None
+        values: dict[str, Any] = {"options": {}, "other_prices": {}, "defaults": {}}
+        misspelled: set[str] = set()
+        for name, item in node.items.items():
+            if name in PARAM_KEYS:
+                self._known(PARAM_KEYS[name], item, path, values)
+            elif OTHER_PRICE.fullmatch(name):
+                price = self._reader.price(item.value, join(path, name))
+                if price is not None:
+                    values["other_prices"][name] = price
+            elif ROUTER_PREFIX.fullmatch(name):
+                _judge(Key(name, "any", "routing by the question", "later"), item, path, self._report)
+            else:
+                self._default(name, item, path, node, values["defaults"], misspelled)
+        model = self._required(node, "model", path, misspelled)
+        if model and not values.get("model"):
+            self._report.error(model.place, path, "model has no value")
+        return ModelParams(**values) if values.get("model") else None
+
+    def _known(self, key: Key, item: Item, path: str, values: dict[str, Any]) -> None:
+        _judge(key, item, path, self._report)
+        if key.status == "refused" or key.kind == "any":
+            return
+        value = self._reader.read(key.kind, item.value, join(path, key.name))
+        if value is None:
+            return
+        name = "api_base" if key.name == "base_url" else key.name
+        if name in OPTIONS:
+            values["options"][name] = value
+        elif values.get(name, value) != value:
+            self._report.error(item.place, path, "api_base and base_url say different things")
+        else:
+            values[name] = value
+
+    def _default(
+        self, name: str, item: Item, path: str, node: Mapping, defaults: dict[str, Any], misspelled: set[str]
+    ) -> None:
+        """A key without a meaning of its own is sent to the provider, unless it is a slip of the pen."""
+        hint = None if name in REQUEST_PARAMETERS else closest(name, PARAM_KEYS.keys() | REQUEST_PARAMETERS)
+        if hint == "model" and "model" not in node.items:
+            self._report.error(item.place, path, f'unknown key "{name}"', hint)
+            misspelled.add(hint)
+            return
+        if hint:
+            self._report.doubt(item.place, path, f'unknown key "{name}"', hint)
+        elif name not in REQUEST_PARAMETERS:
+            self._report.notice(item.place, path, f'"{name}" goes to the provider as a default parameter')
+        if hint in PARAM_KEYS and PARAM_KEYS[hint].kind in {"secret", "secrets_by_name"}:
+            return  # what was meant as a key is not sent as a parameter
+        value = self._reader.plain(item.value, join(path, name))
+        if value is not None:
+            defaults[name] = value
+
+
+# -- names that lead nowhere -------------------------------------------------------------------------------------------
+
+
+def _check_mentions(
+    mentions: list[Mention], models: list[ModelEntry], router: RouterSettings, report: Report
+) -> None:
+    """Fallbacks and aliases that name models which nothing serves."""
+    names = {entry.model_name for entry in models} | set(router.model_group_alias)
+    wildcards = [name.split("*") for name in names if "*" in name]
+    for name, place, path in mentions:
+        if name not in names and not any(_matches(name, parts) for parts in wildcards):
+            report.doubt(place, path, f'no model is called "{name[:80]}"', closest(name, names, cutoff=0.85))
+
+
+def _matches(name: str, parts: list[str]) -> bool:
+    """`parts` are a pattern that was cut at its stars."""
+    first, *middle, last = parts
+    if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
+        return False
+    rest = name[len(first) : len(name) - len(last)]
+    for part in middle:
+        if part not in rest:
+            return False
+        rest = rest.split(part, 1)[1]
+    return True

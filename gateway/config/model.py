@@ -1,0 +1,218 @@
+"""What was written: the configuration as frozen structs, after names are resolved and before anything is compiled.
+
+`load.load` makes a `Config` from YAML, `routes.compile_routes` makes routes from it. Each setting has exactly one home
+here, wherever in the file it stood: `config.router.num_retries` holds a `num_retries` that was written under
+`litellm_settings`. The names are the ones that deployments already use, so that a file, this page and an error message
+speak the same language; `vocabulary` says of every name what it means and whether it has an effect yet.
+
+Three habits: seconds are floats; prices stay the decimal text that was written, because a float already is another
+price; and whatever may hold a key is a `Secret`, whose text only `reveal()` gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from msgspec import Struct, field
+
+
+class Secret:
+    """Text that must not be shown: prints as `…a1b2`, and no serializer knows how to write it.
+
+    It is deliberately not a `str`: an encoder, a format string or a join would let a subclass through in clear.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for the one place that sends it."""
+        return self._text
+
+    def __str__(self) -> str:
+        return f"…{self._text[-4:]}" if len(self._text) >= 12 else "…"
+
+    def __repr__(self) -> str:
+        return f"Secret({self})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled")
+
+
+class Place(Struct, frozen=True, order=True):
+    """Where something stands. Line and column count from 1 as editors do; line 0 means no line in particular."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+class ModelParams(Struct, frozen=True, kw_only=True):
+    """`litellm_params` of one entry: where a model lives, how it is paid, and what requests get by default."""
+
+    model: str
+    """`provider/model`, or a bare name that everyone knows; `*` in it takes what the public name's `*` matched."""
+    custom_llm_provider: str | None = None
+    api_key: Secret | None = None
+    api_base: str | None = None
+    api_version: str | None = None
+    organization: str | None = None
+    region_name: str | None = None
+    aws_region_name: str | None = None
+    options: dict[str, str | Secret] = field(default_factory=dict)
+    """Settings that only one provider has (`vertex_project`, `aws_secret_access_key` …), secret where they are keys."""
+
+    weight: float | None = None
+    order: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    max_parallel_requests: int | None = None
+    max_budget: str | None = None
+    budget_duration: str | None = None
+    tags: tuple[str, ...] = ()
+
+    timeout: float | None = None
+    stream_timeout: float | None = None
+    max_retries: int | None = None
+
+    drop_params: bool | None = None
+    additional_drop_params: tuple[str, ...] = ()
+    extra_headers: dict[str, Secret] = field(default_factory=dict)
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Every key that has no meaning of its own (`temperature`, `max_tokens` …): JSON values that a request gets
+    where it does not set them."""
+
+    input_cost_per_token: str | None = None
+    output_cost_per_token: str | None = None
+    cache_read_input_token_cost: str | None = None
+    cache_creation_input_token_cost: str | None = None
+    other_prices: dict[str, str] = field(default_factory=dict)
+    """The other `*_cost*` keys (`…_above_200k_tokens`, `…_batches` …), dollars as decimal text like the four above."""
+
+    mock_response: str | None = None
+    """Answer with this text and ask nobody."""
+    mock_first_delay: float | None = None
+    """Seconds before the first word of a mock answer."""
+    mock_delay: float | None = None
+    """Seconds between the words of a mock answer."""
+
+
+class ModelEntry(Struct, frozen=True, kw_only=True):
+    """One item of `model_list`: a public name and one way to serve it."""
+
+    model_name: str
+    params: ModelParams
+    info: dict[str, Any] = field(default_factory=dict)
+    """`model_info`: `id`, `mode`, `base_model` and whatever else; JSON values, kept as written."""
+    place: Place
+    unset: tuple[str, ...] = ()
+    """Names of environment variables that the entry mentions and that are not set."""
+
+
+class Fallbacks(Struct, frozen=True):
+    """Who answers when a model cannot: the three dialects of `fallbacks`, told apart but not yet applied."""
+
+    chains: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """`- gpt-4: [a, b]` and `- {model_name: gpt-4, fallbacks: [a, b]}`: model -> its stand-ins, in order."""
+    rings: tuple[tuple[str, ...], ...] = ()
+    """A list of bare names: a member falls to the members after it, any other model to the whole list."""
+
+    def __bool__(self) -> bool:
+        return bool(self.chains or self.rings)
+
+
+class Alias(Struct, frozen=True):
+    """Another name for models. Several targets make one group of all their deployments."""
+
+    targets: tuple[str, ...]
+    hidden: bool = False
+    """Not listed in `/v1/models`."""
+
+
+class RouterSettings(Struct, frozen=True, kw_only=True):
+    """`router_settings`: which deployment is tried, how often, and who stands in."""
+
+    routing_strategy: str = "simple-shuffle"
+    num_retries: int = 2
+    timeout: float | None = None
+    stream_timeout: float | None = None
+    cooldown_time: float = 5.0
+    disable_cooldowns: bool = False
+    allowed_fails: int | None = None
+    fallbacks: Fallbacks = field(default_factory=Fallbacks)
+    context_window_fallbacks: Fallbacks = field(default_factory=Fallbacks)
+    content_policy_fallbacks: Fallbacks = field(default_factory=Fallbacks)
+    default_fallbacks: tuple[str, ...] = ()
+    max_fallbacks: int = 5
+    model_group_alias: dict[str, Alias] = field(default_factory=dict)
+    retry_policy: dict[str, Any] = field(default_factory=dict)
+    redis_url: Secret | None = None
+    redis_host: str | None = None
+    redis_port: int | None = None
+    redis_password: Secret | None = None
+
+
+class LiteLLMSettings(Struct, frozen=True, kw_only=True):
+    """`litellm_settings`: how requests are treated and what is told about them."""
+
+    drop_params: bool = False
+    set_verbose: bool = False
+    request_timeout: float | None = None
+    max_budget: str | None = None
+    """Dollars for the whole gateway, as decimal text."""
+    budget_duration: str | None = None
+    budget_exceeded_status_code: int = 422
+    require_auth_for_metrics_endpoint: bool = False
+
+
+class TokenPrice(Struct, frozen=True):
+    """An operator's price of a model: dollars per token as decimal text."""
+
+    input: str
+    output: str
+
+
+class GeneralSettings(Struct, frozen=True, kw_only=True):
+    """`general_settings`: who may, from where, how much, and where the books are kept."""
+
+    master_key: Secret | None = None
+    master_key_named: bool = False
+    """The file or the environment says that there is one; if `master_key` is None all the same, it resolved to
+    nothing and the gateway must not start open."""
+    database_url: Secret | None = None
+    env_providers: bool | None = None
+    """Providers whose key is in the environment can be reached by prefix; None = only if there is no `model_list`."""
+    public_routes: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    cors_allow_credentials: bool = False
+    max_request_size_mb: float | None = None
+    cost_per_token: dict[str, TokenPrice] = field(default_factory=dict)
+    unknown_price_policy: str = "warn"
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything that the configuration files said."""
+
+    model_list: tuple[ModelEntry, ...] = ()
+    router: RouterSettings = field(default_factory=RouterSettings)
+    litellm: LiteLLMSettings = field(default_factory=LiteLLMSettings)
+    general: GeneralSettings = field(default_factory=GeneralSettings)
+    environment_variables: dict[str, Secret] = field(default_factory=dict)
+    """To be set in the process: what `environment_variables:` holds, `os.environ/` and `${}` resolved."""
+    files: tuple[str, ...] = ()
+    """Every file that was read, the first one first."""

@@ -1,0 +1,85 @@
+"""What is wrong with a configuration, told where it stands.
+
+Reading goes on after a problem, so that one start shows all of them. Three degrees: an *error* keeps the gateway from
+starting, a *warning* says that something will not do what its author expects, a *notice* says what was made of it.
+What is a *doubt* (an unknown key, a name that leads nowhere) is an error for who checks and a warning for who serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Literal
+
+from msgspec import Struct
+
+from gateway.config.model import Place
+
+Severity = Literal["error", "warning", "notice"]
+
+
+class Problem(Struct, frozen=True):
+    """One line for a person: `config.yaml:8:7: unknown key "modle", did you mean "model"? (model_list[1])`."""
+
+    place: Place
+    path: str
+    """Where in the document, `model_list[1].litellm_params`; empty at the top and outside of files."""
+    message: str
+    severity: Severity = "error"
+    suggestion: str | None = None
+
+    def __str__(self) -> str:
+        hint = f', did you mean "{self.suggestion}"?' if self.suggestion else ""
+        path = f" ({self.path})" if self.path else ""
+        return f"{self.place}: {self.message}{hint}{path}"
+
+
+class ConfigInvalid(Exception):  # noqa: N818 - it is a state of affairs that is told, not a mishap
+    """The configuration cannot be used: `problems` are the errors, `notices` what else was found."""
+
+    def __init__(self, problems: tuple[Problem, ...], notices: tuple[Problem, ...] = ()) -> None:
+        self.problems = problems
+        self.notices = notices
+        super().__init__("\n".join(map(str, problems)))
+
+
+class Report:
+    """Collects problems while reading goes on. `strict` makes errors of doubts."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._found: dict[Problem, None] = {}
+        self._doubt: Severity = "error" if strict else "warning"
+
+    def error(self, place: Place, path: str, message: str, suggestion: str | None = None) -> None:
+        self._found[Problem(place, path, message, "error", suggestion)] = None
+
+    def warning(self, place: Place, path: str, message: str, suggestion: str | None = None) -> None:
+        self._found[Problem(place, path, message, "warning", suggestion)] = None
+
+    def notice(self, place: Place, path: str, message: str) -> None:
+        self._found[Problem(place, path, message, "notice")] = None
+
+    def doubt(self, place: Place, path: str, message: str, suggestion: str | None = None) -> None:
+        self._found[Problem(place, path, message, self._doubt, suggestion)] = None
+
+    def problems(self) -> tuple[Problem, ...]:
+        """All of them, by file in the order of reading, then by line and column; the same one once."""
+        files = {problem.place.file: None for problem in self._found}
+        order = {file: position for position, file in enumerate(files)}
+        place = lambda problem: (order[problem.place.file], problem.place.line, problem.place.column)  # noqa: E731 - a sort key
+        return tuple(sorted(self._found, key=place))
+
+    def settle(self) -> tuple[Problem, ...]:
+        """All warnings and notices; raises ConfigInvalid if there is an error."""
+        problems = self.problems()
+        errors = tuple(problem for problem in problems if problem.severity == "error")
+        notices = tuple(problem for problem in problems if problem.severity != "error")
+        if errors:
+            raise ConfigInvalid(errors, notices)
+        return notices
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
+    """The known name that `name` is probably a misspelling of."""
+    matches = get_close_matches(name.lower(), list(known), n=1, cutoff=cutoff)
+    return matches[0] if matches else None

@@ -1,0 +1,354 @@
+"""From the text in a node to a value, by what is wanted in that place.
+
+A text in YAML has no type until somebody wants one. `Reader` is asked for a kind ("seconds", "secret", "texts" …) and
+either gives the value or reports why it cannot and gives None, so that reading goes on. Wanting first makes the traps
+of YAML 1.1 harmless: where a text is wanted `no` and `00:00` are texts (with a warning, since other readers see false
+and zero), and `010` is no number at all.
+
+Names of the environment are resolved here too: `os.environ/NAME` as a whole value, `${NAME}` and `${NAME:-default}`
+anywhere in it, `$${NAME}` for the characters themselves. An empty variable counts as one that is not set.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from collections.abc import Mapping as Names
+from typing import Any, Literal
+
+from gateway.config.model import Secret
+from gateway.config.nodes import Mapping, Node, Scalar, Sequence, join
+from gateway.config.problems import Report
+
+Kind = Literal[
+    "text", "url", "secret", "boolean", "integer", "number", "seconds", "price", "duration",
+    "texts", "texts_by_name", "secrets_by_name", "object", "any",
+    "fallbacks", "aliases", "token_prices",
+]  # fmt: skip
+"""What a setting takes. The last three have dialects of their own, see `dialects`."""
+
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,30})")
+_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
+_OCTAL = re.compile(r"[-+]?0[0-9_]+")
+_SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
+_PRICE = re.compile(r"(?:[0-9]{1,20}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][-+]?[0-9]{1,2})?")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d|w|mo)?")
+_SECONDS = {
+    "ms": 0.001,
+    None: 1.0,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 604800.0,
+    "mo": 2592000.0,
+}
+_NULL = frozenset(("", "~", "null"))
+_TRUE = frozenset(("true", "yes", "on"))
+_FALSE = frozenset(("false", "no", "off"))
+_REFERENCE = re.compile(r"\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_ENVIRON = "os.environ/"
+_KEYLIKE = re.compile(r"sk-|pk-|AIza|[A-Za-z0-9_\-+/=]{24,}|://[^/]*@")
+
+
+def substitute(text: str, environ: Names[str, str]) -> tuple[str | None, list[str]]:
+    """`text` with the environment's values in it, and the names that were not there.
+
+    None instead of a text means that the whole of it was one name and that this name is not set.
+    """
+    missing: list[str] = []
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        if match.group().startswith("$$"):
+            return match.group()[1:]
+        found = environ.get(name) or default
+        if found is None:
+            missing.append(name)
+        return found or ""
+
+    if text.startswith(_ENVIRON):
+        name = text.removeprefix(_ENVIRON).strip()
+        return environ.get(name) or None, [] if environ.get(name) else [name]
+    result = _REFERENCE.sub(value, text)
+    return (None if missing and _REFERENCE.fullmatch(text) else result), missing
+
+
+def truth(text: str) -> bool | None:
+    """A boolean as people write one, None if it is none."""
+    lower = text.strip().lower()
+    if lower in _TRUE or lower == "1":
+        return True
+    return False if lower in _FALSE or lower == "0" else None
+
+
+def shown(text: str) -> str:
+    """A value for a message, cut short, and not at all if it looks like a key."""
+    return '"…"' if _KEYLIKE.search(text) else f'"{text[:40]}"'
+
+
+class Reader:
+    """Reads nodes as values. What is not there or not usable is None; the reason is in `report`."""
+
+    def __init__(self, environ: Names[str, str], report: Report) -> None:
+        self.environ = environ
+        self.report = report
+        self.unset: list[str] = []
+        """Names that were wanted and are not set, in the order of reading; whoever wants to know empties it."""
+        self._readers: dict[Kind, Callable[[Node, str], Any]] = {
+            "text": self.text,
+            "url": self.url,
+            "secret": self.secret,
+            "boolean": self.boolean,
+            "integer": self.integer,
+            "number": self.number,
+            "seconds": self.seconds,
+            "price": self.price,
+            "duration": self.duration,
+            "texts": self.texts,
+            "texts_by_name": self.texts_by_name,
+            "secrets_by_name": self.secrets_by_name,
+            "object": self.object,
+            "any": self.plain,
+        }
+
+    def read(self, kind: Kind, node: Node, path: str) -> Any:
+        """The value of a node as `kind`."""
+        return self._readers[kind](node, path)
+
+    # -- single values -----------------------------------------------------------------------------------------------
+
+    def text(self, node: Node, path: str, wanted: str = "must be a text") -> str | None:
+        """Text, with names of the environment resolved."""
+        if not isinstance(node, Scalar):
+            self.report.error(node.place, path, f"{wanted}, not {_kind_of(node)}")
+            return None
+        if is_null(node):
+            return None
+        self._warn_of_trap(node, path)
+        value, missing = substitute(node.text, self.environ)
+        self.unset += missing
+        for name in missing:
+            state = "is empty" if name in self.environ else "is not set"
+            self.report.notice(node.place, path, f"the environment variable {name} {state}")
+        return value
+
+    def url(self, node: Node, path: str) -> str | None:
+        value = self._scalar(node, path, "must be a URL")
+        if value is not None and not re.match(r"https?://[^\s/]", value):
+            self.report.error(node.place, path, "must begin with http:// or https://")
+            return None
+        return value
+
+    def secret(self, node: Node, path: str) -> Secret | None:
+        """A key, a password or a URL with one in it; never shown in a message."""
+        value = self._scalar(node, path, "must be a text")
+        value = value.strip() if value else None
+        if value and not value.isprintable():
+            self.report.error(node.place, path, "has a line break or another character in it that no key has")
+            return None
+        return Secret(value) if value else None
+
+    def boolean(self, node: Node, path: str) -> bool | None:
+        value = self._scalar(node, path, "must be true or false")
+        if value is None:
+            return None
+        decided = truth(value)
+        if decided is None:
+            self._refuse(node, path, "must be true or false")
+        return decided
+
+    def integer(self, node: Node, path: str) -> int | None:
+        """A whole number, not negative."""
+        wanted = "must be a whole number"
+        value = self.number(node, path, wanted)
+        if value is not None and value != int(value):
+            self._refuse(node, path, wanted)
+            return None
+        return None if value is None else int(value)
+
+    def number(self, node: Node, path: str, wanted: str = "must be a number") -> float | None:
+        """A number, not negative."""
+        value = self._scalar(node, path, wanted)
+        if value is None or self._octal(node, value, path):
+            return None
+        number = float(value) if _NUMBER.fullmatch(value.strip()) else math.inf
+        if not math.isfinite(number) or number < 0:
+            self._refuse(node, path, wanted)
+            return None
+        return number
+
+    def seconds(self, node: Node, path: str) -> float | None:
+        """Seconds as a number, or with a unit: `600`, `10m`."""
+        wanted = "must be a number of seconds"
+        value = self._scalar(node, path, wanted)
+        if value is None or self._octal(node, value, path):
+            return None
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            self._refuse(node, path, wanted)
+            return None
+        return float(match.group(1)) * _SECONDS[match.group(2)]
+
+    def price(self, node: Node, path: str) -> str | None:
+        """Dollars as the decimal text that was written."""
+        wanted = "must be a number of dollars"
+        value = self._scalar(node, path, wanted)
+        if value is None:
+            return None
+        if not _PRICE.fullmatch(value.strip()):
+            self._refuse(node, path, wanted)
+            return None
+        return value.strip()
+
+    def duration(self, node: Node, path: str) -> str | None:
+        """A span like `30d`, kept as text: a month has no fixed number of seconds."""
+        wanted = "must be a duration such as 30d, 12h or 3600"
+        value = self._scalar(node, path, wanted)
+        if value is not None and not _DURATION.fullmatch(value.strip()):
+            self._refuse(node, path, wanted)
+            return None
+        return value
+
+    # -- several values ----------------------------------------------------------------------------------------------
+
+    def texts(self, node: Node, path: str) -> tuple[str, ...] | None:
+        """A list of texts; a single text counts as a list of one, commas separate in one from the environment."""
+        if isinstance(node, Sequence):
+            read = [self.text(item, join(path, index)) for index, item in enumerate(node.items)]
+            return tuple(text for text in read if text)
+        value = self.text(node, path, "must be a list of texts")
+        if value is None:
+            return None
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    def texts_by_name(self, node: Node, path: str) -> dict[str, str] | None:
+        found = self.each(node, path, self.text)
+        return None if found is None else {name: text for name, text in found.items() if text is not None}
+
+    def secrets_by_name(self, node: Node, path: str) -> dict[str, Secret] | None:
+        found = self.each(node, path, self.secret)
+        return None if found is None else {name: text for name, text in found.items() if text is not None}
+
+    def object(self, node: Node, path: str) -> dict[str, Any] | None:
+        """A mapping of JSON values."""
+        return self.each(node, path, self.plain)
+
+    def each(self, node: Node, path: str, read: Callable[[Node, str], Any]) -> dict[str, Any] | None:
+        """A mapping whose values are all read the same way."""
+        if not isinstance(node, Mapping):
+            if not is_null(node):
+                self.report.error(node.place, path, f"must be a mapping, not {_kind_of(node)}")
+            return None
+        return {name: read(item.value, join(path, name)) for name, item in node.items.items()}
+
+    def plain(self, node: Node, path: str) -> Any:
+        """Whatever it is, as a JSON value."""
+        if isinstance(node, Sequence):
+            return [self.plain(item, join(path, index)) for index, item in enumerate(node.items)]
+        if isinstance(node, Mapping):
+            return self.object(node, path)
+        if not node.plain:
+            return self.text(node, path)
+        return self._guess(node, path)
+
+    def _guess(self, node: Scalar, path: str) -> Any:
+        """An unquoted value by its looks: JSON's numbers, and YAML's words for true, false and null."""
+        text = node.text
+        if is_null(node):
+            return None
+        if text.lower() in _TRUE | _FALSE:
+            if text.lower() not in {"true", "false"}:
+                self.report.warning(
+                    node.place, path, f'"{text}" is read as {str(truth(text)).lower()}; {_QUOTE}'
+                )
+            return truth(text)
+        if self._octal(node, text, path):
+            return None
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        if _NUMBER.fullmatch(text):
+            number = float(text)
+            if math.isfinite(number):
+                return number
+            self.report.error(node.place, path, "is too large a number")
+            return None
+        return self.text(node, path)
+
+    # -- what they share ---------------------------------------------------------------------------------------------
+
+    def _scalar(self, node: Node, path: str, wanted: str) -> str | None:
+        """The text of a value that is no text: without the warnings that a text deserves."""
+        if isinstance(node, Scalar):
+            node = Scalar(node.text, is_null(node), node.place)
+        return self.text(node, path, wanted)
+
+    def _refuse(self, node: Node, path: str, wanted: str) -> None:
+        assert isinstance(node, Scalar)  # noqa: S101 - for the type checker: only scalars get this far
+        if names := substitute(node.text, {})[1]:
+            self.report.error(node.place, path, f"{wanted}, which the value of {', '.join(names)} is not")
+        else:
+            self.report.error(node.place, path, f"{wanted}, not {shown(node.text)}")
+
+    def _octal(self, node: Node, value: str, path: str) -> bool:
+        if not _OCTAL.fullmatch(value.strip()):
+            return False
+        octal = set(value) <= set("01234567_+-")
+        eight = f"{int(value.replace('_', ''), 8)} to YAML 1.1 and " if octal else ""
+        without = value.strip().lstrip("+-0_").replace("_", "") or "0"
+        self.report.error(
+            node.place,
+            path,
+            f"{value[:20]} is {eight}{without[:20]} to others: write it without the leading 0",
+        )
+        return True
+
+    def _warn_of_trap(self, node: Scalar, path: str) -> None:
+        """An unquoted text that YAML 1.1 takes for something else."""
+        if not node.plain:
+            return
+        text = node.text
+        if text.lower() in _TRUE | _FALSE:
+            other = str(truth(text)).lower()
+        elif _OCTAL.fullmatch(text) or _SEXAGESIMAL.fullmatch(text):
+            other = "another number"
+        else:
+            return
+        self.report.warning(
+            node.place, path, f'"{text[:40]}" is read as a text; {_QUOTE}, other readers see {other}'
+        )
+
+
+_QUOTE = "put it in quotes"
+
+
+def is_null(node: Node) -> bool:
+    """Nothing was written, or `null`."""
+    return isinstance(node, Scalar) and node.plain and node.text.lower() in _NULL
+
+
+def is_off(node: Node) -> bool:
+    """A value that switches nothing on: null, false, an empty list, mapping or text."""
+    if isinstance(node, Scalar):
+        return is_null(node) or not node.text or (node.plain and node.text.lower() in _FALSE)
+    return not node.items
+
+
+def _kind_of(node: Node) -> str:
+    if isinstance(node, Sequence):
+        return "a list"
+    return "a mapping" if isinstance(node, Mapping) else "nothing"
+
+
+def same(one: Node, other: Node) -> bool:
+    """Two nodes say the same, wherever they stand."""
+    if isinstance(one, Scalar) and isinstance(other, Scalar):
+        return one.text == other.text
+    if isinstance(one, Sequence) and isinstance(other, Sequence):
+        return len(one.items) == len(other.items) and all(map(same, one.items, other.items))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.items.keys() == other.items.keys() and all(
+            same(item.value, other.items[key].value) for key, item in one.items.items()
+        )
+    return False

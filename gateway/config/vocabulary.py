@@ -1,0 +1,361 @@
+"""Every word that a configuration may use: what it means, where it belongs, and whether it has an effect yet.
+
+Deployments come with files that were written for other versions or other gateways. So the whole vocabulary is known
+here, as data, and nothing in a file is passed over in silence: a word that *works* is read into `model`; one that comes
+*later* is reported with its line; one that is *ignored* has no meaning in this gateway and its entry says why; one that
+is *refused* promises safety that would not be there, so the gateway does not start with it. The last column of the
+reference (docs/CONFIGURATION.md), the editors' schema and the loader's messages are all made from these tables.
+
+A setting has one section that it belongs to, and maybe others where it is commonly written (`also`). The loader accepts
+it in any of the four sections and says where it belongs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+from gateway.config.values import Kind
+
+Status = Literal["works", "later", "ignored", "refused"]
+Section = Literal["", "router_settings", "litellm_settings", "general_settings"]
+"""Where a setting stands; "" is the top of the file."""
+
+
+class Key(Struct, frozen=True):
+    """One word. `kind` "any" means that its value is not looked at."""
+
+    name: str
+    kind: Kind
+    text: str
+    """What it means, or why it is ignored or refused: one sentence."""
+    status: Status = "works"
+    section: Section = ""
+    also: tuple[Section, ...] = ()
+    harmless: tuple[str, ...] = ()
+    """For refused words: values that ask for nothing, so that they may stand."""
+
+
+def _later(text: str, names: str, kind: Kind = "any") -> tuple[Key, ...]:
+    return tuple(Key(name, kind, text, "later") for name in names.split())
+
+
+def _ignored(text: str, names: str) -> tuple[Key, ...]:
+    return tuple(Key(name, "any", text, "ignored") for name in names.split())
+
+
+def _refused(text: str, names: str, harmless: tuple[str, ...] = ()) -> tuple[Key, ...]:
+    return tuple(Key(name, "any", text, "refused", harmless=harmless) for name in names.split())
+
+
+# -- model_list --------------------------------------------------------------------------------------------------------
+
+ENTRY: tuple[Key, ...] = (
+    Key("model_name", "text", "The name that clients ask for. Several entries with one name share its load; `*` matches anything."),
+    Key("litellm_params", "object", "Where the model lives and how it is called."),
+    Key("model_info", "object", "Facts about the model: `id` (a stable name of the deployment), `mode`, `base_model` (for prices), and whatever else; kept and shown."),
+)  # fmt: skip
+
+_PRICE = "Dollars per token"
+PARAMS: tuple[Key, ...] = (
+    Key("model", "text", "`provider/model`, for instance `openai/gpt-4o`; a `*` takes what the `*` of `model_name` matched."),
+    Key("custom_llm_provider", "text", "The provider, if `model` does not begin with it."),
+    Key("api_key", "secret", "The provider's key; default: the provider's usual environment variable."),
+    Key("api_base", "url", "The provider's address, if it is not the usual one."),
+    Key("base_url", "url", "Another spelling of `api_base`."),
+    Key("api_version", "text", "Azure: the API version."),
+    Key("organization", "text", "OpenAI: the organization to bill."),
+    Key("weight", "number", "Share of the load among entries of one name; default: `rpm`, else `tpm`, else equal shares."),
+    Key("order", "integer", "Entries with a lower number are tried first."),
+    Key("timeout", "seconds", "Seconds until an answer must be complete."),
+    Key("stream_timeout", "seconds", "The same for streams: seconds until the first event."),
+    Key("max_retries", "integer", "As `num_retries`, for this entry."),
+    Key("drop_params", "boolean", "Leave out request parameters that the provider does not know, instead of refusing the request."),
+    Key("additional_drop_params", "texts", "Request parameters that are always left out."),
+    Key("extra_headers", "secrets_by_name", "Headers that are added to each request to the provider."),
+    Key("extra_body", "object", "Fields that are added to each request to the provider."),
+    Key("input_cost_per_token", "price", f"{_PRICE} of the question; wins over the built-in price."),
+    Key("output_cost_per_token", "price", f"{_PRICE} of the answer."),
+    Key("cache_read_input_token_cost", "price", f"{_PRICE} read from the provider's prompt cache."),
+    Key("cache_creation_input_token_cost", "price", f"{_PRICE} written to the provider's prompt cache."),
+    Key("mock_response", "text", "Answer with this text and ask no provider."),
+    Key("mock_first_delay", "seconds", "With `mock_response`: seconds before the first word."),
+    Key("mock_delay", "seconds", "With `mock_response`: seconds between the words."),
+    *_later("it weighs, but does not limit", "rpm tpm", "integer"),
+    *_later("Limits of one deployment", "max_parallel_requests", "integer"),
+    *_later("Limits of one deployment", "itpm otpm tpd rpd daily_reset_time"),
+    Key("max_budget", "price", "A deployment's own budget, in dollars", "later"),
+    Key("budget_duration", "duration", "The span of `max_budget`", "later"),
+    Key("tags", "texts", "Routing by the tags of a request", "later"),
+    Key("region_name", "text", "Routing by region", "later"),
+    Key("aws_region_name", "text", "Bedrock: the region", "later"),
+    *_later("Routing by the tags of a request", "tag_regex"),
+    *_later("Timeouts by service tier", "timeout_by_service_tier stream_timeout_by_service_tier"),
+    *_later("Named credentials", "litellm_credential_name"),
+    *_later("What else LiteLLM knows of a deployment", "allowed_openai_params provider_affinity_header litellm_trace_id max_file_size_mb default_api_key_tpm_limit default_api_key_rpm_limit keepalive_seconds use_in_pass_through use_litellm_proxy use_chat_completions_api merge_reasoning_content_in_choices"),
+    *_refused("letting a request choose the provider's address or key is not available", "configurable_clientside_auth_params"),
+    *_refused("TLS settings of one deployment are not available", "ssl_verify ssl_certificate"),
+)  # fmt: skip
+
+OPTIONS: dict[str, Kind] = {
+    "vertex_project": "text",
+    "vertex_location": "text",
+    "vertex_credentials": "secret",
+    "azure_ad_token": "secret",
+    "tenant_id": "text",
+    "client_id": "text",
+    "client_secret": "secret",
+    "azure_scope": "text",
+    "azure_username": "text",
+    "azure_password": "secret",
+    "aws_access_key_id": "secret",
+    "aws_secret_access_key": "secret",
+    "aws_session_token": "secret",
+    "aws_role_name": "text",
+    "aws_session_name": "text",
+    "aws_profile_name": "text",
+    "watsonx_region_name": "text",
+}
+"""Settings of `litellm_params` that one provider has alone: read into `ModelParams.options`, no effect yet."""
+
+OTHER_PRICE = re.compile(r"(input|output|cache|ocr|annotation|search)_\w*cost\w*")
+"""Prices beyond the four plain ones: tiers, batches, seconds, pixels. Used where the price table knows the bucket."""
+
+ROUTER_PREFIX = re.compile(r"(auto|complexity)_router_\w+")
+"""LiteLLM's routers that choose a model by looking at the question: later."""
+
+REQUEST_PARAMETERS = frozenset(
+    [
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "n",
+        "stop",
+        "stop_sequences",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "seed",
+        "user",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        "stream",
+        "stream_options",
+        "modalities",
+        "audio",
+        "prediction",
+        "store",
+        "metadata",
+        "reasoning_effort",
+        "reasoning",
+        "thinking",
+        "verbosity",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "web_search_options",
+        "dimensions",
+        "encoding_format",
+        "input_type",
+        "truncate",
+        "num_ctx",
+        "keep_alive",
+        "chat_template_kwargs",
+        "guided_json",
+        "safety_settings",
+        "provider",
+        "transforms",
+        "models",
+        "route",
+        "plugins",
+        "system",
+        "suffix",
+        "echo",
+        "best_of",
+        "betas",
+        "container",
+        "context_management",
+        "mcp_servers",
+        "output_config",
+    ]
+)
+"""Request parameters that are common enough for a misspelling of them to be noticed."""
+
+# -- router_settings ---------------------------------------------------------------------------------------------------
+
+_LITELLM: tuple[Section, ...] = ("litellm_settings",)
+_ROUTER: tuple[Key, ...] = (
+    Key("routing_strategy", "text", "How one of several deployments is chosen. Now: `simple-shuffle`, by weight; with the other names it shuffles too and says so."),
+    Key("num_retries", "integer", "How many more attempts a failed request gets before its fallbacks.", also=_LITELLM),
+    Key("timeout", "seconds", "Seconds until an answer must be complete."),
+    Key("stream_timeout", "seconds", "The same for streams: seconds until the first event."),
+    Key("cooldown_time", "seconds", "Seconds that a deployment is left out after it failed."),
+    Key("disable_cooldowns", "boolean", "Never leave a deployment out."),
+    Key("fallbacks", "fallbacks", "Who answers when a model cannot: `- gpt-4: [a, b]`, `- {model_name: gpt-4, fallbacks: [a, b]}`, or bare names, each falling to those after it.", also=_LITELLM),
+    Key("default_fallbacks", "texts", "Who answers for models without fallbacks of their own.", also=_LITELLM),
+    Key("max_fallbacks", "integer", "How many fallbacks a request may try."),
+    Key("model_group_alias", "aliases", "Other names for models: `name: target`, `name: {model: target, hidden: true}`, or `name: [a, b]` for a group of all their deployments.", also=_LITELLM),
+    Key("context_window_fallbacks", "fallbacks", "Who answers when the question is too long", "later", also=_LITELLM),
+    Key("content_policy_fallbacks", "fallbacks", "Who answers when a provider refuses the content", "later", also=_LITELLM),
+    Key("retry_policy", "object", "Retries by kind of error, and their delays", "later"),
+    Key("allowed_fails", "integer", "Failures before a deployment is left out", "later", also=_LITELLM),
+    Key("redis_url", "secret", "Redis, shared by replicas", "later"),
+    Key("redis_host", "text", "Redis, shared by replicas", "later"),
+    Key("redis_port", "integer", "Redis, shared by replicas", "later"),
+    Key("redis_password", "secret", "Redis, shared by replicas", "later"),
+    *_later("Redis, shared by replicas", "redis_db redis_ssl redis_username cache_responses client_ttl cache_kwargs"),
+    *_later("Routing strategies beyond the shuffle", "routing_strategy_args routing_groups enable_weighted_failover enable_pre_call_checks optional_pre_call_checks deployment_affinity_ttl_seconds ignore_invalid_deployments"),
+    *_later("Routing by the tags of a request", "enable_tag_filtering tag_filtering_match_any"),
+    *_later("Retries and failures by kind of error", "retry_after allowed_fails_policy model_group_retry_policy"),
+    *_later("Budgets of providers", "provider_budget_config"),
+    *_later("Limits and parameters of all deployments", "default_max_parallel_requests default_litellm_params"),
+)  # fmt: skip
+
+# -- litellm_settings --------------------------------------------------------------------------------------------------
+
+_GENERAL: tuple[Section, ...] = ("general_settings",)
+_LITELLM_SETTINGS: tuple[Key, ...] = (
+    Key("drop_params", "boolean", "Leave out request parameters that a provider does not know, instead of refusing the request."),
+    Key("set_verbose", "boolean", "Log at level DEBUG."),
+    Key("request_timeout", "seconds", "Seconds until an answer must be complete, where no `timeout` is nearer."),
+    Key("require_auth_for_metrics_endpoint", "boolean", "`/metrics` wants a key.", also=_GENERAL),
+    Key("max_budget", "price", "Dollars that the whole gateway may spend", "later"),
+    Key("budget_duration", "duration", "The span of `max_budget`", "later"),
+    Key("budget_reset_at", "text", "Time of day at which budgets begin anew", "later"),
+    Key("budget_reset_time", "text", "Time of day at which budgets begin anew", "later"),
+    Key("budget_exceeded_status_code", "integer", "The status of a refusal for budget reasons", "later"),
+    *_later("Budgets", "timezone max_internal_user_budget max_end_user_budget max_end_user_budget_id max_ui_session_budget tag_budget_config master_key_exempt_from_budget"),
+    *_later("Caching of answers", "cache cache_params"),
+    *_later("Callbacks and tracing", "callbacks success_callback failure_callback service_callback audit_log_callbacks store_audit_logs langfuse_public_key langfuse_secret_key langfuse_host langfuse_default_tags otel"),
+    *_later("Metrics beyond the built-in ones", "prometheus_metrics_config custom_prometheus_metadata_labels custom_prometheus_tags enable_end_user_cost_tracking_prometheus_only prometheus_initialize_budget_metrics disable_end_user_cost_tracking"),
+    *_later("Keys, teams and users", "default_team_settings default_internal_user_params default_key_generate_params key_generation_settings public_model_groups model_group_settings"),
+    *_later("Costs", "cost_discount_config cost_margin_config"),
+    *_later("What else LiteLLM does to requests", "modify_params add_function_to_prompt enable_json_schema_validation force_ipv4 aiohttp_trust_env model_alias_map"),
+    *_ignored("logs are JSON lines and never hold messages", "json_logs turn_off_message_logging redact_user_api_key_info redact_messages_in_exceptions"),
+    *_ignored("LiteLLM's own housekeeping", "telemetry suppress_debug_info default_in_memory_ttl"),
+    *_refused("verification of certificates cannot be changed here; trust a private authority through SSL_CERT_FILE", "ssl_verify ssl_security_level ssl_certificate", ("true",)),
+    *_refused("caps on generated keys are not available", "upperbound_key_generate_params"),
+)  # fmt: skip
+
+# -- general_settings --------------------------------------------------------------------------------------------------
+
+_EVERYWHERE: tuple[Section, ...] = ("", "litellm_settings")
+_GENERAL_SETTINGS: tuple[Key, ...] = (
+    Key("master_key", "secret", "The key that may do everything; default: LITELLM_MASTER_KEY. Without one the gateway is open."),
+    Key("env_providers", "boolean", "Providers whose key is in the environment can be reached as `provider/model`; default: only if there is no `model_list`."),
+    Key("public_routes", "texts", "Paths that need no key, for instance `/v1/models`."),
+    Key("allowed_origins", "texts", "Web pages that may call the gateway from a browser (CORS); default: LITELLM_CORS_ORIGINS, else none.", also=_EVERYWHERE),
+    Key("cors_allow_credentials", "boolean", "Browsers may send credentials; default: LITELLM_CORS_ALLOW_CREDENTIALS. Not with the origin `*`.", also=_EVERYWHERE),
+    Key("max_request_size_mb", "number", "Size of a request at most, in MiB; default: 32."),
+    Key("cost_per_token", "token_prices", "Dollars per token by model: one number, or `{input, output}`; wins over the built-in price."),
+    Key("unknown_price_policy", "text", "What happens to a request whose price nobody knows. Now: `warn`."),
+    Key("database_url", "secret", "Postgres for what must survive; default: DATABASE_URL", "later"),
+    *_later("Postgres", "database_connection_pool_limit database_connection_timeout database_connect_timeout database_socket_timeout database_max_idle_connection_lifetime database_extra_connection_params database_disable_prepared_statements allow_requests_on_db_unavailable store_model_in_db supported_db_objects proxy_batch_write_at proxy_batch_polling_interval proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time proxy_config_reload_interval_seconds use_redis_transaction_buffer coordination_redis scheduled_job_stagger"),
+    *_later("Rate limits", "tpm_limit rpm_limit user_rate_limit max_parallel_requests global_max_parallel_requests token_rate_limit_type max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds disable_fallbacks_on_per_model_rate_limits"),
+    *_later("Budgets", "disable_budget_reservation apply_user_budget_to_team_keys self_serve_budget_policy budget_exceeded_throttle_percentage on_orphan"),
+    *_later("Keys, teams and users", "custom_key_generate custom_key_update custom_key_policy custom_team_metadata_validate user_api_key_cache_ttl user_api_key_cache_max_size user_header_name user_header_mappings infer_model_from_keys default_team_disabled disable_auto_add_proxy_admin_to_teams"),
+    *_later("Spend logs", "disable_spend_logs store_prompts_in_spend_logs spend_logs_metadata_fields spend_capture_rate_check disable_requester_ip_address_logging maximum_spend_logs_retention_period maximum_autorouter_session_retention_period maximum_health_check_retention_period maximum_daily_tag_spend_retention_period maximum_spend_logs_size maximum_spend_logs_cleanup_target_size maximum_spend_logs_size_check_interval maximum_spend_logs_cleanup_cron use_spend_logs_partitioning maximum_spend_logs_cleanup_batch_size maximum_spend_logs_cleanup_max_batches maximum_spend_logs_cleanup_run_budget maximum_spend_logs_cleanup_batch_timeout accounting_capture accounting_sync_ack accounting_sync_ack_timeout_seconds accounting_sync_ack_failure_policy request_tag_mappings"),
+    *_later("Alerts", "alerting alert_types alert_to_webhook_url alerting_args alerting_threshold"),
+    *_later("Health checks that call models", "background_health_checks health_check_interval health_check_concurrency health_check_details health_check_staleness_threshold health_check_ignore_transient_errors health_check_skip_disabled_background_models background_health_check_model_groups use_shared_health_check enable_health_check_routing model_list_healthy_only"),
+    *_later("The admin page", "ui_access_mode max_failed_login_attempts_per_source max_failed_login_attempts_per_source_overrides failed_login_window_seconds failed_login_block_seconds password_policy_min_length password_policy_require_uppercase password_policy_require_lowercase password_policy_require_numbers password_policy_require_special_characters disable_password_login_when_sso_enabled disable_env_credential_login enable_public_model_hub plugins"),
+    *_later("Files and batches", "max_batch_file_size_mb max_batch_file_records max_batch_file_uploads_per_day max_file_downloads_per_minute max_file_size_mb allowed_file_extensions blocked_file_extensions transcribe_media_buckets"),
+    *_later("Responses API", "responses_websocket_session_limit_seconds disable_responses_id_security allow_unmanaged_response_ids enable_openai_websocket_passthrough"),
+    *_later("MCP servers, agents and search", "mcp_internal_ip_ranges mcp_advertised_versions mcp_disabled_capabilities mcp_allowed_clients mcp_require_explicit_server_scope mcp_client_id_header mcp_trusted_proxy_ranges mcp_xff_num_trusted_hops mcp_prefer_client_id_metadata_document mcp_required_fields user_mcp_management_mode vector_store_deny_by_default search_tool_deny_by_default agent_access_default_deny"),
+    *_later("Requests and answers", "completion_model max_response_size_mb return_wildcard_routes include_call_id_in_error_body forward_client_headers_to_llm_api pass_through_request_timeout vertex_ai_pass_through_drop_anthropic_betas missing_session_id use_x_forwarded_for user_url_allowed_hosts provider_url_destination_allowed_hosts"),
+    *_later("Secret managers", "key_management_system key_management_settings use_google_kms use_azure_key_vault"),
+    *_later("Other products of LiteLLM", "control_plane_url allow_cli_sso_verification_uri_complete enable_claude_code_gateway claude_code_gateway_managed_settings claude_code_marketplace_auth_required database_type database_args"),
+    Key("strict_security", "boolean", "Refuse to start with well-known keys and passwords", "refused"),
+    *_ignored("cost is tracked per model always", "track_cost_per_model"),
+    *_ignored("a request is always cancelled when its client leaves", "cancel_on_disconnect"),
+    *_ignored("usage of streams is always asked for", "always_include_stream_usage"),
+    *_ignored("without a master key the gateway starts open and says so", "dangerously_permit_weak_or_unset_master_key"),
+    *_refused("filtering by address is not available; do it in the reverse proxy", "allowed_ips", ("*", "0.0.0.0/0", "::/0")),
+    *_refused("filtering by address is not available; do it in the reverse proxy", "blocked_ips trusted_proxy_ranges"),
+    *_refused("authentication other than by key is not available", "custom_auth custom_auth_run_common_checks enable_jwt_auth litellm_jwtauth enable_oauth2_auth enable_oauth2_proxy_auth oauth2_config_mappings custom_sso custom_ui_sso_sign_in_handler role_permissions"),
+    *_refused("routes cannot be restricted here", "allowed_routes admin_only_routes"),
+    *_refused("pass-through routes are not available", "pass_through_endpoints"),
+    *_refused("rules for what a request must or may not hold are not available", "enforced_params reject_clientside_metadata_tags enforce_fallback_model_access"),
+    *_refused("refusing requests while limits cannot be checked is not available", "fail_closed_rate_limit_enforcement fail_closed_budget_enforcement"),
+    *_refused("credentials and mock answers never come from a request", "allow_client_side_credentials dangerously_allow_mock_testing_request_params"),
+    *_refused("the guard against private addresses cannot be changed", "user_url_validation", ("true",)),
+    *_refused("TLS is ended by the reverse proxy; serving it is not available", "ssl_keyfile_path ssl_certfile_path ssl_certfile ssl_keyfile ciphers"),
+)  # fmt: skip
+
+# -- the top of the file -----------------------------------------------------------------------------------------------
+
+_TOP: tuple[Key, ...] = (
+    Key("model_list", "any", "The models: public name, and where each lives."),
+    Key("router_settings", "any", "Which deployment is tried, how often, and who stands in."),
+    Key("litellm_settings", "any", "How requests are treated."),
+    Key("general_settings", "any", "Who may, from where, and how much."),
+    Key("environment_variables", "any", "Names and values that are set in the environment before anything else is read."),
+    Key("include", "any", "Further files, beside the one that names them: lists are joined, other keys replaced."),
+    Key("llm_providers", "any", "A blueprint's providers: `{name: {enabled, api_key, base_url, models: […]}}`, expanded to a `model_list`."),
+    *_ignored("a blueprint's word for the container: host and port are given on the command line or in the environment", "litellm"),
+    *_later("Callbacks and tracing", "callback_settings"),
+    *_later("Named credentials", "credential_list"),
+    *_later("Virtual keys in the file", "virtual_keys"),
+    *_later("MCP servers, agents and search", "mcp_servers mcp_tools mcp_aliases agent_list search_tools vector_store_registry sandbox_tools"),
+    *_later("Files, batches and assistants", "files_settings finetune_settings assistant_settings"),
+    *_later("Prompts", "prompts"),
+    *_later("Other products of LiteLLM", "worker_registry"),
+    *_refused("guardrails are not available", "guardrails policies"),
+)  # fmt: skip
+
+
+def _in(section: Section, keys: tuple[Key, ...]) -> dict[str, Key]:
+    return {
+        key.name: Key(key.name, key.kind, key.text, key.status, section, key.also, key.harmless)
+        for key in keys
+    }
+
+
+TOP: dict[str, Key] = _in("", _TOP)
+"""What has its place at the top and nowhere else."""
+
+SETTINGS: dict[str, Key] = (
+    _in("router_settings", _ROUTER)
+    | _in("litellm_settings", _LITELLM_SETTINGS)
+    | _in("general_settings", _GENERAL_SETTINGS)
+)
+"""Every setting by its name; names are unique, so that a misplaced one is understood."""
+
+ENTRY_KEYS: dict[str, Key] = {key.name: key for key in ENTRY}
+PARAM_KEYS: dict[str, Key] = {key.name: key for key in PARAMS} | {
+    name: Key(name, kind, "Credentials and places of one provider", "later") for name, kind in OPTIONS.items()
+}
+
+SECTIONS: tuple[Section, ...] = ("router_settings", "litellm_settings", "general_settings")
+
+STRATEGIES: dict[str, str] = {
+    "simple-shuffle": "simple-shuffle",
+    "least-busy": "least-busy",
+    "usage-based-routing": "usage-based-routing",
+    "usage-based-routing-v2": "usage-based-routing",
+    "usage-based": "usage-based-routing",
+    "latency-based-routing": "latency-based-routing",
+    "latency-based": "latency-based-routing",
+    "performance-based": "latency-based-routing",
+    "cost-based-routing": "cost-based-routing",
+    "cost-based": "cost-based-routing",
+    "provider-budget-routing": "provider-budget-routing",
+    "geo-routing": "geo-routing",
+    "geographic": "geo-routing",
+}
+"""Names of routing strategies, the ones that people write beside the ones that they mean."""
+
+PRICE_POLICIES = ("warn", "block", "estimate")

@@ -1,0 +1,423 @@
+"""Which model names exist, and who serves them.
+
+`compile_routes` makes this once from what was written (`Config`), the environment and the price table; at run time it is
+only read. A *deployment* is one model at one provider with one key. A *route* is a public name and its deployments.
+
+A name is looked up in this order: a name of `model_list`, an alias, the most specific wildcard, and last a provider
+whose key is in the environment, if that is allowed: an operator's list stays closed (`general_settings.env_providers`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from adapters import PROVIDERS
+from adapters.providers import find as find_provider
+from adapters.providers import located
+from adapters.providers import provider as provider_row
+from adapters.types import Provider, Target
+from gateway.config.model import Alias, Config, ModelEntry, ModelParams, Place, Secret
+from gateway.pricing import FREE, ModelFacts, Price, PriceTable, price_from_params
+
+_REMEMBERED = 2_000
+
+
+class Mock(Struct, frozen=True):
+    """A deployment that asks nobody: it says `text`. Delays are seconds."""
+
+    text: str
+    first_delay: float = 0.0
+    delay: float = 0.0
+
+
+class Deployment(Struct, frozen=True, kw_only=True, eq=False):
+    """One model at one provider with one key."""
+
+    id: str
+    route: str
+    target: Target
+    api_key: Secret | None = None
+    scope: str = ""
+    """Which pool of connections it uses: they are never shared between credentials."""
+    weight: float = 1.0
+    order: int = 0
+    timeout: float | None = None
+    stream_timeout: float | None = None
+    max_retries: int | None = None
+    headers: dict[str, Secret] = {}
+    defaults: dict[str, Any] = {}
+    drop: tuple[str, ...] = ()
+    price: Price | None = None
+    price_source: str = ""
+    facts: ModelFacts | None = None
+    mock: Mock | None = None
+    info: dict[str, Any] = {}
+    place: Place | None = None
+
+    @property
+    def provider(self) -> str:
+        """The provider's name."""
+        return self.target.provider.name
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of where it is asked; `mock:` where nobody is."""
+        if self.mock is not None:
+            return "mock:"
+        return "/".join(self.target.base_url.split("/", 3)[:3])
+
+    @property
+    def model_name(self) -> str:
+        """`openai/gpt-4o`: what LiteLLM calls the model's name."""
+        return f"{self.provider}/{self.target.model}"
+
+
+class Route(Struct, frozen=True, eq=False):
+    """A public model name and who serves it."""
+
+    name: str
+    deployments: tuple[Deployment, ...]
+    hidden: bool = False
+
+
+class Unserved(Struct, frozen=True):
+    """An entry of `model_list` that cannot be served, and why."""
+
+    model_name: str
+    place: Place
+    why: str
+
+
+class _Wildcard(Struct, frozen=True):
+    prefix: str
+    suffix: str
+    entries: tuple[ModelEntry, ...]
+
+    def match(self, name: str) -> str | None:
+        if len(name) < len(self.prefix) + len(self.suffix):
+            return None
+        if not name.startswith(self.prefix) or not name.endswith(self.suffix):
+            return None
+        return name[len(self.prefix) : len(name) - len(self.suffix)]
+
+
+class Routes:
+    """All names. Ask `find` for one, `plan` for it and its stand-ins, `names` for the list."""
+
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        prices: PriceTable,
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._prices = prices
+        self._exact: dict[str, Route] = {}
+        self._wildcards: list[_Wildcard] = []
+        self._found: OrderedDict[str, Route | None] = OrderedDict()
+        self.unserved: list[Unserved] = []
+        self.env_providers = _env_providers(config, environ)
+
+    # -- at run time --
+
+    def find(self, name: str) -> Route | None:
+        """The route of this name, made on the spot for wildcards and providers of the environment."""
+        route = self._exact.get(name)
+        if route is not None:
+            return route
+        if name in self._found:
+            self._found.move_to_end(name)
+            return self._found[name]
+        route = self._from_wildcard(name) or self._from_environment(name)
+        self._found[name] = route
+        if len(self._found) > _REMEMBERED:  # callers choose the names: what is remembered is bounded
+            self._found.popitem(last=False)
+        return route
+
+    def stand_ins(self, name: str, asked: tuple[str, ...] = ()) -> list[Route]:
+        """The fallbacks of a name, in order; `asked` are the caller's own, which come instead of the configured."""
+        router = self._config.router
+        names = asked or router.fallbacks.chains.get(name) or router.fallbacks.chains.get("*") or ()
+        if not names:
+            for ring in router.fallbacks.rings:
+                names = ring[ring.index(name) + 1 :] if name in ring else ring
+                break
+        names = names or router.default_fallbacks
+        found = [self.find(other) for other in names if other != name]
+        return [route for route in found if route is not None][: router.max_fallbacks]
+
+    def names(self) -> list[str]:
+        """The public names that can be listed: those of the configuration, then what wildcards are known to match."""
+        listed = {name: None for name, route in self._exact.items() if not route.hidden}
+        for wildcard in self._wildcards:
+            for entry in wildcard.entries:
+                for model in self._known_models(entry.params):
+                    listed[f"{wildcard.prefix}{model}{wildcard.suffix}"] = None
+        for provider in self.env_providers.values():
+            for model in self._prices.models(provider.name):
+                listed[model if _is_bare(model, provider) else f"{provider.name}/{model}"] = None
+        return list(listed)
+
+    def secrets(self) -> Iterator[Secret]:
+        """Every key that may be sent somewhere, for the redactor."""
+        for entry in self._config.model_list:
+            if entry.params.api_key:
+                yield entry.params.api_key
+            yield from entry.params.extra_headers.values()
+            yield from (value for value in entry.params.options.values() if isinstance(value, Secret))
+        for row in PROVIDERS.values():
+            yield from (Secret(self._environ[name]) for name in row.env if self._environ.get(name))
+
+    def configured(self) -> Iterator[Route]:
+        """Routes that the configuration names one by one."""
+        yield from self._exact.values()
+
+    def wildcards(self) -> Iterator[tuple[str, tuple[ModelEntry, ...]]]:
+        """Patterns and the entries behind them."""
+        for wildcard in self._wildcards:
+            yield f"{wildcard.prefix}*{wildcard.suffix}", wildcard.entries
+
+    # -- made once --
+
+    def compile(self) -> Routes:
+        """Read the whole list. Entries that cannot be served are in `unserved`."""
+        exact: dict[str, list[Deployment]] = {}
+        wild: dict[str, list[ModelEntry]] = {}
+        for position, entry in enumerate(self._config.model_list):
+            if "*" in entry.model_name:
+                if self._serves(entry, entry.params.model.replace("*", "x")):
+                    wild.setdefault(entry.model_name, []).append(entry)
+                continue
+            deployment = self._deployment(entry, entry.model_name, entry.params.model, str(position))
+            if deployment is not None:
+                exact.setdefault(entry.model_name, []).append(deployment)
+        for name, deployments in exact.items():
+            self._exact[name] = Route(name, tuple(deployments))
+        for pattern, entries in wild.items():
+            prefix, _, suffix = pattern.partition("*")
+            self._wildcards.append(_Wildcard(prefix, suffix, tuple(entries)))
+        self._wildcards.sort(key=lambda wildcard: -len(wildcard.prefix) - len(wildcard.suffix))
+        for name, alias in self._config.router.model_group_alias.items():
+            self._add_alias(name, alias)
+        return self
+
+    def _add_alias(self, name: str, alias: Alias) -> None:
+        members = [self.find(target) for target in alias.targets]
+        deployments = tuple(deployment for member in members if member for deployment in member.deployments)
+        if deployments:
+            self._exact[name] = Route(name, deployments, hidden=alias.hidden)
+        self._found.clear()
+
+    def _from_wildcard(self, name: str) -> Route | None:
+        for wildcard in self._wildcards:
+            matched = wildcard.match(name)
+            if matched is None:
+                continue
+            made = (
+                self._deployment(entry, name, entry.params.model.replace("*", matched), f"{position}*")
+                for position, entry in enumerate(wildcard.entries)
+            )
+            deployments = tuple(deployment for deployment in made if deployment is not None)
+            if deployments:
+                return Route(name, deployments)
+        return None
+
+    def _from_environment(self, name: str) -> Route | None:
+        found = find_provider(name)
+        if found is None or found[0].name not in self.env_providers:
+            return None
+        provider, model = found
+        entry = ModelEntry(model_name=name, params=ModelParams(model=name), place=Place("environment", 0, 0))
+        deployment = self._build(entry, name, provider, model, "env")
+        return Route(name, (deployment,))
+
+    def _serves(self, entry: ModelEntry, model: str) -> bool:
+        # `*` alone takes the provider from each request: nothing to check yet.
+        return (
+            entry.params.model == "*" or self._deployment(entry, entry.model_name, model, "check") is not None
+        )
+
+    def _deployment(self, entry: ModelEntry, name: str, model: str, position: str) -> Deployment | None:
+        params = entry.params
+        found = _provider_of(params, model)
+        why = ""
+        if found is None:
+            why = f"no provider is known for {model!r}; write it as provider/model, or give api_base"
+        elif params.mock_response is None:
+            why = self._lacks(params, found[0], entry.unset)
+        if found is None or why:
+            self.unserved.append(Unserved(entry.model_name, entry.place, why))
+            return None
+        return self._build(entry, name, found[0], found[1], position)
+
+    def _lacks(self, params: ModelParams, provider: Provider, unset: tuple[str, ...]) -> str:
+        if not (params.api_base or provider.base_url or _base_from(provider, self._environ)):
+            names = " or ".join(provider.base_env) or "api_base"
+            return f"{provider.name} needs a base URL: set api_base or {names}"
+        if params.api_key or not provider.env:
+            return ""
+        if unset:
+            return f"{', '.join(unset)} is not set"
+        if any(self._environ.get(variable) for variable in provider.env) or "optional_key" in provider.quirks:
+            return ""
+        if params.api_base:
+            return ""  # a server of the operator's own may need no key
+        return f"no key: set api_key or {' or '.join(provider.env)}"
+
+    def _build(
+        self, entry: ModelEntry, name: str, provider: Provider, model: str, position: str
+    ) -> Deployment:
+        params = entry.params
+        facts = self._prices.find(provider.name, str(entry.info.get("base_model") or model))
+        price, source = self._price(params, name, model, facts)
+        version = params.api_version or (
+            self._environ.get("AZURE_API_VERSION", "") if provider.name == "azure" else ""
+        )
+        base = params.api_base or _base_from(provider, self._environ)
+        row, base_url = located(provider, base, version)
+        options = {key: value for key, value in params.options.items() if isinstance(value, str)}
+        target = Target(
+            provider=row,
+            model=model,
+            base_url=base_url,
+            options=options,
+            drop_params=params.drop_params
+            if params.drop_params is not None
+            else self._config.litellm.drop_params,
+            max_output_tokens=facts.max_output if facts else None,
+            flags=frozenset(facts.flags) if facts else frozenset(),
+        )
+        key = params.api_key or (None if entry.unset else self._key_of(provider))
+        headers = {"openai-organization": Secret(params.organization)} if params.organization else {}
+        return Deployment(
+            id=str(entry.info.get("id") or _stable_id(entry, name, model, position)),
+            route=name,
+            target=target,
+            api_key=key,
+            scope=hashlib.sha256(key.reveal().encode()).hexdigest()[:16] if key else "",
+            weight=_weight(params),
+            order=params.order or 0,
+            timeout=params.timeout,
+            stream_timeout=params.stream_timeout,
+            max_retries=params.max_retries,
+            headers={**headers, **params.extra_headers},
+            defaults={**params.defaults, **params.extra_body},
+            drop=params.additional_drop_params,
+            price=price,
+            price_source=source,
+            facts=facts,
+            mock=_mock(params),
+            info=entry.info,
+            place=entry.place,
+        )
+
+    def _price(
+        self, params: ModelParams, name: str, model: str, facts: ModelFacts | None
+    ) -> tuple[Price | None, str]:
+        if params.mock_response is not None:
+            return FREE, "mock"
+        own = price_from_params(
+            {
+                "input_cost_per_token": params.input_cost_per_token,
+                "output_cost_per_token": params.output_cost_per_token,
+                "cache_read_input_token_cost": params.cache_read_input_token_cost,
+                "cache_creation_input_token_cost": params.cache_creation_input_token_cost,
+                **params.other_prices,
+            }
+        )
+        if own is not None:
+            listed_price = facts.price if facts else None
+            if listed_price is not None and (own.input is None or own.output is None):
+                own = msgspec.structs.replace(
+                    own,
+                    input=listed_price.input if own.input is None else own.input,
+                    output=listed_price.output if own.output is None else own.output,
+                )
+            return own, "deployment"
+        listed = self._config.general.cost_per_token
+        flat = listed.get(name) or listed.get(model)
+        if flat is not None:
+            flat_price = price_from_params(
+                {"input_cost_per_token": flat.input, "output_cost_per_token": flat.output}
+            )
+            return flat_price, "cost_per_token"
+        if facts is not None and facts.price is not None:
+            return facts.price, "table"
+        return None, ""
+
+    def _key_of(self, provider: Provider) -> Secret | None:
+        for variable in provider.env:
+            if value := self._environ.get(variable):
+                return Secret(value)
+        return None
+
+    def _known_models(self, params: ModelParams) -> list[str]:
+        found = _provider_of(params, params.model.replace("*", "x"))
+        return self._prices.models(found[0].name) if found and params.model.endswith("/*") else []
+
+
+def compile_routes(config: Config, environ: Mapping[str, str], prices: PriceTable) -> Routes:
+    """What is meant by what was written."""
+    return Routes(config, environ, prices).compile()
+
+
+def _env_providers(config: Config, environ: Mapping[str, str]) -> dict[str, Provider]:
+    allowed = config.general.env_providers
+    if allowed is None:
+        allowed = not config.model_list
+    if not allowed:
+        return {}
+    return {name: provider for name, provider in PROVIDERS.items() if _is_set_up(provider, environ)}
+
+
+def _is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:
+    base = _base_from(provider, environ)
+    if provider.env and any(environ.get(name) for name in provider.env):
+        return bool(provider.base_url or base)
+    return bool(base) and (not provider.env or "optional_key" in provider.quirks)
+
+
+def _base_from(provider: Provider, environ: Mapping[str, str]) -> str:
+    return next((environ[name] for name in provider.base_env if environ.get(name)), "")
+
+
+def _provider_of(params: ModelParams, model: str) -> tuple[Provider, str] | None:
+    if params.custom_llm_provider:
+        provider = provider_row(params.custom_llm_provider)
+        if provider is None:
+            return None
+        return provider, model.removeprefix(f"{params.custom_llm_provider}/")
+    found = find_provider(model)
+    if found is None and (params.api_base or params.mock_response is not None):
+        return PROVIDERS["openai"], model
+    return found
+
+
+def _is_bare(model: str, provider: Provider) -> bool:
+    return bool(provider.prefixes) and model.startswith(provider.prefixes)
+
+
+def _weight(params: ModelParams) -> float:
+    for value in (params.weight, params.rpm, params.tpm):
+        if value is not None:
+            return float(value)
+    return 1.0
+
+
+def _mock(params: ModelParams) -> Mock | None:
+    if params.mock_response is None:
+        return None
+    return Mock(params.mock_response, params.mock_first_delay or 0.0, params.mock_delay or 0.0)
+
+
+def _stable_id(entry: ModelEntry, name: str, model: str, position: str) -> str:
+    params = entry.params
+    told = (name, model, params.api_base, params.api_version, params.region_name, position)
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()

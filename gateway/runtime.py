@@ -1,0 +1,84 @@
+"""The long-lived things that stages use, built once by `gateway.app` and handed to every request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from gateway.background.ledger import Ledger
+from gateway.config.environment import Environment
+from gateway.config.model import Config
+from gateway.exchange import Exchange
+from gateway.health import Health
+from gateway.keyring import Keyring
+from gateway.logs import RefusalLog
+from gateway.metrics import Metrics
+from gateway.routes import Routes
+from gateway.state.records import Records
+from gateway.upstreams import Upstreams
+
+Headers = Iterable[tuple[str, str]]
+
+
+class Limits:
+    """Seconds and bytes that bound a request; a route's own settings go before `first_event`."""
+
+    connect = 5.0
+    first_event = 600.0
+    between_events = 120.0
+    client_write = 60.0
+    keep_alive = 15.0
+    error_body = 1024 * 1024
+    error_body_seconds = 10.0
+    answer_body = 64 * 1024 * 1024
+    pending = 1024 * 1024
+    longest_retry_wait = 10.0
+
+
+class Runtime:
+    """A typed bag. What is not read-only says so."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        environment: Environment,
+        routes: Routes,
+        keyring: Keyring,
+        upstreams: Upstreams,
+        health: Health,
+        records: Records,
+        ledger: Ledger,
+        metrics: Metrics,
+        refusals: RefusalLog,
+        cors_headers: Callable[[str | None], Headers],
+        now: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self.environment = environment
+        self.routes = routes
+        self.keyring = keyring
+        self.upstreams = upstreams
+        self.health = health
+        self.records = records
+        self.ledger = ledger
+        self.metrics = metrics
+        self.refusals = refusals
+        self.cors_headers = cors_headers
+        self.now = now
+        """The loop's clock, seconds."""
+        self.limits = Limits()
+        megabytes = config.general.max_request_size_mb
+        self.body_limit = int(megabytes * 1024 * 1024) if megabytes else 32 * 1024 * 1024
+        self.body_budget = max(512 * 1024 * 1024, 2 * self.body_limit)
+        self.body_bytes = 0
+        """Bytes of request bodies that are being read right now."""
+        self.open: dict[Exchange, asyncio.Task[object]] = {}
+        """The requests that are under way, and the task of each."""
+        self.draining = False
+        """A signal came: readiness says so, and soon nothing new is accepted."""
+        self.impatient = asyncio.Event()
+        """A second signal came: no more waiting."""
+        self.cut_off = False
+        """Patience has ended: a request that is cancelled now ends with an error, not as if its client had left."""
+        self.started = now()

@@ -1,0 +1,35 @@
+"""Who could answer, best first?"""
+
+from __future__ import annotations
+
+import difflib
+
+from adapters.errors import ModelNotFound
+from gateway.exchange import Exchange
+from gateway.runtime import Runtime
+
+_NAMES_SHOWN = 10
+
+
+def plan(rt: Runtime, x: Exchange) -> None:
+    """Fill `x.plan`: the route that was asked for, then its stand-ins. Raises `ModelNotFound`."""
+    route = rt.routes.find(x.model)
+    if route is None:
+        raise ModelNotFound(_not_found(rt, x.model))
+    x.plan = [route]
+    if not x.controls.disable_fallbacks:
+        x.plan += rt.routes.stand_ins(x.model, x.controls.fallbacks)
+
+
+def _not_found(rt: Runtime, model: str) -> str:
+    names = rt.routes.names()
+    said = f"The model {model[:200]!r} does not exist here."
+    near = difflib.get_close_matches(model, names, n=1)
+    if near:
+        said += f" Did you mean {near[0]!r}?"
+    for unserved in rt.routes.unserved:
+        if unserved.model_name == model:
+            return f"The model {model!r} is configured but cannot be served: {unserved.why}."
+    if names:
+        said += f" Models: {', '.join(names[:_NAMES_SHOWN])}{' …' if len(names) > _NAMES_SHOWN else ''}"
+    return said

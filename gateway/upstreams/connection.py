@@ -1,0 +1,333 @@
+"""One connection to a provider: HTTP/1.1, one request at a time.
+
+The parser (llhttp) is strict: lengths that contradict one another, odd chunk sizes, bare line feeds and the like are
+errors, and after an error the connection is closed, so nobody can smuggle an answer into somebody else's request. What
+the parser leaves open is decided here: only `chunked` counts as a transfer coding, heads and trailers have limits,
+interim answers are skipped but counted, and anything that comes unasked closes the connection.
+
+`data_received` is the hot path. However many chunks one read holds, their bodies are joined and handed on once: one
+read, one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamMalformed, UpstreamTimeout
+from gateway.upstreams.response import UpstreamResponse
+
+HEAD_LIMIT = 64 * 1024
+"""Bytes of names and values in one head."""
+HEADER_LIMIT = 200
+"""Headers in one head."""
+INTERIM_LIMIT = 20
+"""Answers with a 1xx status before the real one."""
+QUIET_LIMIT = 2 * HEAD_LIMIT
+"""Bytes in a row that bring neither a whole head nor a piece of body: endless header lines, extensions, trailers."""
+
+_HEAD, _BODY, _DONE = range(3)
+
+
+class Owner(Protocol):
+    """Who lends connections out: the pool."""
+
+    def answered(self, connection: Connection) -> None:
+        """The head of the first answer on it has come."""
+
+    def finished(self, connection: Connection, *, reusable: bool) -> None:
+        """The exchange is over. Called once for each `ask`."""
+
+    def lost(self, connection: Connection) -> None:
+        """Closed while nobody used it."""
+
+    def gone(self, connection: Connection) -> None:
+        """The socket is closed for good."""
+
+
+class Connection(asyncio.Protocol):
+    """A socket and its parser. Not connected until the event loop has called `connection_made`."""
+
+    __slots__ = (
+        "_closed",
+        "_failure",
+        "_head",
+        "_header_count",
+        "_header_size",
+        "_headers",
+        "_interim",
+        "_keep",
+        "_loop",
+        "_method",
+        "_owner",
+        "_parser",
+        "_paused",
+        "_pieces",
+        "_quiet",
+        "_received",
+        "_response",
+        "_stage",
+        "_transport",
+        "_until_close",
+        "idle_since",
+        "on_body",
+        "uses",
+    )
+
+    # what is known of the answer under way; `_expect` begins a new one
+    _method: str
+    _stage: int
+    _failure: UpstreamMalformed | None
+    _keep: bool
+    _until_close: bool
+    _received: int
+    _quiet: int
+    _interim: int
+    _headers: dict[str, str]
+    _header_count: int
+    _header_size: int
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self.uses = 0
+        self.idle_since = 0.0
+        self._owner = owner
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._closed = False
+        self._paused = False
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # the parser calls the list itself: no Python frame per chunk
+        self._parser: HttpResponseParser = HttpResponseParser(self)
+        self._response: UpstreamResponse | None = None
+        self._head: asyncio.Future[None] | None = None
+        self._expect("")
+
+    @property
+    def is_connected(self) -> bool:
+        """Can it be asked?"""
+        return self._transport is not None and not self._closed
+
+    @property
+    def is_closed(self) -> bool:
+        """It was closed, by whichever side, and is good for nothing."""
+        return self._closed
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """What the event loop gave, None before."""
+        return self._transport
+
+    # -- for the pool ------------------------------------------------------------------------------------------------
+
+    async def ask(self, wire: list[bytes], method: str, head_timeout: float) -> UpstreamResponse:
+        """Send a request and wait for the answer's head, `head_timeout` seconds at most.
+
+        Raises `UpstreamTimeout` (`first_event_timeout`), `UpstreamDisconnected`, `UpstreamMalformed`. The connection
+        goes back to its owner when the answer ends; when the caller is cancelled, the socket is closed.
+        """
+        assert self._transport is not None, "the pool lends only connected ones"  # noqa: S101 - for the type checker
+        response = UpstreamResponse(self, reused=self.uses > 0)
+        self.uses += 1
+        self._expect(method)
+        self._response = response
+        self._head = head = self._loop.create_future()
+        if len(wire) == 1:
+            self._transport.write(wire[0])
+        else:
+            self._transport.writelines(wire)
+        timer = self._loop.call_later(head_timeout, self._too_late, response, head_timeout)
+        try:
+            await head
+        except asyncio.CancelledError:
+            response.abort()
+            raise
+        finally:
+            timer.cancel()
+        if not response.status and response.error is not None:
+            raise response.error
+        if self.uses == 1:
+            self._owner.answered(self)
+        return response
+
+    def close(self) -> None:
+        """Close the socket at once. An answer on it fails."""
+        if self._response is not None:
+            self._response.fail(self._broken("The gateway closed the connection"))
+        if self._closed:
+            return
+        self._closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- for the response --------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop reading."""
+        if self._transport is not None and not self._closed:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self._paused and self._transport is not None and not self._closed:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """The answer failed or nobody wants its rest."""
+        self._over(reusable=False)
+
+    # -- for the event loop ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if self._closed:  # given up while the loop was still connecting
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:  # nobody asked: a farewell (408), or worse
+            self.close()
+            self._owner.lost(self)
+            return
+        self._received += len(data)
+        failure: UpstreamError | None = None
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._keep = False
+            if self._stage != _DONE:
+                failure = self._failure or UpstreamMalformed(f"The provider's answer is not HTTP: {error}")
+        pieces = self._pieces
+        if pieces:
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._quiet = 0
+            response.feed(piece)
+        else:
+            self._quiet += len(data)
+            if self._quiet > QUIET_LIMIT and failure is None:
+                failure = UpstreamMalformed("The provider's answer has a head or a trailer without end")
+        if failure is not None:
+            response.fail(failure)
+        elif self._stage == _DONE and self._response is response:
+            self._complete(response)
+
+    def eof_received(self) -> None:
+        response = self._response
+        if response is not None and self._stage == _BODY and self._until_close:
+            self._complete(response)
+        elif response is not None:
+            response.fail(self._broken("The provider closed the connection"))
+        else:
+            self.close()
+            self._owner.lost(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closed = True
+        if self._response is not None:
+            reason = "The connection to the provider broke"
+            self._response.fail(self._broken(f"{reason}: {error}" if error else reason))
+        self._owner.lost(self)
+        self._owner.gone(self)
+        del self._parser  # it holds our methods: a cycle that only the garbage collector would find
+
+    # -- for the parser ----------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._stage == _DONE:
+            raise self._refuse("more than one answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._stage != _HEAD:
+            return  # a trailer
+        self._header_count += 1
+        self._header_size += len(name) + len(value)
+        if self._header_count > HEADER_LIMIT or self._header_size > HEAD_LIMIT:
+            raise self._refuse("a head that is too large")
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        known = self._headers.get(key)
+        self._headers[key] = text if known is None else f"{known}, {text}"
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        headers = self._headers
+        if status < 200:
+            self._interim += 1
+            if status == 101 or self._interim > INTERIM_LIMIT:
+                raise self._refuse("an upgrade" if status == 101 else "too many interim answers")
+            self._start_head()
+            return
+        version = self._parser.get_http_version()
+        coding = headers.get("transfer-encoding")
+        if version not in {"1.1", "1.0"}:
+            raise self._refuse("an unknown version of HTTP")
+        if coding is not None and (
+            coding.lower() != "chunked" or version == "1.0" or "content-length" in headers
+        ):
+            raise self._refuse("a transfer coding that cannot be trusted")
+        self._stage = _BODY
+        self._keep = self._parser.should_keep_alive()
+        self._until_close = coding is None and "content-length" not in headers and status not in {204, 304}
+        self._quiet = 0
+        assert self._response is not None  # noqa: S101 - for the type checker: bytes are parsed only for a response
+        self._response.status = status
+        self._response.headers = headers
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+        if self._method == "HEAD":  # the parser does not know, and would wait for the body that was measured
+            self._stage = _DONE
+            raise self._refuse("a body that was not asked for")
+
+    def on_message_complete(self) -> None:
+        if self._stage == _BODY:
+            self._stage = _DONE
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _expect(self, method: str) -> None:
+        """Nothing of the next answer is here yet."""
+        self._method = method
+        self._stage = _HEAD
+        self._failure = None
+        self._keep = False
+        self._until_close = False
+        self._received = 0
+        self._quiet = 0
+        self._interim = 0
+        self._start_head()
+
+    def _start_head(self) -> None:
+        self._headers = {}
+        self._header_count = 0
+        self._header_size = 0
+
+    def _refuse(self, what: str) -> UpstreamMalformed:
+        """The error to stop the parser with, kept because the parser raises another one in its place."""
+        self._failure = UpstreamMalformed(f"The provider sent {what}")
+        return self._failure
+
+    def _broken(self, message: str) -> UpstreamDisconnected:
+        reused = self._response is not None and self._response.reused
+        return UpstreamDisconnected(message, reused=reused, received=self._received)
+
+    def _too_late(self, response: UpstreamResponse, seconds: float) -> None:
+        response.fail(
+            UpstreamTimeout(f"The provider did not answer in {seconds:g} s", code="first_event_timeout")
+        )
+
+    def _complete(self, response: UpstreamResponse) -> None:
+        unsent = self._transport is not None and self._transport.get_write_buffer_size() > 0
+        self._over(reusable=self._keep and not unsent)
+        response.complete()
+
+    def _over(self, *, reusable: bool) -> None:
+        """The exchange has ended: the connection goes back."""
+        self._response = None
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+        self.resume()
+        self._owner.finished(self, reusable=reusable and not self._closed)

@@ -1,0 +1,73 @@
+"""Names to addresses, remembered for a minute.
+
+`getaddrinfo` tells no time-to-live, so answers are kept for a fixed time: long enough that a burst of new connections
+asks once, short enough that a provider who moves is followed. When a refresh fails the old answer serves on, because a
+resolver that is down for a moment should not take the gateway with it. Failures are remembered for a second, so that
+those who waited for the same answer do not each ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.upstreams.guard import AddressInfo
+
+TTL = 60.0
+"""Seconds that an answer is good for."""
+
+FAILURE_TTL = 1.0
+"""Seconds after a failed lookup before the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    expires: float
+    infos: Sequence[AddressInfo]
+    error: OSError | None = None
+
+
+class Resolver:
+    """Looks names up, one question at a time for each name."""
+
+    def __init__(self, ttl: float = TTL) -> None:
+        self._ttl = ttl
+        self._answers: dict[tuple[str, int], _Answer] = {}
+        self._asking: dict[tuple[str, int], asyncio.Lock] = {}
+
+    async def lookup(self, host: str, port: int) -> Sequence[AddressInfo]:
+        """The stream addresses of a host, never none. Raises `OSError` (`socket.gaierror`)."""
+        loop = asyncio.get_running_loop()
+        key = (host, port)
+        answer = self._answers.get(key)
+        if answer is None or answer.expires <= loop.time():
+            async with self._asking.setdefault(key, asyncio.Lock()):
+                answer = self._answers.get(key)
+                if answer is None or answer.expires <= loop.time():
+                    answer = self._answers[key] = await self._ask(loop, host, port, answer)
+        if answer.error is not None:
+            raise answer.error
+        return answer.infos
+
+    async def _ask(
+        self, loop: asyncio.AbstractEventLoop, host: str, port: int, old: _Answer | None
+    ) -> _Answer:
+        try:
+            infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            if not infos:
+                raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
+        except UnicodeError as error:  # a label that is empty or too long
+            infos, failure = [], OSError(f"not a host name: {error}")
+        except OSError as error:
+            infos, failure = [], error
+        else:
+            return _Answer(loop.time() + self._ttl, infos)
+        if old is not None and old.infos:
+            return _Answer(loop.time() + FAILURE_TTL, old.infos)
+        return _Answer(loop.time() + FAILURE_TTL, infos, failure)
+
+    def forget(self, host: str, port: int) -> None:
+        """No address of the host answered: ask anew next time."""
+        self._answers.pop((host, port), None)

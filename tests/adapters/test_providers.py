@@ -1,0 +1,203 @@
+"""The rows are complete and consistent, and names and addresses are understood as people write them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from adapters.providers import ALIASES, PROVIDERS, QUIRKS, find, located, provider, table
+from adapters.types import Provider
+
+ROWS = [pytest.param(row, id=row.name) for row in PROVIDERS.values()]
+OPERATIONS = {"chat", "completions", "embeddings", "count_tokens"}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row_is_complete(row: Provider) -> None:
+    """Each row says its title, format, key, variables, paths and the document that it comes from."""
+    assert row.title
+    assert row.format in {"openai", "anthropic"}
+    assert row.env
+    assert row.base_env
+    assert row.paths
+    assert set(row.paths) <= OPERATIONS
+    assert row.doc.startswith("https://")
+    assert row.quirks <= set(QUIRKS)
+    assert re.fullmatch(r"[a-z0-9_-]+", row.name)
+    for name in (*row.env, *row.base_env):
+        assert re.fullmatch(r"[A-Z][A-Z0-9_-]*", name)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_address_is_sound(row: Provider) -> None:
+    """Addresses are https (but for servers on this machine), end without a slash and have no query, user or key."""
+    for path in row.paths.values():
+        assert path.startswith("/")
+    if not row.base_url:
+        return
+    url = urlsplit(row.base_url)
+    local = url.hostname in {"localhost", "127.0.0.1"}
+    assert url.scheme == ("http" if local else "https")
+    assert not any((url.query, url.fragment, url.username, url.password))
+    assert not row.base_url.endswith("/")
+    assert local == ("optional_key" in row.quirks)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_request_fields_are_refused_or_renamed_not_both(row: Provider) -> None:
+    """A field has one fate, what comes of a renaming is not refused, and `stream_options` fits `usage`."""
+    assert not set(row.rejects) & set(row.rename)
+    assert not set(row.rejects) & set(row.rename.values())
+    assert len(set(row.rejects)) == len(row.rejects)
+    if row.usage == "ask":
+        assert "stream_options" not in row.rejects
+    assert not ("top_k" in row.quirks and "top_k" in row.rejects)
+
+
+def test_there_are_enough() -> None:
+    """The table has at least sixty providers."""
+    assert len(PROVIDERS) >= 60
+
+
+def test_nothing_is_claimed_twice() -> None:
+    """Names, aliases and the beginnings of bare model names are unique; aliases lead to rows."""
+    prefixes = [prefix for row in PROVIDERS.values() for prefix in row.prefixes]
+    assert len(set(prefixes)) == len(prefixes)
+    assert not set(ALIASES) & set(PROVIDERS)
+    assert set(ALIASES.values()) <= set(PROVIDERS)
+    addresses = [row.base_url for row in PROVIDERS.values() if row.base_url.startswith("https")]
+    assert len(set(addresses)) == len(addresses)
+
+
+def test_every_quirk_is_had() -> None:
+    """No quirk is explained that no provider has."""
+    assert set().union(*(row.quirks for row in PROVIDERS.values())) == set(QUIRKS)
+
+
+def test_readme_shows_the_table() -> None:
+    """The table in the README is the one that the rows give."""
+    readme = Path(__file__).parents[2] / "adapters" / "README.md"
+    assert readme.read_text().endswith("\n" + table())
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "rest"),
+    [
+        ("anthropic/claude-3", "anthropic", "claude-3"),
+        ("openrouter/anthropic/claude-3", "openrouter", "anthropic/claude-3"),
+        ("together_ai/meta-llama/Llama-3-8b", "together_ai", "meta-llama/Llama-3-8b"),
+        ("azure/your-deployment-name", "azure", "your-deployment-name"),
+        ("ollama/llama2", "ollama", "llama2"),
+        ("ollama_chat/qwen2.5:32b", "ollama", "qwen2.5:32b"),
+        ("vllm/x", "hosted_vllm", "x"),
+        ("openai/claude-3", "openai", "claude-3"),
+        ("gpt-4", "openai", "gpt-4"),
+        ("gpt-3.5-turbo", "openai", "gpt-3.5-turbo"),
+        ("o3", "openai", "o3"),
+        ("o4-mini", "openai", "o4-mini"),
+        ("chatgpt-4o-latest", "openai", "chatgpt-4o-latest"),
+        ("dall-e-3", "openai", "dall-e-3"),
+        ("text-embedding-3-small", "openai", "text-embedding-3-small"),
+        ("ft:gpt-4o-mini:acme::1", "openai", "ft:gpt-4o-mini:acme::1"),
+        ("ft:open-mistral-7b:acme", "mistral", "ft:open-mistral-7b:acme"),
+        ("claude-3-opus", "anthropic", "claude-3-opus"),
+        ("gemini-pro", "gemini", "gemini-pro"),
+        ("command", "cohere", "command"),
+        ("command-light", "cohere", "command-light"),
+        ("codestral-latest", "mistral", "codestral-latest"),
+        ("deepseek-chat", "deepseek", "deepseek-chat"),
+        ("grok-4", "xai", "grok-4"),
+        ("sonar-pro", "perplexity", "sonar-pro"),
+    ],
+)
+def test_find(model: str, name: str, rest: str) -> None:
+    """A prefixed name is split at its first slash, and names that everybody knows need no prefix."""
+    assert find(model) == (PROVIDERS[name], rest)
+
+
+@pytest.mark.parametrize(
+    "model", ["", "/", "openai/", "llama3.2:latest", "nobody/gpt-4", "meta-llama/Llama-3", "deepseek-r1"]
+)
+def test_find_does_not_guess(model: str) -> None:
+    """What nobody owns without doubt belongs to nobody."""
+    assert find(model) is None
+
+
+def test_provider_knows_aliases() -> None:
+    """A provider is found by its name and by each of its aliases."""
+    assert provider("cohere_chat") is PROVIDERS["cohere"]
+    assert provider("cohere") is PROVIDERS["cohere"]
+    assert provider("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "url"),
+    [
+        ("openai", "", "https://api.openai.com/v1/chat/completions"),
+        ("openai", "http://host:8000/v1", "http://host:8000/v1/chat/completions"),
+        ("openai", "http://host:8000/v1/chat/completions", "http://host:8000/v1/chat/completions"),
+        ("anthropic", "https://api.anthropic.com", "https://api.anthropic.com/v1/messages"),
+        ("anthropic", "https://api.anthropic.com/", "https://api.anthropic.com/v1/messages"),
+        ("anthropic", "https://api.anthropic.com/v1", "https://api.anthropic.com/v1/messages"),
+        ("anthropic", "https://api.anthropic.com/v1/messages", "https://api.anthropic.com/v1/messages"),
+        (
+            "ollama",
+            "http://host.docker.internal:11434",
+            "http://host.docker.internal:11434/v1/chat/completions",
+        ),
+        ("ollama", "http://host:11434/v1", "http://host:11434/v1/chat/completions"),
+        ("heroku", "https://us.inference.heroku.com", "https://us.inference.heroku.com/v1/chat/completions"),
+        (
+            "azure",
+            "https://r.openai.azure.com/",
+            "https://r.openai.azure.com/openai/deployments/{model}/chat/completions?api-version=2025-02-01-preview",
+        ),
+        (
+            "azure",
+            "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21",
+            "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21",
+        ),
+        (
+            "azure",
+            "https://r.openai.azure.com/openai/v1/",
+            "https://r.openai.azure.com/openai/v1/chat/completions",
+        ),
+        (
+            "azure_ai",
+            "https://r.services.ai.azure.com",
+            "https://r.services.ai.azure.com/models/chat/completions?api-version=2024-05-01-preview",
+        ),
+        (
+            "azure_ai",
+            "https://r.services.ai.azure.com/models/chat/completions?api-version=2024-05-01-preview",
+            "https://r.services.ai.azure.com/models/chat/completions?api-version=2024-05-01-preview",
+        ),
+        (
+            "azure_ai",
+            "https://r.services.ai.azure.com/openai/v1",
+            "https://r.services.ai.azure.com/openai/v1/chat/completions",
+        ),
+        (
+            "azure_ai",
+            "https://m.eastus.models.ai.azure.com",
+            "https://m.eastus.models.ai.azure.com/chat/completions",
+        ),
+    ],
+)
+def test_located(name: str, written: str, url: str) -> None:
+    """An address is understood with and without its version, its slash and the rest of the endpoint."""
+    row, base = located(PROVIDERS[name], written)
+    assert base + row.paths["chat"] == url
+
+
+@pytest.mark.parametrize(
+    ("version", "usage"), [("2024-02-15-preview", "none"), ("2024-10-21", "ask"), ("", "ask")]
+)
+def test_old_azure_versions_are_not_asked_for_usage(version: str, usage: str) -> None:
+    """Versions before September 2024 answer `stream_options` with an error, so it is not sent to them."""
+    row, _ = located(PROVIDERS["azure"], "https://r.openai.azure.com", version)
+    assert row.usage == usage
+    assert ("stream_options" in row.rejects) == (usage == "none")

@@ -1,0 +1,117 @@
+"""What every store of records promises, asked of each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.state.records import LedgerQuery, Records, Total, usd
+from gateway.state.records_memory import MemoryRecords
+from gateway.state.records_sqlite import SqliteRecords
+from tests.gateway.rows import NOON, PLAIN, failure, row
+
+DAY = 86_400
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def records(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Records]:
+    store: Records = MemoryRecords() if request.param == "memory" else SqliteRecords(tmp_path / "ledger.db")
+    yield store
+    await store.close()
+
+
+async def test_round_trip(records: Records) -> None:
+    """A row comes back with every field as it was."""
+    await records.append([PLAIN])
+    assert await records.rows(LedgerQuery()) == [PLAIN]
+
+
+async def test_the_same_row_twice_is_one(records: Records) -> None:
+    """Appending a row again, in the same batch or a later one, changes nothing."""
+    await records.append([row("a"), row("a", cost_nano=5)])
+    await records.append([row("a", cost_nano=7), row("b")])
+    found = await records.rows(LedgerQuery())
+    assert sorted((r.id, r.cost_nano) for r in found) == [("a", PLAIN.cost_nano), ("b", PLAIN.cost_nano)]
+
+
+async def test_newest_first(records: Records) -> None:
+    """Rows come newest start first, the later of two equal ones first, and no more than asked for."""
+    await records.append([row("a"), row("b", started_at=NOON - 9), row("c"), row("d", started_at=NOON + 9)])
+    assert [r.id for r in await records.rows(LedgerQuery())] == ["d", "c", "a", "b"]
+    assert [r.id for r in await records.rows(LedgerQuery(), limit=2)] == ["d", "c"]
+
+
+async def test_every_filter(records: Records) -> None:
+    """Filters choose rows, all of them at once; the end of a span is outside it."""
+    await records.append(
+        [row("a", key_digest="k1"), row("b", end_user="bob"), row("c", started_at=NOON + 10)]
+    )
+    queries = {
+        LedgerQuery(id="a"): ["a"],
+        LedgerQuery(key_digest="k1"): ["a"],
+        LedgerQuery(end_user="bob"): ["b"],
+        LedgerQuery(since=NOON + 10): ["c"],
+        LedgerQuery(since=NOON, until=NOON + 10): ["b", "a"],
+        LedgerQuery(key_digest="k1", end_user="bob"): [],
+        LedgerQuery(id="' OR 1=1 --"): [],
+    }
+    for query, ids in queries.items():
+        assert [r.id for r in await records.rows(query)] == ids
+
+
+async def test_totals_of_nothing(records: Records) -> None:
+    """Without rows there is one total of zeroes, and no groups."""
+    assert await records.totals() == [Total((), 0, 0, 0, 0, 0, 0)]
+    assert await records.totals(["model"]) == []
+
+
+async def test_totals(records: Records) -> None:
+    """Totals sum exactly, count failures and name what has no price."""
+    await records.append([row("a"), row("b", cost_nano=None), failure("c")])
+    assert await records.totals() == [Total((), 3, 1, 1, 30, 48, 123_456_789)]
+
+
+async def test_totals_by_group(records: Records) -> None:
+    """Totals split by any dimensions, ordered, with an empty name where a row has none."""
+    await records.append(
+        [
+            row("a", started_at=NOON + DAY, end_user=None),
+            row("b"),
+            row("c", model="gpt-5", cost_nano=1),
+            row("d", provider="azure", key_digest="k"),
+        ]
+    )
+    by_day = await records.totals(["day", "model"])
+    assert [(t.group, t.requests, t.cost_nano) for t in by_day] == [
+        (("2026-11-21", "gpt-4o"), 2, 246_913_578),
+        (("2026-11-21", "gpt-5"), 1, 1),
+        (("2026-11-22", "gpt-4o"), 1, 123_456_789),
+    ]
+    assert [t.group for t in await records.totals(["end_user", "key_digest", "provider", "model_group"])] == [
+        ("", "", "openai", "smart"),
+        ("alice", "", "openai", "smart"),
+        ("alice", "k", "azure", "smart"),
+    ]
+    assert [t.requests for t in await records.totals([], LedgerQuery(since=NOON + DAY))] == [1]
+
+
+async def test_text_that_is_no_text(records: Records) -> None:
+    """Header bytes that are no UTF-8, NULs and quotes are stored somehow and lose no other row."""
+    await records.append([row("a", user_agent="\udcff'\x00", tags=("\ud800",)), row("b")])
+    assert sorted(r.id for r in await records.rows(LedgerQuery())) == ["a", "b"]
+
+
+@given(st.integers(0, 10**16))
+def test_dollars_are_exact(nano: int) -> None:
+    """Dollars are the float nearest to the exact amount: rounding to nano-dollars gives it back."""
+    whole, part = divmod(nano, 10**9)
+    assert usd(nano) == float(f"{whole}.{part:09d}")
+
+
+def test_unknown_costs_show_as_zero_dollars() -> None:
+    """Where a number must stand, an unknown cost is zero."""
+    assert usd(None) == 0.0

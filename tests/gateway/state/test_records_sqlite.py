@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.state.records import LedgerQuery, RecordsUnavailable
+from gateway.state.records_sqlite import SqliteRecords, migrations
+from tests.gateway.rows import row
+
+ROOT = Path(__file__).parents[3]
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from gateway.background.ledger import Ledger
+from gateway.state.records_sqlite import SqliteRecords
+from tests.gateway.rows import row
+
+class Acknowledging(SqliteRecords):
+    async def append(self, rows):
+        await super().append(rows)
+        print(*[r.id for r in rows], flush=True)
+
+async def main():
+    ledger = Ledger(Acknowledging(Path(sys.argv[1])), interval=0.001, batch=7)
+    task = asyncio.get_running_loop().create_task(ledger.run())
+    for n in range(10**9):
+        ledger.offer(row(f"{sys.argv[2]}-{n}"))
+        if n % 5 == 0:
+            await asyncio.sleep(0.0005)
+
+asyncio.run(main())
+"""
+
+BATCHES = """
+import asyncio, sys
+from pathlib import Path
+from gateway.state.records_sqlite import SqliteRecords
+from tests.gateway.rows import row
+
+async def main():
+    records = SqliteRecords(Path(sys.argv[1]))
+    for start in range(0, 300, 10):
+        await records.append([row(f"{sys.argv[2]}-{n}") for n in range(start, start + 10)])
+        await records.append([row(f"both-{n}") for n in range(start, start + 10)])
+    await records.close()
+
+asyncio.run(main())
+"""
+
+
+async def start(script: str, *args: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        *args,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def ids(path: Path) -> list[str]:
+    with sqlite3.connect(path) as connection:
+        found = [name for (name,) in connection.execute("SELECT id FROM ledger")]
+    connection.close()
+    return found
+
+
+def modes(folder: Path) -> set[int]:
+    return {file.stat().st_mode & 0o777 for file in folder.iterdir()}
+
+
+async def test_private_file(tmp_path: Path) -> None:
+    """The file and its companions can be read by their owner alone, even if the file was there with wider rights."""
+    path = tmp_path / "ledger.db"
+    path.touch(0o644)
+    records = SqliteRecords(path)
+    await records.append([row()])
+    assert modes(tmp_path) == {0o600}
+    await records.close()
+
+
+async def test_rows_survive_a_restart(tmp_path: Path) -> None:
+    """What was appended is there when the file is opened again, and the schema is migrated only once."""
+    for name in ("a", "b"):
+        records = SqliteRecords(tmp_path / "ledger.db")
+        await records.append([row(name)])
+        await records.close()
+    assert ids(tmp_path / "ledger.db") == ["a", "b"]
+
+
+async def test_amounts_are_integers(tmp_path: Path) -> None:
+    """The database holds nano-dollars as integers and refuses anything else."""
+    records = SqliteRecords(tmp_path / "ledger.db")
+    await records.append([row()])
+    await records.close()
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    assert connection.execute("SELECT cost_nano, typeof(cost_nano) FROM ledger").fetchone() == (
+        123_456_789,
+        "integer",
+    )
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute("UPDATE ledger SET cost_nano = 0.5")
+    connection.close()
+
+
+async def test_reports_cannot_write(tmp_path: Path) -> None:
+    """The connection that reports use is read-only."""
+    records = SqliteRecords(tmp_path / "ledger.db")
+    with pytest.raises(RecordsUnavailable):
+        await records._call(records._reading, sqlite3.Connection.execute, records._read, "DELETE FROM ledger")
+    await records.close()
+
+
+async def test_a_locked_file_is_unavailable_for_a_while(tmp_path: Path) -> None:
+    """While another process holds the file a write says so, and the same write works afterwards."""
+    records = SqliteRecords(tmp_path / "ledger.db", busy_seconds=0.01)
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RecordsUnavailable):
+        await records.append([row()])
+    assert "locked" in records.describe().error
+    other.execute("ROLLBACK")
+    other.close()
+    await records.append([row()])
+    assert records.describe().error == ""
+    assert len(await records.rows(LedgerQuery())) == 1
+    await records.close()
+
+
+async def test_a_batch_is_all_or_nothing(tmp_path: Path) -> None:
+    """A row that cannot be stored takes its batch with it, and leaves the file usable."""
+    records = SqliteRecords(tmp_path / "ledger.db")
+    with pytest.raises(OverflowError):
+        await records.append([row("a"), row("b", input=2**70)])
+    await records.append([row("c")])
+    assert [r.id for r in await records.rows(LedgerQuery())] == ["c"]
+    await records.close()
+
+
+async def test_a_damaged_file_under_way(tmp_path: Path) -> None:
+    """A table that vanishes under a running gateway is an error that can be caught, not a crash."""
+    records = SqliteRecords(tmp_path / "ledger.db")
+    with sqlite3.connect(tmp_path / "ledger.db") as other:
+        other.execute("DROP TABLE ledger")
+    other.close()
+    for _ in range(2):
+        with pytest.raises(RecordsUnavailable):
+            await records.append([row()])
+    await records.close()
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    """Schema changes are numbered from one, each number once."""
+    assert [number for number, _, _ in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+async def test_killed_writer_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    """After kill -9 every row whose batch had been written is there exactly once, and the file opens again."""
+    path = tmp_path / "ledger.db"
+    process = await start(WRITER, str(path), "w")
+    assert process.stdout is not None
+    acknowledged: list[str] = []
+    while len(acknowledged) < 300:
+        acknowledged += (await process.stdout.readline()).decode().split()
+    process.send_signal(signal.SIGKILL)
+    rest = (await process.stdout.read()).decode()
+    acknowledged += rest[: rest.rfind("\n") + 1].split()
+    await process.wait()
+    records = SqliteRecords(path)
+    found = [r.id for r in await records.rows(LedgerQuery(), limit=10**6)]
+    await records.close()
+    assert len(found) == len(set(found))
+    assert set(acknowledged) <= set(found)
+    assert len(found) - len(acknowledged) <= 7
+
+
+async def test_two_processes_share_a_file(tmp_path: Path) -> None:
+    """Two processes that open a new file at once and write to it lose no row and double none."""
+    path = tmp_path / "ledger.db"
+    processes = [await start(BATCHES, str(path), name) for name in ("x", "y")]
+    for process in processes:
+        await process.communicate()
+        assert process.returncode == 0
+    wanted = [f"{name}-{n}" for name in ("both", "x", "y") for n in range(300)]
+    assert sorted(ids(path)) == sorted(wanted)
