@@ -52,7 +52,7 @@ clean:  ## remove what the other targets made; the next one sets up from nothing
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An interrupted set-up leaves no .ready, and a .venv without pip is made again.
-$(READY): requirements-dev.lock pyproject.toml
+$(READY): requirements-dev.lock pyproject.toml gateway/__init__.py
 	@set -e; \
 	for python in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14; do \
 		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \

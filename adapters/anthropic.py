@@ -166,7 +166,7 @@ def _read(raw: bytes | Raw, decoder: msgspec.json.Decoder[T], param: str) -> T:
         return decoder.decode(raw)
     except msgspec.DecodeError as error:
         problem, _, path = str(error).partition(" - at `$")
-        place = (param + path.rstrip("`").replace("[...]", "")).lstrip(".")
+        place = (param + path.rstrip("`").replace("[", ".").replace("]", "")).lstrip(".")
         raise BadRequest(f"{place}: {problem}" if place else problem, param=place or None) from None
 
 
@@ -312,13 +312,7 @@ def _read_reasoning(body: wire.Request) -> Reasoning | None:
 # == an answer for a client ==========================================================================================
 
 
-def write_response(
-    answer: ChatResponse,
-    *,
-    answer_id: str,
-    model: str,
-    now: int,
-) -> bytes:
+def write_response(answer: ChatResponse, *, answer_id: str, model: str, now: int) -> bytes:
     """A Messages answer. There is one choice, the first: the format has no way to ask for more."""
     choice = answer.choices[0] if answer.choices else Choice((), "stop")
     ident = _message_id(answer_id)
@@ -371,11 +365,8 @@ def _input(arguments: str) -> Raw | dict[str, str]:
     """
     if not arguments.strip():
         return _EMPTY_OBJECT
-    return (
-        Raw(arguments.encode())
-        if _is_object(arguments.encode("utf-8", "replace"))
-        else {"INVALID_JSON": arguments}
-    )
+    text = arguments.encode("utf-8", "replace")
+    return Raw(text) if _is_object(text) else {"INVALID_JSON": text.decode()}
 
 
 def _is_object(text: bytes) -> bool:
@@ -420,13 +411,7 @@ def write_error(error: GatewayError, *, request_id: str, mid_stream: bool) -> by
     return sse(body, b"error") if mid_stream else body
 
 
-def write_stream(
-    *,
-    answer_id: str,
-    model: str,
-    now: int,
-    wants_usage: bool,
-) -> StreamWriter:
+def write_stream(*, answer_id: str, model: str, now: int, wants_usage: bool) -> StreamWriter:
     """A writer for one streamed answer."""
     return _Writer(_message_id(answer_id), model)
 
@@ -936,11 +921,7 @@ def address(
 # == a provider's answer =============================================================================================
 
 
-def read_response(
-    body: bytes,
-    request: ChatRequest,
-    target: Target,
-) -> ChatResponse:
+def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResponse:
     """Read a Messages answer."""
     answer = decode(body, _ANSWER)
     if answer.type == "error" or answer.error is not None:
@@ -1050,7 +1031,8 @@ def _open_event(name: bytes, data: bytes) -> wire.Event | None:
     try:
         event = decode(data, _EVENT)
     except UpstreamMalformed:
-        if _kind_of(data) in {*wire.EVENT_KINDS, None}:
+        kind = _kind_of(data)
+        if kind is None or kind in wire.EVENT_KINDS:
             raise
         return None
     if event.type == "error" or (not event.type and event.error != wire.NULL):
@@ -1075,10 +1057,7 @@ def _string(raw: Raw) -> Raw | None:
     return raw if len(piece) > 2 else None
 
 
-def read_stream(
-    request: ChatRequest,
-    target: Target,
-) -> StreamReader:
+def read_stream(request: ChatRequest, target: Target) -> StreamReader:
     """A reader for one streamed answer."""
     return _Reader()
 
@@ -1225,13 +1204,7 @@ class _Reader:
 # == both sides speak it =============================================================================================
 
 
-def pass_request(
-    envelope: Mapping[str, Raw],
-    target: Target,
-    operation: Operation,
-    *,
-    stream: bool,
-) -> bytes:
+def pass_request(envelope: Mapping[str, Raw], target: Target, operation: Operation, *, stream: bool) -> bytes:
     """The client's question with the target's `model`; all other values are the same bytes, known to us or not."""
     body: dict[str, Any] = {**envelope, "model": target.model}
     if stream:
@@ -1240,11 +1213,7 @@ def pass_request(
 
 
 def pass_response(
-    body: bytes,
-    target: Target,
-    operation: Operation,
-    *,
-    model: str,
+    body: bytes, target: Target, operation: Operation, *, model: str
 ) -> tuple[bytes, Usage | None, FinishReason | None, str]:
     """A whole answer, in which only the top-level `model` is another. An answer of count_tokens has none."""
     answer = decode(body, _ANSWER)
@@ -1280,13 +1249,7 @@ def _replaced(data: bytes, key: str, value: bytes) -> bytes:
     return seal({**opened, key: Raw(value)})
 
 
-def pass_stream(
-    target: Target,
-    operation: Operation,
-    *,
-    model: str,
-    wants_usage: bool,
-) -> StreamEditor:
+def pass_stream(target: Target, operation: Operation, *, model: str, wants_usage: bool) -> StreamEditor:
     """An editor for one streamed answer."""
     return _Editor(model)
 
@@ -1348,22 +1311,25 @@ class _Editor:
         at, gap = event.rfind(b'":"', 0, end), 3
         if at < 0:
             at, gap = event.rfind(b'": "', 0, end), 4
-        if event[at - 4 : at] in _WORDS:
+        length = end - at - gap
+        if length > 0 and event[at - 4 : at] in _WORDS:
             self.deltas += 1
-            self.chars += end - at - gap
+            self.chars += length
 
     def _pass(self, event: bytes) -> bytes:
         if _is_one_delta(event):
             self._count(event)
             return event
         name, data = read_event(event)
-        opened = _open_event(name, data) if data else None
-        if opened is None or opened.type == "ping":
+        opened = _open_event(name, data) if data else wire.Event("ping")
+        if opened is not None and opened.type == "ping":
             return event
-        if opened.type == "content_block_delta":
+        if opened is not None and opened.type == "content_block_delta":
             self._count(event)
             return event
         self.events += 1
+        if opened is None:
+            return event
         if opened.type == "message_start" and opened.message is not None:
             return self._start(opened.message, event, data)
         if opened.type == "message_delta":

@@ -99,18 +99,20 @@ def _is_words(raw: Raw) -> bool:
 def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResponse:
     """Read a `chat.completion` of any dialect. Raises `UpstreamMalformed`, or the error that hides in a 200."""
     answer = _read_chunk(body)
-    if bytes(answer.error) in _FALSE and not answer.choices:
-        raise UpstreamMalformed("The provider's answer has no choices")
-    if bytes(answer.error) not in _FALSE or any(
-        bytes(one.error) not in _FALSE for one in answer.choices or ()
-    ):
+    if is_broken(answer) or any(bytes(choice.error) not in _FALSE for choice in answer.choices or ()):
         raise read_error(0, {}, body)
+    if not answer.choices:
+        raise UpstreamMalformed("The provider's answer has no choices")
     choices = []
-    for at, choice in enumerate(answer.choices or ()):
+    for at, choice in enumerate(answer.choices):
         reader = _ChoiceReader(at, answer.id or "")
-        reader.take(choice.message or choice.delta or wire.Piece())
+        deltas: list[Delta] = []
+        reader.take(choice.message or choice.delta or wire.Piece(), deltas)
         reader.reason = read_finish(choice.finish_reason or "")
-        choices.append(_assemble(reader.end(), given(choice.logprobs)))
+        reader.end(deltas)
+        choices.append(_assemble(deltas, given(choice.logprobs)))
+    if all(choice.finish == "error" and not choice.parts for choice in choices):
+        raise read_error(0, {}, body)
     usage = find_usage(answer, target.provider)
     return ChatResponse(answer.id or "", answer.model or "", tuple(choices), usage)
 
@@ -189,84 +191,81 @@ class _ChoiceReader:
     no index at all. A call is opened when its name is known; one without an id gets one that is made from the answer's.
     """
 
-    __slots__ = ("_answer_id", "_calls", "_choice", "_deltas", "ended", "reason")
+    __slots__ = ("_answer_id", "_calls", "_choice", "ended", "reason")
 
     def __init__(self, choice: int, answer_id: str) -> None:
         self._choice = choice
         self._answer_id = answer_id
         self._calls: list[_Call] = []
-        self._deltas: list[Delta] = []
         self.reason: FinishReason | None = None
         self.ended = False
 
-    def take(self, piece: wire.Piece, logprobs: Raw = wire.NOTHING) -> None:
-        """One step; `drain` gives the deltas."""
-        self._take_reasoning(piece)
+    def take(self, piece: wire.Piece, deltas: list[Delta], logprobs: Raw = wire.NOTHING) -> None:
+        """One step: its deltas are added to `deltas`."""
+        if (
+            piece.reasoning_content is not wire.NOTHING
+            or piece.reasoning is not wire.NOTHING
+            or _has_details(piece)
+        ):
+            self._take_reasoning(piece, deltas)
         content = bytes(piece.content)
         if len(content) > 2 and content[0] == 0x22:
-            self._deltas.append(TextDelta(piece.content, self._choice, given(logprobs)))
+            said = None if logprobs is wire.NOTHING else given(logprobs)
+            deltas.append(TextDelta(piece.content, self._choice, said))
         elif content[:1] == b"[":
-            self._take_list(piece.content)
-        if _is_words(piece.refusal):
-            self._deltas.append(RefusalDelta(piece.refusal, self._choice))
+            self._take_list(piece.content, deltas)
+        if piece.refusal is not wire.NOTHING and _is_words(piece.refusal):
+            deltas.append(RefusalDelta(piece.refusal, self._choice))
         for call in piece.tool_calls or ():
-            self._take_call(call)
+            self._take_call(call, deltas)
         if piece.function_call is not None:
-            self._take_call(wire.ToolCallPiece(index=0, function=piece.function_call))
+            self._take_call(wire.ToolCallPiece(index=0, function=piece.function_call), deltas)
 
-    def drain(self) -> list[Delta]:
-        deltas, self._deltas = self._deltas, []
-        return deltas
-
-    def end(self) -> list[Delta]:
+    def end(self, deltas: list[Delta]) -> None:
         """All that is left, with the `Finish`. A call without arguments has the empty object."""
         if self.ended:
-            return []
+            return
         self.ended = True
         calls = [call for call in self._calls if call.name or call.held]
         for call in calls:
-            self._open(call)
+            self._open(call, deltas)
             if not call.spoken:
-                self._deltas.append(ToolDelta(call.index, _EMPTY_ARGUMENTS, self._choice))
+                deltas.append(ToolDelta(call.index, _EMPTY_ARGUMENTS, self._choice))
         reason = self.reason or "stop"
-        self._deltas.append(
-            Finish("tool_calls" if reason == "stop" and calls else reason, choice=self._choice)
-        )
-        return self.drain()
+        deltas.append(Finish("tool_calls" if reason == "stop" and calls else reason, choice=self._choice))
 
-    def _take_reasoning(self, piece: wire.Piece) -> None:
+    def _take_reasoning(self, piece: wire.Piece, deltas: list[Delta]) -> None:
         details = piece.thinking_blocks or piece.reasoning_details or ()
         if _is_words(piece.reasoning_content):
-            self._deltas.append(ThinkingDelta(piece.reasoning_content, self._choice))
+            deltas.append(ThinkingDelta(piece.reasoning_content, self._choice))
         elif _is_words(piece.reasoning):
-            self._deltas.append(ThinkingDelta(piece.reasoning, self._choice))
+            deltas.append(ThinkingDelta(piece.reasoning, self._choice))
         else:
             for detail in details:
-                for raw in (detail.thinking, detail.text, detail.summary):
-                    if _is_words(raw):
-                        self._deltas.append(ThinkingDelta(raw, self._choice))
+                words = (detail.thinking, detail.text, detail.summary)
+                deltas += [ThinkingDelta(raw, self._choice) for raw in words if _is_words(raw)]
         for detail in details:
             if _is_words(detail.signature):
-                self._deltas.append(SignatureDelta(detail.signature, self._choice))
+                deltas.append(SignatureDelta(detail.signature, self._choice))
             if detail.type == "redacted_thinking" and _is_words(detail.data):
-                self._deltas.append(RedactedDelta(detail.data, self._choice))
+                deltas.append(RedactedDelta(detail.data, self._choice))
 
-    def _take_list(self, content: Raw) -> None:
+    def _take_list(self, content: Raw, deltas: list[Delta]) -> None:
         """Mistral's content: a list of texts and thoughts, a thought being a list of texts again."""
         for piece in decode(content, _PIECES):
             if _is_words(piece.text):
-                self._deltas.append(TextDelta(piece.text, self._choice))
+                deltas.append(TextDelta(piece.text, self._choice))
             if _is_words(piece.thinking):
-                self._deltas.append(ThinkingDelta(piece.thinking, self._choice))
+                deltas.append(ThinkingDelta(piece.thinking, self._choice))
             elif bytes(piece.thinking)[:1] == b"[":
                 thoughts = [
                     thought.text for thought in decode(piece.thinking, _PIECES) if _is_words(thought.text)
                 ]
-                self._deltas += [ThinkingDelta(text, self._choice) for text in thoughts]
+                deltas += [ThinkingDelta(text, self._choice) for text in thoughts]
             if _is_words(piece.signature):
-                self._deltas.append(SignatureDelta(piece.signature, self._choice))
+                deltas.append(SignatureDelta(piece.signature, self._choice))
 
-    def _take_call(self, piece: wire.ToolCallPiece) -> None:
+    def _take_call(self, piece: wire.ToolCallPiece, deltas: list[Delta]) -> None:
         function = piece.function or wire.FunctionPiece()
         name = function.name or ""
         arguments = _read_arguments(function.arguments)
@@ -281,7 +280,7 @@ class _ChoiceReader:
         if arguments is not None and (call.spoken or bytes(arguments) != b'"null"'):
             call.held.append(arguments)
         if call.name:
-            self._open(call)
+            self._open(call, deltas)
 
     def _find_call(self, piece: wire.ToolCallPiece, name: str) -> _Call | None:
         """The call that goes on here, None if a new one begins."""
@@ -297,17 +296,21 @@ class _ChoiceReader:
                 return None if name else call
         return None
 
-    def _open(self, call: _Call) -> None:
+    def _open(self, call: _Call, deltas: list[Delta]) -> None:
         if not call.started:
             call.started = True
             if not call.id:
                 own = re.sub(r"[^A-Za-z0-9_-]", "", self._answer_id)
                 call.id = "_".join(["call", own, str(self._choice), str(call.index)])
-            self._deltas.append(ToolStart(call.index, call.id, call.name, self._choice))
+            deltas.append(ToolStart(call.index, call.id, call.name, self._choice))
         for arguments in call.held:
             call.spoken = True
-            self._deltas.append(ToolDelta(call.index, arguments, self._choice))
+            deltas.append(ToolDelta(call.index, arguments, self._choice))
         call.held = []
+
+
+def _has_details(piece: wire.Piece) -> bool:
+    return bool(piece.thinking_blocks or piece.reasoning_details)
 
 
 def _read_arguments(raw: Raw) -> JsonString | None:
@@ -337,12 +340,13 @@ class ChatReader:
 
     def feed(self, events: bytes) -> list[Delta]:
         deltas: list[Delta] = []
-        for event in split_events(events):
+        is_one = events.find(b"\n") == len(events) - 2
+        for event in (events,) if is_one else split_events(events):
             if self.done or self._failed:
                 break
             name, data = read_event(event)
             if not data:
-                if event.strip():
+                if self._started and event.strip():
                     deltas.append(_PING)
             elif data.startswith(b"[DONE]"):
                 self.done = True
@@ -365,32 +369,32 @@ class ChatReader:
         return deltas
 
     def _take(self, data: bytes, deltas: list[Delta]) -> None:
+        broken = False
         try:
             chunk = _read_chunk(data)
-            if chunk.choices or chunk.id:
+            if not self._started and (chunk.choices or chunk.id):
                 self._start(chunk, deltas)
             for choice in chunk.choices or ():
                 reader = self._choice(choice.index or 0)
-                reader.take(choice.delta or choice.message or wire.Piece(), choice.logprobs)
-                deltas += reader.drain()
+                reader.take(choice.delta or choice.message or wire.Piece(), deltas, choice.logprobs)
                 if choice.finish_reason:
                     reader.reason = read_finish(choice.finish_reason)
+                    broken = broken or reader.reason == "error"
+            usage = find_usage(chunk, self._provider)
         except UpstreamMalformed as error:
             self._fail(error, deltas)
             return
-        usage = find_usage(chunk, self._provider)
         if usage is not None:
             deltas.append(UsageDelta(usage))
-        if is_broken(chunk) or any(choice.reason == "error" for choice in self._choices.values()):
+        if broken or is_broken(chunk):
             self._fail(read_error(0, {}, data), deltas)
         elif usage is not None and not chunk.choices:
             self._end(deltas)
 
     def _start(self, chunk: wire.Answer, deltas: list[Delta]) -> None:
-        if not self._started:
-            self._started = True
-            self._answer_id = chunk.id or ""
-            deltas.append(Start(self._answer_id, chunk.model or ""))
+        self._started = True
+        self._answer_id = chunk.id or ""
+        deltas.append(Start(self._answer_id, chunk.model or ""))
 
     def _choice(self, index: int) -> _ChoiceReader:
         reader = self._choices.get(index)
@@ -403,7 +407,7 @@ class ChatReader:
         for index in sorted(self._choices):
             choice = self._choices[index]
             if self.done or choice.reason is not None:
-                deltas += choice.end()
+                choice.end(deltas)
 
     def _fail(self, error: GatewayError, deltas: list[Delta]) -> None:
         self._failed = True
@@ -417,7 +421,7 @@ def read_stream(request: ChatRequest, target: Target) -> ChatReader:
 
 def is_broken(chunk: wire.Answer | wire.Outline) -> bool:
     """Is there an error among the fields?"""
-    if bytes(chunk.error) not in _FALSE:
+    if chunk.error is not wire.NOTHING and bytes(chunk.error) not in _FALSE:
         return True
     return chunk.x_groq is not None and bytes(chunk.x_groq.error) not in _FALSE
 
@@ -427,10 +431,10 @@ def is_broken(chunk: wire.Answer | wire.Outline) -> bool:
 
 def find_usage(chunk: wire.Answer | wire.Outline, provider: Provider) -> Usage | None:
     """The usage of an answer: at its top, in Groq's own field on streams, or in the first choice (Moonshot)."""
-    raw = given(chunk.usage)
+    raw = None if chunk.usage is wire.NOTHING else given(chunk.usage)
     if raw is None and chunk.x_groq is not None:
         raw = given(chunk.x_groq.usage)
-    if raw is None and chunk.choices:
+    if raw is None and chunk.choices and chunk.choices[0].usage is not wire.NOTHING:
         raw = given(chunk.choices[0].usage)
     return None if raw is None else read_usage(raw, provider)
 
@@ -534,6 +538,9 @@ def _error_fields(said: Any) -> dict[str, Any]:
         return said | {"message": "; ".join(map(str, error)) if isinstance(error, list) else error}
     if isinstance(said.get("x_groq"), dict):
         return {"message": said["x_groq"].get("error")}
+    for choice in said.get("choices") or ():
+        if isinstance(choice, dict) and isinstance(choice.get("error"), dict):
+            return dict(choice["error"])
     detail = said.get("detail")
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
         where = [str(step) for step in detail[0].get("loc") or () if step != "body"]

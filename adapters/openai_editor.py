@@ -13,10 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters.envelope import decode, seal
-from adapters.errors import (
-    GatewayError,
-    UpstreamMalformed,
-)
+from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import read_event, split_events
 from adapters.openai_answers import find_usage, is_broken, read_error, read_finish
 from adapters.types import (

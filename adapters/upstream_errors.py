@@ -167,7 +167,8 @@ def _kind(status: int, words: set[str], message: str) -> tuple[type[UpstreamErro
     if status in {400, 403, 422} and (words & _POLICY_WORDS or _POLICY_TEXT.search(message)):
         return ContentPolicyViolation, "content_filter", None
     if status == 404 or (status == 400 and words & _MODEL_WORDS):
-        return UpstreamNotFound, "model_not_found", None
+        is_model = "model" in message.lower() or words & _MODEL_WORDS
+        return UpstreamNotFound, "model_not_found" if is_model else None, None
     if status == 429:
         return UpstreamRateLimited, "rate_limit_exceeded", None
     if status in {503, 529} or (status >= 500 and words & _BUSY_WORDS):

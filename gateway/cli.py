@@ -19,14 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
+from msgspec.structs import replace
 
 from gateway import __version__
 from gateway.app import CannotStart, open_runtime, serve
 from gateway.banner import banner
-from gateway.config.environment import Environment, load_dotenv, read_environment
-from gateway.config.load import ConfigInvalid, Loaded, load
+from gateway.config.environment import Environment, load_dotenv, most_verbose, read_environment
+from gateway.config.load import Loaded, load
+from gateway.config.model import Config, ModelEntry, ModelParams, Place
+from gateway.config.problems import ConfigInvalid
 from gateway.config.schema import config_schema
-from gateway.logs import set_up_logging
+from gateway.logs import setup as set_up_logging
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
 
@@ -164,15 +167,22 @@ def _serve(parsed: argparse.Namespace) -> int:
     environ |= {name: secret.reveal() for name, secret in known.items()}
     os.environ.update(environ)
     environment = read_environment(environ)
-    if environment.problems:
-        for problem in environment.problems:
+    errors = [problem for problem in environment.problems if problem.severity == "error"]
+    if errors:
+        for problem in errors:
             print(problem, file=sys.stderr)
-        if any(problem.severity == "error" for problem in environment.problems):
-            return 1
-    set_up_logging(environment.log_level, json_lines=parsed.json_logs or environment.json_logs)
-    for notice in [*parsed.notices, *loaded.notices]:
+        return 1
+    level = most_verbose(environment.log_level, "DEBUG" if loaded.config.litellm.set_verbose else "INFO")
+    stop_logging = set_up_logging(level, as_json=True if parsed.json_logs or environment.json_logs else None)
+    for notice in parsed.notices:
         log.warning("%s", notice)
-    uvloop.run(_run(loaded, environment, environ))
+    for problem in loaded.notices:
+        log.log(logging.WARNING if problem.severity == "warning" else logging.INFO, "%s", problem)
+    log.debug("log level %s", level)
+    try:
+        uvloop.run(_run(_with_flags(loaded.config, parsed), environment, environ))
+    finally:
+        stop_logging()
     return 0
 
 
@@ -181,8 +191,24 @@ def _load(parsed: argparse.Namespace, environ: dict[str, str]) -> Loaded:
     return load(Path(path) if path else None, environ, strict=parsed.strict)
 
 
-async def _run(loaded: Loaded, environment: Environment, environ: dict[str, str]) -> None:
-    rt = await open_runtime(loaded.config, environment, environ)
+def _with_flags(config: Config, parsed: argparse.Namespace) -> Config:
+    """The configuration with what the command line says instead."""
+    router, litellm, models = config.router, config.litellm, config.model_list
+    if parsed.num_retries is not None:
+        router = replace(router, num_retries=parsed.num_retries)
+    if parsed.drop_params:
+        litellm = replace(litellm, drop_params=True)
+    if parsed.request_timeout is not None:
+        litellm = replace(litellm, request_timeout=parsed.request_timeout)
+    if parsed.model:
+        params = ModelParams(model=parsed.model, api_base=parsed.api_base)
+        place = Place("command line", 0, 0)
+        models = (*models, ModelEntry(model_name=parsed.model, params=params, place=place))
+    return replace(config, router=router, litellm=litellm, model_list=models)
+
+
+async def _run(config: Config, environment: Environment, environ: dict[str, str]) -> None:
+    rt = await open_runtime(config, environment, environ)
     ready = asyncio.Event()
 
     async def say() -> None:

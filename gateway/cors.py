@@ -38,7 +38,7 @@ def allow(app: web.Application, origins: tuple[str, ...], *, credentials: bool) 
     """Let these origins' pages read every route that is bound by now."""
     if not origins:
         return
-    options = aiohttp_cors.ResourceOptions(
+    options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]  # it has no annotations
         allow_credentials=credentials and "*" not in origins,
         expose_headers="*",
         allow_headers="*",

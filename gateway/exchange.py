@@ -64,7 +64,7 @@ class Attempt(Struct):
 
 
 class Timings:
-    """Seconds on the loop's clock; 0.0 where it has not come to that."""
+    """Seconds on `Runtime.now`'s clock; 0.0 where it has not come to that."""
 
     __slots__ = ("began", "body_read", "ended", "first_event", "head", "planned", "sent")
 
@@ -109,7 +109,7 @@ class Answer:
         """The provider's bytes have ended."""
         self.error: UpstreamError | None = None
         self.last_data = 0.0
-        """When the provider last sent something, on the loop's clock."""
+        """When the provider last sent something (`Runtime.now`)."""
         self.on_data: Callable[[bytes], None] = self.pending.append
         self.on_end: Callable[[], None] = lambda: None
 

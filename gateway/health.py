@@ -29,7 +29,7 @@ _STAYS_BROKEN = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutO
 
 
 class Condition:
-    """One deployment. Times are the loop's clock."""
+    """One deployment. Times are `Runtime.now`'s."""
 
     __slots__ = ("cooled_until", "failures", "in_flight", "last_reason", "latency", "successes")
 

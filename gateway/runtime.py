@@ -66,7 +66,7 @@ class Runtime:
         self.refusals = refusals
         self.cors_headers = cors_headers
         self.now = now
-        """The loop's clock, seconds."""
+        """A monotonic clock, seconds."""
         self.limits = Limits()
         megabytes = config.general.max_request_size_mb
         self.body_limit = int(megabytes * 1024 * 1024) if megabytes else 32 * 1024 * 1024

@@ -132,13 +132,19 @@ def _postgres_binaries() -> tuple[Path, Path]:
 
 
 def _within_reach(binary: Path, folder: Path) -> Path:
-    """The binary, or, where another user cannot get at it (a checkout below /root), its copy in `folder`."""
-    others = stat.S_IXOTH
-    if all(parent.stat().st_mode & others for parent in (binary, *binary.parents)):
+    """The binary, or, where another user cannot get at it (a checkout below /root), its copy in `folder`.
+
+    A wheel's binaries find the libraries that came with them beside the package, in `<package>.libs`: they come along.
+    """
+    if all(path.stat().st_mode & stat.S_IXOTH for path in (binary, *binary.parents)):
         return binary
-    installation, copy = binary.parent.parent, folder / "postgres"
+    installation = binary.parent.parent
+    package = installation.parent
+    copy = folder / "copy" / package.name / installation.name
     if not copy.exists():
         shutil.copytree(installation, copy, symlinks=True)
+        for libraries in package.parent.glob(f"{package.name}.libs"):
+            shutil.copytree(libraries, folder / "copy" / libraries.name, symlinks=True)
     return copy / "bin" / binary.name
 
 

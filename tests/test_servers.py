@@ -79,14 +79,17 @@ def test_carried_finds_files_of_packages() -> None:
 def test_binaries_out_of_reach_are_copied(tmp_path: Path) -> None:
     """A server below a folder that is closed to other users is copied to where they can start it."""
     closed = tmp_path / "closed"
-    (closed / "installation" / "bin").mkdir(parents=True)
-    binary = closed / "installation" / "bin" / "server"
+    binary = closed / "package" / "installation" / "bin" / "server"
+    binary.parent.mkdir(parents=True)
     binary.write_text("#!/bin/sh\n")
     binary.chmod(0o755)
+    (closed / "package.libs").mkdir()
+    (closed / "package.libs" / "library.so").touch()
     closed.chmod(0o700)
     copied = servers._within_reach(binary, tmp_path)
-    assert copied == tmp_path / "postgres" / "bin" / "server"
+    assert copied == tmp_path / "copy" / "package" / "installation" / "bin" / "server"
     assert copied.stat().st_mode & stat.S_IXOTH
+    assert (tmp_path / "copy" / "package.libs" / "library.so").exists()
 
 
 def test_a_server_that_dies_shows_its_log(tmp_path: Path) -> None:

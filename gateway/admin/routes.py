@@ -7,6 +7,8 @@ mode: this machine). A path without a row does not exist; there is no default th
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -57,7 +59,7 @@ async def _model(rt: Runtime, http: web.Request) -> Any:
 
 async def _metrics(rt: Runtime, http: web.Request) -> Any:
     await rt.ledger.settle_listeners()
-    body, content_type = rt.metrics.render()
+    body, content_type = await asyncio.to_thread(rt.metrics.render)
     return web.Response(body=body, headers={"content-type": content_type})
 
 
@@ -74,7 +76,16 @@ async def _spend_logs(rt: Runtime, http: web.Request) -> Any:
 
 
 async def _global_spend(rt: Runtime, http: web.Request) -> Any:
-    return await spend.global_spend(rt.records, rt.config.litellm.max_budget)
+    budget = rt.config.litellm.max_budget
+    return await spend.global_spend(rt.records, float(budget) if budget else None)
+
+
+async def _global_spend_logs(rt: Runtime, http: web.Request) -> Any:
+    return await spend.global_spend_logs(rt.records, time.time())
+
+
+async def _global_spend_models(rt: Runtime, http: web.Request) -> Any:
+    return await spend.global_spend_models(rt.records, http.query)
 
 
 async def _providers(rt: Runtime, http: web.Request) -> Any:
@@ -100,4 +111,8 @@ PAGES: tuple[Page, ...] = (
     Page("GET", "/anthropic/v1/models", "caller", _models, "The models that can be used"),
     Page("GET", "/spend/logs", "admin", _spend_logs, "The ledger's rows"),
     Page("GET", "/global/spend", "admin", _global_spend, "What was spent in all"),
+    Page(
+        "GET", "/global/spend/logs", "admin", _global_spend_logs, "What was spent each day of the last thirty"
+    ),
+    Page("GET", "/global/spend/models", "admin", _global_spend_models, "What was spent on each model"),
 )

@@ -105,7 +105,7 @@ class Ledger:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, longest)
 
-    async def drain(self, timeout: float = 10.0) -> int:  # noqa: ASYNC109 - a deadline for a loop of writes
+    async def drain(self, timeout: float = 10.0) -> int:
         """Write all that waits and tell the listeners, within `timeout` seconds. Rows that could not be written are
         counted, logged and returned as a number.
         """

@@ -78,7 +78,7 @@ class Supervisor:
         for worker in self._workers:
             self._tasks[worker.name] = spawn(self._keep(worker), name=f"worker {worker.name}")
 
-    async def stop(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - one deadline for all, not one per await
+    async def stop(self, timeout: float = 5.0) -> None:
         """Cancel the workers one after the other, last started first, and wait for each; `timeout` seconds in all.
 
         One that does not end in time is left behind with an error in the log: the process is about to go anyway.

@@ -27,6 +27,21 @@ PLACE = Place("environment", 0, 0)
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 """Levels of the log, the most verbose first."""
 
+VARIABLES: dict[str, str] = {
+    "LITELLM_HOST, HOST": "The address to listen on; default 0.0.0.0.",
+    "LITELLM_PORT, PORT": "The port; default 4000.",
+    "LITELLM_MASTER_KEY": "The key that may do everything, if the file names none.",
+    "CONFIG_FILE_PATH": "The configuration file, if the command line names none.",
+    "PENSTOCK_DATA_DIR": "Where the embedded state lives; default `.penstock`.",
+    "LITELLM_LOG, LITELLM_LOG_LEVEL": "DEBUG, INFO, WARNING, ERROR or CRITICAL; the most verbose wins.",
+    "LITELLM_DEBUG, DETAILED_DEBUG, DEBUG": "`true` means level DEBUG.",
+    "JSON_LOGS": "`true`: JSON lines even on a terminal.",
+    "LITELLM_CORS_ORIGINS, LITELLM_CORS_ALLOW_CREDENTIALS": "As `allowed_origins` and `cors_allow_credentials`.",
+    "PENSTOCK_DRAIN_DELAY": "Seconds after a signal in which new requests are still taken; default 0.",
+    "PENSTOCK_DRAIN_TIMEOUT": "Seconds that open requests get to end after a signal; default 120.",
+}
+"""What works, for the reference. Keys and addresses of providers are in the providers' own variables."""
+
 LATER: dict[str, str] = {
     "DATABASE_URL": "what must survive is kept in SQLite",
     "REDIS_URL": "replicas share nothing",

@@ -13,6 +13,7 @@ here, so that whoever uses the `Config` needs to look at one place only.
 from __future__ import annotations
 
 from collections.abc import Mapping as Names
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from gateway.config.dialects import Dialects, Mention
+from gateway.config.environment import PLACE as ENVIRONMENT
 from gateway.config.environment import Environment, read_environment
 from gateway.config.model import (
     Config,
-    Fallbacks,
     GeneralSettings,
     LiteLLMSettings,
     ModelEntry,
@@ -187,10 +188,17 @@ class Files:
 
 
 def _variables(top: dict[str, Item], reader: Reader) -> dict[str, Secret]:
+    """`environment_variables`: what is to be set in the process."""
     if "environment_variables" not in top:
         return {}
-    node = top["environment_variables"].value
-    return reader.secrets_by_name(node, "environment_variables") or {}
+    path = "environment_variables"
+    found = reader.each(top[path].value, path, reader.secret_text) or {}
+    for name in found:
+        if not name or "=" in name or not name.isprintable():
+            reader.report.error(
+                top[path].place, path, "a variable has a name that the environment does not take"
+            )
+    return {name: value for name, value in found.items() if value is not None}
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -286,8 +294,6 @@ class _Sections:
         values = self._values("router_settings", RouterSettings, settings)
         if "routing_strategy" in values:
             values["routing_strategy"] = self._strategy(values["routing_strategy"], settings)
-        values["fallbacks"], default = _split_default(values.get("fallbacks", Fallbacks()))
-        values["default_fallbacks"] = values.get("default_fallbacks", ()) or default
         environment = self._environment
         values["redis_url"] = values.get("redis_url") or (
             None if "redis_host" in values else environment.redis_url
@@ -300,16 +306,14 @@ class _Sections:
     def general(self, settings: Settings) -> GeneralSettings:
         values = self._values("general_settings", GeneralSettings, settings)
         environment = self._environment
-        if "master_key" in settings:
-            self._check_master_key(values.get("master_key"), settings)
-        else:
+        if "master_key" not in settings:
             values["master_key"] = environment.master_key
         values["master_key_named"] = "master_key" in settings or environment.master_key is not None
         values["database_url"] = values.get("database_url") or environment.database_url
         values.setdefault("allowed_origins", environment.allowed_origins)
         values.setdefault("cors_allow_credentials", environment.cors_allow_credentials)
         general = GeneralSettings(**values)
-        self._check_general(general, settings)
+        self._check(general, settings)
         return general
 
     def _values(self, section: Section, struct: type[Struct], settings: Settings) -> dict[str, Any]:
@@ -317,7 +321,7 @@ class _Sections:
         known = {field.name for field in fields(struct)}
         values: dict[str, Any] = {}
         for name, (key, item, path) in settings.items():
-            if key.section != section or name not in known:
+            if key.section != section or key.kind == "any":
                 continue
             if name == "default_fallbacks":
                 value: Any = self._default_fallbacks(item.value, path)
@@ -325,7 +329,7 @@ class _Sections:
                 value = self._special[key.kind](item.value, path)
             else:
                 value = self._reader.read(key.kind, item.value, path)
-            if value is not None:
+            if value is not None and name in known:
                 values[name] = value
         return values
 
@@ -343,37 +347,35 @@ class _Sections:
             )
         return strategy or "simple-shuffle"
 
-    def _check_master_key(self, key: Secret | None, settings: Settings) -> None:
-        _, item, path = settings["master_key"]
-        if not key:
-            self._report.error(
-                item.value.place,
-                path,
-                "master_key is named but there is none: give it a value, or remove the line to run without keys",
-            )
-
-    def _check_general(self, general: GeneralSettings, settings: Settings) -> None:
-        nowhere = (None, Item(Place("environment", 0, 0), Scalar("", False, Place("environment", 0, 0))), "")
+    def _check(self, general: GeneralSettings, settings: Settings) -> None:
+        error, where = self._report.error, partial(_where, settings)
+        if "master_key" in settings and not general.master_key:
+            message = "master_key is named but there is none: give it a value, or remove the line to run without keys"
+            error(*where("master_key"), message)
+        if general.master_key and general.master_key.reveal() in _WELL_KNOWN:
+            self._report.warning(*where("master_key"), "this master key is well known, anybody may guess it")
         if general.cors_allow_credentials and "*" in general.allowed_origins:
-            _, item, path = settings.get("allowed_origins", nowhere)
-            self._report.error(
-                item.place, path, "the origin * and credentials exclude each other: name the origins"
-            )
+            message = "the origin * and credentials exclude each other: name the origins"
+            error(*where("allowed_origins"), message)
         if general.unknown_price_policy != "warn":
-            _, item, path = settings["unknown_price_policy"]
-            self._report.error(
-                item.value.place, path, f"only warn is available yet; others: {', '.join(PRICE_POLICIES)}"
-            )
+            known = general.unknown_price_policy in PRICE_POLICIES
+            error(*where("unknown_price_policy"), "only warn is available yet" if known else "must be warn")
         if general.max_request_size_mb == 0:
-            _, item, path = settings["max_request_size_mb"]
-            self._report.error(item.value.place, path, "must be more than 0")
+            error(*where("max_request_size_mb"), "must be more than 0")
 
 
-def _split_default(fallbacks: Fallbacks) -> tuple[Fallbacks, tuple[str, ...]]:
-    """`"*": [a]` among the chains means everybody's fallback."""
-    chains = dict(fallbacks.chains)
-    default = chains.pop("*", ())
-    return Fallbacks(chains, fallbacks.rings), default
+_WELL_KNOWN = frozenset(
+    ("sk-1234", "dev-key", "dev-key-change-in-production", "admin123", "sk-your-master-key-here")
+)
+"""Master keys out of manuals."""
+
+
+def _where(settings: Settings, name: str) -> tuple[Place, str]:
+    """Where the value of a setting came from, and its path."""
+    if name not in settings:
+        return ENVIRONMENT, name
+    _, item, path = settings[name]
+    return item.value.place, path
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import yaml
-from msgspec import Struct, field
+from msgspec import Struct
 
 from gateway.config.model import Place
 from gateway.config.problems import Report
@@ -24,6 +24,7 @@ from gateway.config.problems import Report
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 60
 MAX_NODES = 200_000
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
@@ -43,7 +44,10 @@ class Sequence(Struct, frozen=True):
 
     items: tuple[Node, ...]
     place: Place
-    size: int
+    size: int = 1
+    """Values in it, itself included, aliases written out."""
+    height: int = 1
+    """Levels below it, itself included."""
 
 
 class Item(Struct, frozen=True):
@@ -58,7 +62,8 @@ class Mapping(Struct, frozen=True):
 
     items: dict[str, Item]
     place: Place
-    size: int = field(default=1)
+    size: int = 1
+    height: int = 1
 
 
 Node = Scalar | Sequence | Mapping
@@ -129,30 +134,34 @@ class _Composer:
         raise _UnreadableError
 
     def _node(self, event: Any, depth: int) -> Node:
-        if depth > MAX_DEPTH:
-            self._fail(event, f"nested more than {MAX_DEPTH} levels deep")
         if isinstance(event, yaml.AliasEvent):
             node = self._alias(event)
             self._nodes += _size(node)
+            depth += _height(node)
         else:
             self._check_tag(event)
             node = self._build(event, depth)
             self._nodes += 1
             if event.anchor:
                 self._anchors[event.anchor] = node
+        if depth > MAX_DEPTH:
+            self._fail(event, _TOO_DEEP)
         if self._nodes > MAX_NODES:
             self._fail(event, f"expands to more than {MAX_NODES} values")
         return node
 
     def _build(self, event: Any, depth: int) -> Node:
         place = self._place(event)
+        if depth > MAX_DEPTH:
+            self._fail(event, _TOO_DEEP)
         if isinstance(event, yaml.ScalarEvent):
             return Scalar(event.value, bool(event.implicit[0]) or _is_typed(event.tag), place)
         if isinstance(event, yaml.SequenceStartEvent):
             items: list[Node] = []
             while not isinstance(inner := next(self._events), yaml.SequenceEndEvent):
                 items.append(self._node(inner, depth + 1))
-            return Sequence(tuple(items), place, 1 + sum(map(_size, items)))
+            height = 1 + max(map(_height, items), default=0)
+            return Sequence(tuple(items), place, 1 + sum(map(_size, items)), height)
         return self._mapping(place, depth)
 
     def _mapping(self, place: Place, depth: int) -> Mapping:
@@ -173,7 +182,9 @@ class _Composer:
             else:
                 items[key.text] = Item(self._place(event), value)
         whole = merged | items
-        return Mapping(whole, place, 1 + sum(1 + _size(item.value) for item in whole.values()))
+        values = [item.value for item in whole.values()]
+        height = 1 + max(map(_height, values), default=0)
+        return Mapping(whole, place, 1 + len(values) + sum(map(_size, values)), height)
 
     def _merge(self, place: Place, value: Node) -> dict[str, Item]:
         """The keys that `<<: *anchor` or `<<: [*a, *b]` brings in; earlier ones win."""
@@ -205,6 +216,10 @@ def _is_typed(tag: str | None) -> bool:
 
 def _size(node: Node) -> int:
     return 1 if isinstance(node, Scalar) else node.size
+
+
+def _height(node: Node) -> int:
+    return 0 if isinstance(node, Scalar) else node.height
 
 
 def join(path: str, key: str | int) -> str:

@@ -22,7 +22,7 @@ from gateway.config.nodes import Mapping, Node, Scalar, Sequence, join
 from gateway.config.problems import Report
 
 Kind = Literal[
-    "text", "url", "secret", "boolean", "integer", "number", "seconds", "price", "duration",
+    "text", "url", "secret", "secret_text", "boolean", "integer", "number", "seconds", "price", "duration",
     "texts", "texts_by_name", "secrets_by_name", "object", "any",
     "fallbacks", "aliases", "token_prices",
 ]  # fmt: skip
@@ -100,6 +100,7 @@ class Reader:
             "text": self.text,
             "url": self.url,
             "secret": self.secret,
+            "secret_text": self.secret_text,
             "boolean": self.boolean,
             "integer": self.integer,
             "number": self.number,
@@ -147,6 +148,14 @@ class Reader:
         value = value.strip() if value else None
         if value and not value.isprintable():
             self.report.error(node.place, path, "has a line break or another character in it that no key has")
+            return None
+        return Secret(value) if value else None
+
+    def secret_text(self, node: Node, path: str) -> Secret | None:
+        """A secret that may have several lines: a file of credentials, a value for the environment."""
+        value = self._scalar(node, path, "must be a text")
+        if value and "\0" in value:
+            self.report.error(node.place, path, "has a NUL in it")
             return None
         return Secret(value) if value else None
 

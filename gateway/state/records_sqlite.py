@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -45,7 +46,9 @@ BUSY_SECONDS = 5.0
 OPEN_SECONDS = 2.0
 """How long another process may hold the file at start-up before we call it locked."""
 
-_FIELDS = LedgerRow.__struct_fields__
+_AS_JSON = ("tags", "attempts")
+_PLAIN = tuple(name for name in LedgerRow.__struct_fields__ if name not in _AS_JSON)
+_FIELDS = (*_PLAIN, *_AS_JSON)
 _BOOLEANS = ("stream", "cache_hit", "mock")
 _COLUMNS = ", ".join(_FIELDS)
 _INSERT = (
@@ -65,6 +68,8 @@ _SUMS = (
     "coalesce(sum(input + cache_read + cache_write + cache_write_1h + audio_input), 0), "
     "coalesce(sum(output + reasoning + audio_output), 0), coalesce(sum(cost_nano), 0)"
 )
+_plain_values = attrgetter(*_PLAIN)
+_json = msgspec.json.Encoder()
 _attempts = msgspec.json.Decoder(tuple[AttemptRow, ...])
 _tags = msgspec.json.Decoder(tuple[str, ...])
 
@@ -232,10 +237,7 @@ def _write_all(connection: sqlite3.Connection, values: Sequence[tuple[Any, ...]]
 
 
 def _values(row: LedgerRow) -> tuple[Any, ...]:
-    values = msgspec.structs.asdict(row)
-    values["tags"] = msgspec.json.encode(row.tags).decode()
-    values["attempts"] = msgspec.json.encode(row.attempts).decode()
-    return tuple(values.values())
+    return (*_plain_values(row), _json.encode(row.tags).decode(), _json.encode(row.attempts).decode())
 
 
 def _encodable(row: LedgerRow) -> LedgerRow:

@@ -32,8 +32,9 @@ class _Answer:
 class Resolver:
     """Looks names up, one question at a time for each name."""
 
-    def __init__(self, ttl: float = TTL) -> None:
+    def __init__(self, ttl: float = TTL, failure_ttl: float = FAILURE_TTL) -> None:
         self._ttl = ttl
+        self._failure_ttl = failure_ttl
         self._answers: dict[tuple[str, int], _Answer] = {}
         self._asking: dict[tuple[str, int], asyncio.Lock] = {}
 
@@ -65,8 +66,8 @@ class Resolver:
         else:
             return _Answer(loop.time() + self._ttl, infos)
         if old is not None and old.infos:
-            return _Answer(loop.time() + FAILURE_TTL, old.infos)
-        return _Answer(loop.time() + FAILURE_TTL, infos, failure)
+            return _Answer(loop.time() + self._failure_ttl, old.infos)
+        return _Answer(loop.time() + self._failure_ttl, infos, failure)
 
     def forget(self, host: str, port: int) -> None:
         """No address of the host answered: ask anew next time."""

@@ -89,7 +89,7 @@ class UpstreamResponse:
 
     # -- for those who take the body ---------------------------------------------------------------------------------
 
-    async def read(self, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - one timer, no context
+    async def read(self, limit: int, timeout: float) -> bytes:
         """The whole body, at most `limit` bytes of it, within `timeout` seconds; compressed ones are unpacked.
 
         Raises `UpstreamMalformed` if it is longer or cannot be unpacked, `UpstreamDisconnected` if it is cut,

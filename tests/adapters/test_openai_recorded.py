@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from adapters import openai
 from adapters.errors import (
@@ -21,6 +23,7 @@ from adapters.errors import (
     UpstreamRefused,
 )
 from adapters.framing import SseCutter
+from adapters.openai_editor import ChatEditor
 from adapters.types import (
     ChatRequest,
     Delta,
@@ -28,12 +31,15 @@ from adapters.types import (
     Finish,
     Message,
     Provider,
+    Refusal,
     RefusalDelta,
     Start,
     Target,
     Text,
     TextDelta,
+    Thinking,
     ThinkingDelta,
+    ToolCall,
     ToolDelta,
     ToolStart,
     Usage,
@@ -212,17 +218,15 @@ def test_a_whole_answer_says_what_a_plain_reader_finds(recording: Recording) -> 
     ours = Plain()
     for index, choice in enumerate(answer.choices):
         for part in choice.parts:
-            match type(part).__name__:
-                case "Text":
-                    ours.text[index] = ours.text.get(index, "") + part.text  # type: ignore[union-attr]  # as named
-                case "Thinking":
-                    ours.thinking[index] = ours.thinking.get(index, "") + part.text  # type: ignore[union-attr]  # as named
-                case "Refusal":
-                    ours.refusal[index] = part.text  # type: ignore[union-attr,assignment]  # as named
-                case "ToolCall":
-                    assert part.id  # type: ignore[union-attr]  # as named
-                    call = (part.name, json.loads(part.arguments))  # type: ignore[union-attr]  # as named
-                    ours.calls.setdefault(index, []).append(call)  # type: ignore[arg-type]  # as named
+            if isinstance(part, Text):
+                ours.text[index] = ours.text.get(index, "") + part.text
+            elif isinstance(part, Thinking):
+                ours.thinking[index] = ours.thinking.get(index, "") + part.text
+            elif isinstance(part, Refusal):
+                ours.refusal[index] = part.text
+            elif isinstance(part, ToolCall):
+                assert part.id
+                ours.calls.setdefault(index, []).append((part.name, json.loads(part.arguments)))
         ours.finish[index] = choice.finish
     check_same(ours, plain)
     check_usage(answer.usage, plain.usage)
@@ -265,7 +269,7 @@ def plainly(deltas: list[Delta]) -> list[str]:
     for delta in deltas:
         fields = {name: getattr(delta, name) for name in delta.__struct_fields__}
         said.append(
-            f"{type(delta).__name__} {[bytes(v) if hasattr(v, '__buffer__') else str(v) for v in fields.values()]}"
+            f"{type(delta).__name__} {[bytes(v) if isinstance(v, Raw) else str(v) for v in fields.values()]}"
         )
     return said
 
@@ -296,7 +300,7 @@ def test_reading_byte_by_byte_is_the_same(recording: Recording) -> None:
 
 def edit_pieces(
     recording: Recording, pieces: list[bytes], *, wants_usage: bool = True
-) -> tuple[bytes, openai.ChatEditor]:
+) -> tuple[bytes, ChatEditor]:
     cutter = SseCutter()
     editor = openai.pass_stream(target(recording), "chat", model="our-model", wants_usage=wants_usage)
     out = [editor.feed(cutter.feed(piece)) for piece in pieces]
@@ -361,7 +365,7 @@ def test_any_split_is_the_same(recording: Recording, data: st.DataObject) -> Non
     body = recording.response
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=30).map(sorted))
     edges = [0, *cuts, len(body)]
-    pieces = [body[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [body[a:b] for a, b in pairwise(edges)]
     assert edit_pieces(recording, pieces)[0] == edit_pieces(recording, [body])[0]
     if recording.kind == "chat":
         assert plainly(read_pieces(recording, pieces)) == plainly(read_pieces(recording, [body]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import orjson
@@ -11,10 +12,39 @@ from gateway.state.records import Records
 from gateway.state.records_memory import MemoryRecords
 from tests.gateway.rows import NOON, PLAIN, failure, row
 
-SPEND_LOGS_COLUMNS = """request_id call_type api_key spend total_tokens prompt_tokens completion_tokens startTime endTime
-    completionStartTime request_duration_ms model model_id model_group custom_llm_provider api_base user metadata cache_hit
-    cache_key request_tags team_id organization_id end_user requester_ip_address messages response proxy_server_request
-    session_id status litellm_call_id""".split()
+SPEND_LOGS_COLUMNS = [
+    "request_id",
+    "call_type",
+    "api_key",
+    "spend",
+    "total_tokens",
+    "prompt_tokens",
+    "completion_tokens",
+    "startTime",
+    "endTime",
+    "completionStartTime",
+    "request_duration_ms",
+    "model",
+    "model_id",
+    "model_group",
+    "custom_llm_provider",
+    "api_base",
+    "user",
+    "metadata",
+    "cache_hit",
+    "cache_key",
+    "request_tags",
+    "team_id",
+    "organization_id",
+    "end_user",
+    "requester_ip_address",
+    "messages",
+    "response",
+    "proxy_server_request",
+    "session_id",
+    "status",
+    "litellm_call_id",
+]
 
 
 async def records_of(*rows: Any) -> Records:
@@ -76,15 +106,16 @@ def test_an_unknown_price_is_not_hidden() -> None:
 
 async def test_filters() -> None:
     """Rows can be asked for by request, by key (itself or its digest), by user and by time."""
-    digest = "8d23cf6c86e834a7aa6eded54c26ce2bb2e74903538c61bdd5d2197997ab2f72"
+    digest = hashlib.sha256(b"sk-1234").hexdigest()
     records = await records_of(
-        row("a", key_digest="k"), row("b", end_user="bob"), row("c", started_at=NOON - 86_400)
+        row("a", key_digest=digest), row("b", end_user="bob"), row("c", started_at=NOON - 86_400)
     )
     queries: dict[tuple[tuple[str, str], ...], list[str]] = {
         (): ["b", "a", "c"],
         (("request_id", "a"),): ["a"],
-        (("api_key", "k"),): ["a"],
-        (("api_key", "sk-1234"),): [],
+        (("api_key", digest),): ["a"],
+        (("api_key", "sk-1234"),): ["a"],
+        (("api_key", "sk-other"),): [],
         (("user_id", "bob"),): ["b"],
         (("start_date", "2026-11-21"),): ["b", "a"],
         (("end_date", "2026-11-20"),): ["c"],
@@ -93,8 +124,6 @@ async def test_filters() -> None:
     }
     for query, ids in queries.items():
         assert [shown["request_id"] for shown in await spend.spend_logs(records, dict(query))] == ids
-    assert spend._digest("sk-" + "x" * 5) != digest
-    assert len(spend._digest("sk-1234") or "") == 64
 
 
 async def test_sums_per_day() -> None:

@@ -11,6 +11,7 @@ import pytest
 from gateway.background.ledger import Ledger
 from gateway.background.supervisor import spawn
 from gateway.state.records import LedgerQuery, LedgerRow
+from gateway.state.records_memory import MemoryRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import row
 
@@ -180,7 +181,7 @@ async def test_a_broken_listener_costs_nothing(records: Counting, caplog: pytest
 async def test_listeners_give_way() -> None:
     """Many rows reach the listeners in small portions, so that the loop can serve streams between them."""
     portions: list[int] = []
-    ledger = Ledger(SqliteRecords.__new__(SqliteRecords), [lambda rows: portions.append(len(rows))])
+    ledger = Ledger(MemoryRecords(), [lambda rows: portions.append(len(rows))])
     for n in range(250):
         ledger.offer(row(f"r{n}"))
     await ledger.settle_listeners()

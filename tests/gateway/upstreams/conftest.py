@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -30,6 +32,35 @@ async def upstreams() -> AsyncIterator[Upstreams]:
 def post(url: str, body: bytes = b"{}", *headers: tuple[str, str], method: str = "POST") -> HttpRequest:
     """A request as an adapter writes it."""
     return HttpRequest(method, url, (("Content-Type", "application/json"), *headers), body)
+
+
+class Names:
+    """What the machine's resolver says, in place of the network: addresses or an error for each name."""
+
+    def __init__(self, known: Callable[..., Awaitable[Any]]) -> None:
+        self._known = known
+        self.asked: list[str] = []
+        self.answers: dict[str, list[tuple[str, int]] | OSError] = {}
+
+    async def getaddrinfo(self, host: str, port: int, **options: Any) -> Any:
+        """As the loop's own, for the names that the test has set."""
+        self.asked.append(host)
+        answer = self.answers.get(host)
+        if answer is None:
+            return await self._known(host, port, **options)
+        await asyncio.sleep(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", end) for end in answer]
+
+
+@pytest.fixture
+async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """The running loop's resolver, with names of the test's own."""
+    loop = asyncio.get_running_loop()
+    names = Names(loop.getaddrinfo)
+    monkeypatch.setattr(loop, "getaddrinfo", names.getaddrinfo)
+    return names
 
 
 class Authority:

@@ -1,4 +1,4 @@
-"""A server that plays bytes, so that tests decide what goes over the wire and when.
+r"""A server that plays bytes, so that tests decide what goes over the wire and when.
 
     async def play(peer: Peer) -> None:
         await peer.request()

@@ -24,7 +24,9 @@ async def fetch(upstreams: Upstreams, url: str, body: bytes = b"{}", method: str
 
 async def test_an_answer_has_status_headers_and_body(upstreams: Upstreams) -> None:
     """Status, lower-case header names, joined repetitions and the body arrive."""
-    data = answer(b'{"a":1}', "X-Thing: one", "x-thing: two", "Content-Type: application/json", status="201 Made")
+    data = answer(
+        b'{"a":1}', "X-Thing: one", "x-thing: two", "Content-Type: application/json", status="201 Made"
+    )
     async with serve(each(data)) as server, await send(upstreams, server.url) as response:
         assert response.status == 201
         assert response.headers["x-thing"] == "one, two"

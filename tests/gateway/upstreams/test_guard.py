@@ -46,7 +46,17 @@ def test_refused(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "fd12::1", "1.1.1.1", "2606::1"],
+    [
+        "127.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+        "10.0.0.1",
+        "192.168.1.1",
+        "172.16.0.1",
+        "fd12::1",
+        "1.1.1.1",
+        "2606::1",
+    ],
 )
 def test_allowed(address: str) -> None:
     """Public, private and loopback addresses are an operator's to choose."""

@@ -294,7 +294,10 @@ async def test_closing_ends_everything() -> None:
 async def test_the_pools_can_be_printed(upstreams: Upstreams) -> None:
     """The printed form names each origin and counts its connections, and shows neither path nor scope."""
     assert repr(upstreams) == "<Upstreams no connections>"
-    async with serve(each(chunked(b"a", end=b""))) as server, await send(upstreams, server.url + "/p", "digest"):
+    async with (
+        serve(each(chunked(b"a", end=b""))) as server,
+        await send(upstreams, server.url + "/p", "digest"),
+    ):
         assert repr(upstreams) == f"<Upstreams {server.url}: 1 active, 0 idle>"
 
 
@@ -309,7 +312,9 @@ async def test_mixed_outcomes_lose_no_place() -> None:
 
     async def ask() -> None:
         try:
-            async with await upstreams.send(post(server.url), connect_timeout=30, head_timeout=0.05) as response:
+            async with await upstreams.send(
+                post(server.url), connect_timeout=30, head_timeout=0.05
+            ) as response:
                 await response.read(100, 0.05)
         except UpstreamError:
             pass

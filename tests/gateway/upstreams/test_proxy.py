@@ -10,7 +10,12 @@ from gateway.upstreams.proxy import Proxies, Proxy, parse_proxy, proxies_from_en
 def test_the_environment_is_read() -> None:
     """Both spellings count, the lower-case one first, and each scheme has its own proxy."""
     proxies = proxies_from_environment(
-        {"HTTP_PROXY": "http://plain:1", "https_proxy": "secure:2", "HTTPS_PROXY": "other:3", "NO_PROXY": "a.example"}
+        {
+            "HTTP_PROXY": "http://plain:1",
+            "https_proxy": "secure:2",
+            "HTTPS_PROXY": "other:3",
+            "NO_PROXY": "a.example",
+        }
     )
     assert proxies.choose("http", "x.example", 80) == Proxy("plain", 1)
     assert proxies.choose("https", "x.example", 443) == Proxy("secure", 2)
@@ -64,7 +69,9 @@ def test_a_password_is_sent_and_never_shown() -> None:
     assert "secret" not in repr(Proxies("http://user:secret@proxy.example:3128", None))
 
 
-@pytest.mark.parametrize("url", ["socks5://user:secret@proxy", "https://proxy", "http://", "http://proxy:port"])
+@pytest.mark.parametrize(
+    "url", ["socks5://user:secret@proxy", "https://proxy", "http://", "http://proxy:port"]
+)
 def test_a_proxy_that_cannot_be_used_is_refused(url: str) -> None:
     """Only plain HTTP proxies are spoken to; the error does not repeat a password."""
     with pytest.raises(ValueError, match="proxy must be") as caught:

@@ -42,7 +42,8 @@ def test_some_of_our_headers_may_be_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Content-Length", "transfer-encoding", "Connection", "TE", "Expect", "Upgrade", "Proxy-Authorization"]
+    "name",
+    ["Content-Length", "transfer-encoding", "Connection", "TE", "Expect", "Upgrade", "Proxy-Authorization"],
 )
 def test_framing_is_ours(name: str) -> None:
     """Headers that say where a message ends, or change the protocol, cannot be set."""

@@ -224,7 +224,7 @@ async def test_a_receiver_that_raises_ends_the_answer(
 
     async def play(peer: Peer) -> None:
         await peer.request()
-        await peer.send(chunked(b"a" if early else b"", end=b"") if early else chunked(end=b""))
+        await peer.send(chunked(b"a", end=b"") if early else chunked(end=b""))
         await ready.wait()
         await peer.send(b"1\r\nb\r\n")
         await peer.gone()
@@ -320,7 +320,9 @@ async def test_a_body_that_nobody_takes_waits_at_the_sender(upstreams: Upstreams
         assert "1 idle" in repr(upstreams)
 
 
-async def test_a_connection_that_was_paused_at_the_end_is_reading_when_it_is_idle(upstreams: Upstreams) -> None:
+async def test_a_connection_that_was_paused_at_the_end_is_reading_when_it_is_idle(
+    upstreams: Upstreams,
+) -> None:
     """A pause at the last piece does not keep the connection from seeing that the server closes it."""
     taken = Taken()
 

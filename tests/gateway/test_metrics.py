@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from gateway.metrics import SERIES, DeploymentState, Metrics
+from gateway.state.records import LedgerRow
+from tests.gateway.rows import failure, row
+
+NEEDED_BY_DASHBOARDS = [
+    "litellm_proxy_total_requests_metric_total",
+    "litellm_proxy_failed_requests_metric_total",
+    "litellm_input_tokens_metric_total",
+    "litellm_output_tokens_metric_total",
+    "litellm_total_tokens_metric_total",
+    "litellm_spend_metric_total",
+    "litellm_deployment_success_responses_total",
+    "litellm_deployment_failure_responses_total",
+    "litellm_deployment_total_requests_total",
+    "litellm_deployment_state",
+    "litellm_deployment_latency_per_output_token_bucket",
+    "litellm_request_total_latency_metric_bucket",
+    "litellm_llm_api_latency_metric_bucket",
+    "litellm_llm_api_time_to_first_token_metric_bucket",
+]
+
+
+def full() -> Metrics:
+    """Metrics that know the usual models and have something to say in every series."""
+    metrics = Metrics("1.2.3", known_models=["smart", "gpt-4o"])
+    metrics.watch_deployments = lambda: [
+        DeploymentState("d1", "gpt-4o", "openai", "https://api.openai.com", 2)
+    ]
+    metrics.watch_workers = lambda: [("ledger", 1)]
+    metrics.watch_ledger = lambda: (7, 3)
+    metrics.observe([row(), failure(), row(cost_nano=None, usage_source="estimated", fallbacks=1)])
+    metrics.refused("unauthorized")
+    return metrics
+
+
+def samples(metrics: Metrics) -> Iterator[Sample]:
+    body, content_type = metrics.render()
+    assert content_type.startswith("text/plain; version=0.0.4")
+    for family in text_string_to_metric_families(body.decode()):
+        yield from family.samples
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    """The sum of all samples of this name that carry these labels."""
+    return sum(s.value for s in samples(metrics) if s.name == name and labels.items() <= s.labels.items())
+
+
+def test_everything_is_in_the_table() -> None:
+    """What is exported is what `SERIES` says, name by name and label by label, and each of them is exported."""
+    table = {series.name: series for series in SERIES}
+    exported = {}
+    for sample in samples(full()):
+        if sample.name.startswith(("penstock_", "litellm_")):
+            name = sample.name
+            for suffix in ("_bucket", "_sum", "_count"):
+                name = name.removesuffix(suffix) if name not in table else name
+            exported[name] = set(sample.labels) - {"le"}
+    assert exported == {name: set(series.labels) for name, series in table.items()}
+
+
+def test_names_and_help() -> None:
+    """Every series has a help text; counters end in _total, and no name stands twice."""
+    assert len({series.name for series in SERIES}) == len(SERIES)
+    for series in SERIES:
+        assert series.help
+        assert series.name.endswith("_total") == (series.kind == "counter")
+        assert bool(series.buckets) == (series.kind == "histogram")
+
+
+@pytest.mark.parametrize("name", NEEDED_BY_DASHBOARDS)
+def test_dashboards_find_their_series(name: str) -> None:
+    """Existing dashboards find the names that they query."""
+    assert name in {sample.name for sample in samples(full())}
+
+
+def test_one_request() -> None:
+    """A request is counted once, with its tokens by bucket, its dollars and its attempts."""
+    metrics = Metrics(known_models=["smart", "gpt-4o"])
+    metrics.observe([row()])
+    where = {"model": "smart", "provider": "openai"}
+    assert value(metrics, "penstock_requests_total", **where, status_class="2xx", reason="") == 1
+    assert value(metrics, "penstock_tokens_total", **where, bucket="input") == 10
+    assert value(metrics, "penstock_tokens_total", **where, bucket="cache_read") == 5
+    assert value(metrics, "penstock_tokens_total", **where) == 39
+    assert value(metrics, "penstock_spend_dollars_total", **where) == 0.123456789
+    assert value(metrics, "penstock_retries_total", model="smart") == 1
+    assert (
+        value(metrics, "penstock_upstream_attempts_total", deployment="d0", reason="upstream_overloaded") == 1
+    )
+    assert value(metrics, "penstock_upstream_attempts_total", deployment="d1", reason="") == 1
+    assert value(metrics, "penstock_request_duration_seconds_sum", **where) == pytest.approx(0.8)
+    assert value(metrics, "penstock_request_duration_seconds_bucket", **where, le="0.5") == 0
+    assert value(metrics, "penstock_request_duration_seconds_bucket", **where, le="1.0") == 1
+    assert value(metrics, "penstock_request_duration_seconds_bucket", **where, le="+Inf") == 1
+    assert value(metrics, "penstock_time_to_first_token_seconds_count", **where) == 1
+
+
+def test_dashboards_see_the_same_numbers() -> None:
+    """The compatible series carry the same sums under the labels that dashboards group by."""
+    metrics = Metrics(known_models=["smart", "gpt-4o"])
+    metrics.observe([row(key_digest="abc", key_alias="team a"), failure()])
+    key = {"hashed_api_key": "abc", "api_key_alias": "team a", "model": "gpt-4o", "requested_model": "smart"}
+    assert value(metrics, "litellm_input_tokens_metric_total", **key) == 15
+    assert value(metrics, "litellm_output_tokens_metric_total", **key) == 24
+    assert value(metrics, "litellm_total_tokens_metric_total", **key) == 39
+    assert value(metrics, "litellm_spend_metric_total", **key) == 0.123456789
+    assert value(metrics, "litellm_proxy_total_requests_metric_total") == 2
+    failed = {"exception_status": "503", "exception_class": "ServiceUnavailableError"}
+    assert value(metrics, "litellm_proxy_failed_requests_metric_total", **failed) == 1
+    assert value(metrics, "litellm_deployment_total_requests_total") == 3
+    assert value(metrics, "litellm_deployment_success_responses_total", model_id="d1") == 1
+    assert value(metrics, "litellm_deployment_failure_responses_total", model_id="d0", **failed) == 2
+
+
+def test_spend_does_not_drift() -> None:
+    """A hundred thousand dimes are exactly ten thousand dollars."""
+    metrics = Metrics()
+    metrics.observe([row(cost_nano=100_000_000)] * 100_000)
+    assert value(metrics, "penstock_spend_dollars_total") == 10_000.0
+
+
+def test_numbers_of_others() -> None:
+    """Gauges and counters that others hold are asked for at each scrape."""
+    metrics = full()
+    metrics.in_flight += 2
+    metrics.loop_lag = 0.25
+    assert value(metrics, "penstock_in_flight_requests") == 2
+    assert value(metrics, "penstock_event_loop_lag_seconds") == 0.25
+    assert value(metrics, "penstock_ledger_queue") == 7
+    assert value(metrics, "penstock_ledger_dropped_total") == 3
+    assert value(metrics, "penstock_upstream_state", deployment="d1") == 2
+    assert value(metrics, "litellm_deployment_state", model_id="d1") == 2
+    assert value(metrics, "penstock_unidentified_refusals_total", reason="unauthorized") == 1
+    assert value(metrics, "penstock_build_info", version="1.2.3") == 1
+    assert value(metrics, "process_resident_memory_bytes") > 0
+
+
+def test_invented_models_are_unknown() -> None:
+    """Names that clients invent never become labels, neither as model nor as deployment."""
+    metrics = Metrics(known_models=["smart"])
+    metrics.observe(
+        [
+            failure(
+                f"r{n}",
+                model_group="",
+                model_requested=f"made-up-{n}",
+                model=f"made-up-{n}",
+                deployment_id=f"x/{n}",
+            )
+            for n in range(1000)
+        ]
+    )
+    body, _ = metrics.render()
+    assert b"made-up" not in body
+    assert b"x/" not in body
+    assert value(metrics, "penstock_requests_total", model="unknown") == 1000
+
+
+def test_models_that_answered_are_known() -> None:
+    """A model that a wildcard found and a provider answered to gets its name, up to a bound."""
+    metrics = Metrics()
+    metrics.observe([row(model_group="gpt-new", model="gpt-new")])
+    metrics.observe([failure(model_group="gpt-new", model="gpt-new")])
+    assert value(metrics, "penstock_requests_total", model="gpt-new") == 2
+    metrics.observe([row(model_group=f"m{n}", model=f"m{n}") for n in range(1000)])
+    models = {
+        sample.labels["model"] for sample in samples(metrics) if sample.name == "penstock_requests_total"
+    }
+    assert len(models) <= 102
+
+
+def test_series_are_bounded() -> None:
+    """However many keys there are, the number of series stays under its bound, and nothing goes uncounted."""
+    metrics = Metrics(known_models=["smart", "gpt-4o"], max_series=500)
+    metrics.observe([row(f"r{n}", key_digest=f"key{n}") for n in range(2000)])
+    ours = [s for s in samples(metrics) if s.name.startswith(("penstock_", "litellm_"))]
+    assert len(ours) < 500 + 25 * len(SERIES)
+    assert value(metrics, "litellm_proxy_total_requests_metric_total") == 2000
+    assert value(metrics, "litellm_proxy_total_requests_metric_total", hashed_api_key="other") > 0
+    assert value(metrics, "penstock_metrics_overflow_total") > 0
+
+
+@pytest.mark.parametrize("alias", ["a\nb", "\x1b[31mred", "\udcff", "\u202eright", 'quote"\\', "long" * 1000])
+def test_hostile_labels(alias: str) -> None:
+    """Labels with line breaks, escapes, lone surrogates or endless text leave the exposition readable."""
+    metrics = Metrics()
+    metrics.observe([row(key_alias=alias), row(key_alias=alias + "\x00")])
+    body, _ = metrics.render()
+    assert all(character not in body.decode() for character in "\x1b\x00\u202e")
+    assert value(metrics, "litellm_proxy_total_requests_metric_total") == 2
+    names = [(s.name, tuple(sorted(s.labels.items()))) for s in samples(metrics)]
+    assert len(names) == len(set(names))
+
+
+def test_several_in_one_process() -> None:
+    """Metrics share nothing with one another."""
+    first, second = Metrics(), Metrics()
+    first.observe([row()])
+    assert value(second, "penstock_requests_total") == 0
+
+
+def test_a_row_that_knows_little() -> None:
+    """A request that failed before it had a plan is counted too."""
+    metrics = Metrics()
+    metrics.observe(
+        [
+            LedgerRow(
+                id="x", started_at=0.0, ended_at=1.0, status="failure", http_status=400, reason="bad_request"
+            )
+        ]
+    )
+    assert value(metrics, "penstock_requests_total", reason="bad_request", status_class="4xx") == 1
