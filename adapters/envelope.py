@@ -25,6 +25,7 @@ T = TypeVar("T")
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _ENCODER = msgspec.json.Encoder()
 _SPACE = b" \t\n\r"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _AFTER_SPACE = re.compile(rb"[ \t\n\r]*")
 
 
@@ -115,7 +116,7 @@ def decode(data: bytes | Raw, decoder: msgspec.json.Decoder[T]) -> T:
         first = error
     try:
         loose = json.loads(bytes(data).decode("utf-8", "replace"), strict=False)
-        clean = json.dumps(loose, ensure_ascii=False).encode("utf-8", "replace")
-        return decoder.decode(clean)
+        clean = _SURROGATE.sub("\ufffd", json.dumps(loose, ensure_ascii=False))
+        return decoder.decode(clean.encode())
     except (ValueError, RecursionError):
         raise UpstreamMalformed(f"The provider sent JSON that cannot be read: {first}") from None

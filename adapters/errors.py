@@ -140,6 +140,8 @@ class UpstreamError(GatewayError):
 
     status, type, reason = 502, "server_error", "upstream_error"
     elsewhere = True
+    possible_duplicate = False
+    """The question was sent twice, because a kept connection turned out to be dead."""
 
     def __init__(
         self,

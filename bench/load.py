@@ -271,8 +271,8 @@ async def closed_loop(
 
     try:
         async with tasks:
-            for number in range(connections):
-                tasks.create_task(begin(warm / 2 * number / connections))  # paced streams must not beat as one
+            for number in range(connections):  # one after another: paced streams must not beat as one
+                tasks.create_task(begin(warm / 2 * number / connections))
             return await load.window(warm, seconds, pid)
     finally:
         load.close()

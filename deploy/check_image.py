@@ -187,15 +187,23 @@ def close(image: Image) -> None:
 
 @contextmanager
 def running(image: Image, *arguments: str, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """The container: ENTRYPOINT with `arguments` (CMD if there are none), killed afterwards if it still runs."""
+    """The container: ENTRYPOINT with `arguments` (CMD if there are none), killed afterwards if it still runs.
+
+    What it says is shown if something in the block goes wrong.
+    """
     words = [*image.start["ENTRYPOINT"], *(arguments or image.start.get("CMD", []))]
-    process = subprocess.Popen([image.inside(word) for word in words], **_as_the_image(image, env))
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
+    with tempfile.TemporaryFile("w+") as log:
+        command = [image.inside(word) for word in words]
+        process = subprocess.Popen(command, stdout=log, stderr=log, **_as_the_image(image, env))
+        try:
+            yield process
+        except BaseException:
+            log.seek(0)
+            print(log.read()[-4000:])
+            raise
+        finally:
             process.kill()
-        process.wait()
+            process.wait()
 
 
 def _as_the_image(image: Image, env: dict[str, str]) -> dict[str, Any]:
@@ -212,7 +220,8 @@ def _as_the_image(image: Image, env: dict[str, str]) -> dict[str, Any]:
 def healthy(image: Image, **env: str) -> bool:
     """What the image's HEALTHCHECK says, within the time that the Dockerfile gives it."""
     command = [image.inside(word) for word in image.start["HEALTHCHECK"]]
-    return subprocess.run(command, timeout=5, check=False, **_as_the_image(image, env)).returncode == 0
+    asked = subprocess.run(command, timeout=5, check=False, capture_output=True, **_as_the_image(image, env))
+    return asked.returncode == 0
 
 
 def ask(port: int, path: str, body: dict[str, Any] | None = None) -> bytes:

@@ -21,6 +21,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
+_BODY_IS_LEFT = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}
 STREAM_HEADERS = (
     ("content-type", "text/event-stream; charset=utf-8"),
     ("cache-control", "no-cache"),
@@ -70,7 +71,8 @@ class ClientWriter:
         "written",
     )
 
-    def __init__(self, http: web.BaseRequest, extra: Headers = ()) -> None:
+    def __init__(self, http: web.BaseRequest, extra: Headers = (), *, last: bool = False) -> None:
+        # `last`: no other request shall come on this connection.
         transport = http.transport
         if transport is None:
             raise ClientGone
@@ -78,7 +80,8 @@ class ClientWriter:
         self._protocol = http.protocol
         self._transport = transport
         self._chunked = http.version >= HttpVersion11
-        self._keep_alive = bool(http.keep_alive)
+        # HTTP/1.0 clients only keep what answers in words of their own; they are few, and closing is always right.
+        self._keep_alive = bool(http.keep_alive) and self._chunked and not last
         self._extra = tuple(extra)
         self._timer: asyncio.TimerHandle | None = None
         self.status = 0
@@ -100,7 +103,6 @@ class ClientWriter:
     def open_stream(self, headers: Headers) -> None:
         """The head of a stream."""
         framing = [("transfer-encoding", "chunked")] if self._chunked else []
-        self._keep_alive = self._keep_alive and self._chunked
         self.opened = True
         self._transport.write(self._head(200, [*STREAM_HEADERS, *headers, *framing]))
 
@@ -141,11 +143,16 @@ class ClientWriter:
         if self._chunked:
             self._transport.write(b"0\r\n\r\n")
 
-    def break_off(self) -> None:
-        """The stream is not complete, and the client shall see that: no terminating chunk, the connection closes."""
+    def break_off(self, patience: float) -> None:
+        """The stream is not complete, and the client shall see that: no terminating chunk, the connection closes.
+
+        What is written already is still sent, for `patience` seconds to a client that does not read.
+        """
         self._stop_comments()
         self.ended = True
         self._keep_alive = False
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(patience, self._transport.abort)
         self._transport.close()
 
     def drop(self) -> None:
@@ -173,7 +180,7 @@ class ClientWriter:
         self.status = status
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in (*headers, *self._extra)]
-        if not self._keep_alive or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        if not self._keep_alive or status in _BODY_IS_LEFT:
             self._keep_alive = False
             lines.append("connection: close")
         head = "\r\n".join(lines)

@@ -25,7 +25,7 @@ log = logging.getLogger("penstock")
 
 async def handle(rt: Runtime, http: web.Request, endpoint: Endpoint) -> web.StreamResponse:
     """One request, from its first byte to its bill."""
-    client = ClientWriter(http, rt.cors_headers(http.headers.get("origin")))
+    client = ClientWriter(http, rt.cors_headers(http.headers.get("origin")), last=rt.draining)
     x = Exchange(endpoint, http, client, rt.now())
     account.open_books(rt, x)
     try:

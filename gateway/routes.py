@@ -122,6 +122,7 @@ class Routes:
         self._exact: dict[str, Route] = {}
         self._wildcards: list[_Wildcard] = []
         self._found: OrderedDict[str, Route | None] = OrderedDict()
+        self._compiled = False
         self.unserved: list[Unserved] = []
         self.env_providers = _env_providers(config, environ)
 
@@ -206,6 +207,7 @@ class Routes:
         self._wildcards.sort(key=lambda wildcard: -len(wildcard.prefix) - len(wildcard.suffix))
         for name, alias in self._config.router.model_group_alias.items():
             self._add_alias(name, alias)
+        self._compiled = True
         return self
 
     def _add_alias(self, name: str, alias: Alias) -> None:
@@ -253,7 +255,8 @@ class Routes:
         elif params.mock_response is None:
             why = self._lacks(params, found[0], entry.unset)
         if found is None or why:
-            self.unserved.append(Unserved(entry.model_name, entry.place, why))
+            if not self._compiled:  # afterwards names come from callers, any number of them
+                self.unserved.append(Unserved(entry.model_name, entry.place, why))
             return None
         return self._build(entry, name, found[0], found[1], position)
 

@@ -32,7 +32,11 @@ class Limits:
     error_body_seconds = 10.0
     answer_body = 64 * 1024 * 1024
     pending = 1024 * 1024
+    retry_pause = 0.5
     longest_retry_wait = 10.0
+    body_grace = 30.0
+    """Seconds that a request's body has in any case; on top comes what it needs at `body_rate`."""
+    body_rate = 16 * 1024
 
 
 class Runtime:

@@ -192,6 +192,15 @@ def events(
     return play
 
 
+def by_model(plays: Mapping[str, Play]) -> Play:
+    """What is played depends on the model that was asked for."""
+
+    async def play(provider: FakeProvider, asked: Asked) -> None:
+        await plays[asked.json["model"]](provider, asked)
+
+    return play
+
+
 async def hang(_: FakeProvider, asked: Asked) -> None:
     """Never answer; wait until the other side has gone."""
     await asked.connection.closed.wait()
@@ -312,6 +321,64 @@ async def fake_provider() -> AsyncIterator[FakeProvider]:
         provider.gate.set()
 
 
+# -- a client that sees the bytes ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Received:
+    """An answer as it stood on the wire, without its framing. `complete`: it ended as its framing says it should."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    complete: bool
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def receive(reader: asyncio.StreamReader) -> Received:
+    """Read one answer."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    first, *lines = head.strip().split("\r\n")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        headers[name.lower()] = value
+    status = int(first.split(" ")[1])
+    if status == 100:
+        return await receive(reader)
+    if "content-length" in headers:
+        return Received(status, headers, await reader.readexactly(int(headers["content-length"])), complete=True)
+    if "transfer-encoding" not in headers:
+        return Received(status, headers, await reader.read(), complete=True)
+    body = b""
+    try:
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            body += (await reader.readexactly(size + 2))[:-2]
+        await reader.readexactly(2)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return Received(status, headers, body, complete=False)
+    return Received(status, headers, body, complete=True)
+
+
+def written(
+    path: str,
+    body: Any,
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    *,
+    method: str = "POST",
+    version: str = "1.1",
+) -> bytes:
+    """A request's bytes."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    told = headers.items() if isinstance(headers, Mapping) else headers
+    lines = [f"{method} {path} HTTP/{version}", "host: localhost", f"content-length: {len(data)}"]
+    lines += [f"{name}: {value}" for name, value in told]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
+
+
 # -- the gateway -----------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +405,29 @@ class Gateway:
         await response.read()
         return response
 
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A bare connection to the gateway."""
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def wire(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Received:
+        """POST on a connection of its own, and the answer as it stood on the wire."""
+        async with self.connect() as (reader, writer):
+            writer.write(written(path, body, headers or {}))
+            return await receive(reader)
+
+    async def quiet(self) -> None:
+        """Wait until no request is under way."""
+        while self.rt.open or self.rt.metrics.in_flight:
+            await asyncio.sleep(0.001)
+
     async def rows(self, count: int = 1) -> list[LedgerRow]:
         """Wait until the ledger has `count` rows, and give all, oldest first."""
         while True:
@@ -360,6 +450,7 @@ async def gateway(
         path.write_text(config)
     loaded = load(path, known)
     rt = await open_runtime(loaded.config, read_environment(known), known)
+    rt.limits.retry_pause = 0.0
     supervisor = Supervisor([rt.ledger])
     supervisor.start()
     runner = web.AppRunner(
@@ -387,14 +478,19 @@ async def gateway(
 def config_for(provider: FakeProvider, **more: Any) -> str:
     """A configuration with `gpt-4o` (OpenAI's format) and `claude` (Anthropic's), both served by the fake provider."""
     models = [
-        _entry("gpt-4o", "openai/gpt-4o-2024-08-06", f"{provider.url}/v1"),
-        _entry("claude", "anthropic/claude-sonnet-4-5", provider.url),
+        entry("gpt-4o", "openai/gpt-4o-2024-08-06", f"{provider.url}/v1"),
+        entry("claude", "anthropic/claude-sonnet-4-5", provider.url),
     ]
     return json.dumps({"model_list": models, "router_settings": {"num_retries": 0}, **more})
 
 
-def _entry(name: str, model: str, base: str) -> dict[str, Any]:
-    return {
-        "model_name": name,
-        "litellm_params": {"model": model, "api_base": base, "api_key": "sk-provider-key"},
-    }
+def entry(name: str, model: str, base: str, **params: Any) -> dict[str, Any]:
+    """An item of `model_list`."""
+    known = {"model": model, "api_base": base, "api_key": "sk-provider-key"}
+    return {"model_name": name, "litellm_params": {**known, **params}}
+
+
+def config_of(*models: dict[str, Any], num_retries: int = 0, **router: Any) -> str:
+    """A configuration of these `entry`s."""
+    settings = {"num_retries": num_retries, **router}
+    return json.dumps({"model_list": models, "router_settings": settings})

@@ -15,10 +15,18 @@ from typing import Any
 from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
+NAME = "anthropic"
+
 VERSION = "2023-06-01"
 """The API version that is asked for. `2026-10-21` refuses sampling parameters, which our callers may use."""
 
 NULL = Raw(b"null")
+
+
+def given(raw: Raw) -> Raw | None:
+    """A value that may be absent or null."""
+    return None if raw == NULL else raw
+
 
 HINTS = frozenset(
     {
@@ -191,6 +199,12 @@ class ToolUseBlock(Struct):
     name: str
     input: Raw = NULL
     cache_control: Raw = NULL
+
+
+def arguments_of(block: ToolUseBlock) -> str:
+    """A call's arguments as JSON text, `{}` if it has none."""
+    raw = given(block.input)
+    return "{}" if raw is None else bytes(raw).decode()
 
 
 class ToolResultBlock(Struct):

@@ -131,8 +131,8 @@ class Function(Struct):
 
 
 class Tool(Struct):
-    type: Literal["function"]
     function: Function
+    type: Literal["function"] = "function"
     cache_control: Raw = NOTHING
 
 

@@ -145,19 +145,19 @@ class Files:
 
     def _document(self, path: Path, wanted_at: Place) -> dict[str, Item] | None:
         """The top level of a file; None if there is nothing to use in it or it was read already."""
-        real = path.resolve()
-        if real in self._seen:
-            return None
-        self._seen.add(real)
         try:
+            real = path.resolve()
+            if real in self._seen:
+                return None
+            self._seen.add(real)
             text = path.read_bytes().decode("utf-8-sig")
-        except OSError as error:
-            where = "" if wanted_at.line == 0 else f"{path}: "
-            self._report.error(wanted_at, "", f"{where}cannot be read: {error.strerror or error}")
-            return None
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             self._report.error(Place(str(path), line, 1), "", "not UTF-8 text")
+            return None
+        except (OSError, ValueError, RuntimeError) as error:  # no such file, a name with NUL, a loop of links
+            why = error.strerror if isinstance(error, OSError) else error
+            self._report.error(wanted_at, "", f"{f'{path}: ' if wanted_at.line else ''}cannot be read: {why}")
             return None
         self.names.append(str(path))
         node = parse(text, str(path), self._report)
@@ -260,7 +260,7 @@ def _judge(key: Key, item: Item, path: str, report: Report) -> None:
     """Say what has no effect; refuse what promises safety that is not there."""
     if key.status == "later" and not is_null(item.value):
         tell = report.notice if is_off(item.value) else report.warning
-        tell(item.place, path, f"{key.name} has no effect yet: {key.text[:1].lower()}{key.text[1:]}")
+        tell(item.place, path, f"{key.name} has no effect yet: {key.text}")
     elif key.status == "ignored":
         report.notice(item.place, path, f"{key.name} is not needed: {key.text}")
     elif key.status == "refused":
@@ -527,7 +527,7 @@ def _check_mentions(
     wildcards = [name.split("*") for name in names if "*" in name]
     for name, place, path in mentions:
         if name not in names and not any(_matches(name, parts) for parts in wildcards):
-            report.doubt(place, path, f'no model is called "{name[:80]}"', closest(name, names, cutoff=0.85))
+            report.doubt(place, path, f'no model is called "{name[:80]}"', closest(name, names, cutoff=0.8))
 
 
 def _matches(name: str, parts: list[str]) -> bool:

@@ -347,7 +347,7 @@ def is_off(node: Node) -> bool:
 def _kind_of(node: Node) -> str:
     if isinstance(node, Sequence):
         return "a list"
-    return "a mapping" if isinstance(node, Mapping) else "nothing"
+    return "a mapping" if isinstance(node, Mapping) else "a single value"
 
 
 def same(one: Node, other: Node) -> bool:

@@ -71,7 +71,9 @@ def _let_go(rt: Runtime, x: Exchange) -> None:
     deployment = attempt.deployment
     if isinstance(x.error, UpstreamError):
         attempt.error = x.error
-        rt.health.failed(deployment.id, x.error, x.at.ended, is_last=len(x.plan[0].deployments) == 1)
+        others = (other for other in x.plan[x.fallbacks].deployments if other is not deployment)
+        is_last = not any(rt.health.is_available(other.id, x.at.ended) for other in others)
+        rt.health.failed(deployment.id, x.error, x.at.ended, is_last=is_last)
     elif x.cancelled or x.error is not None:
         rt.health.released(deployment.id)
     else:
@@ -80,12 +82,12 @@ def _let_go(rt: Runtime, x: Exchange) -> None:
 
 def _usage(x: Exchange) -> Usage | None:
     tap = x.tap
-    if tap is None:
+    if x.usage is not None:
         return x.usage
+    if tap is None or not tap.events:
+        return _unanswered(x)
     if tap.usage is not None and tap.done:
         return tap.usage
-    if not tap.events:
-        return None
     words = tap.deltas if tap.chars <= _SHORT_DELTA * tap.deltas else tap.chars // _BYTES_PER_TOKEN
     if tap.usage is None:
         return Usage(input=max(1, x.body_size // _BYTES_PER_TOKEN), output=words, estimated=True)
@@ -93,6 +95,14 @@ def _usage(x: Exchange) -> Usage | None:
     if missing <= 0:
         return tap.usage
     return msgspec.structs.replace(tap.usage, output=tap.usage.output + missing, estimated=True)
+
+
+def _unanswered(x: Exchange) -> Usage | None:
+    """The question alone, if the client left while somebody was at it: a provider charges for what it has read."""
+    asked = x.attempts[-1] if x.attempts else None
+    if not x.cancelled or asked is None or asked.error is not None or asked.deployment.mock is not None:
+        return None
+    return Usage(input=max(1, x.body_size // _BYTES_PER_TOKEN), estimated=True)
 
 
 def _row(x: Exchange) -> LedgerRow:
@@ -148,7 +158,8 @@ def _row(x: Exchange) -> LedgerRow:
                 status=attempt.status,
                 reason=attempt.error.reason if isinstance(attempt.error, GatewayError) else "",
                 ms=round(attempt.seconds * 1000),
-                possible_duplicate=attempt.possible_duplicate,
+                possible_duplicate=attempt.possible_duplicate
+                or getattr(attempt.error, "possible_duplicate", False),
             )
             for attempt in x.attempts
         ),

@@ -6,6 +6,7 @@ Authorization is decided on the matched route, never on the text of a path, and 
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -88,12 +89,24 @@ def _is_local(http: web.BaseRequest) -> bool:
         return False
     if any(name.lower().startswith("x-forwarded-") for name in http.headers):
         return False
+    # A page whose name was made to point here (DNS rebinding) comes from loopback too, and no `Origin` tells: its
+    # `Host` does.
+    names = [f"//{http.host}", *http.headers.getall("origin", ())]
+    return _is_loopback(http.remote) and all(_is_loopback(_hostname(name)) for name in names)
+
+
+def _hostname(url: str) -> str | None:
     try:
-        peer = ipaddress.ip_address(http.remote or "")
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host or "")
     except ValueError:
         return False
-    mapped = getattr(peer, "ipv4_mapped", None)
-    if not (mapped or peer).is_loopback:
-        return False
-    origin = http.headers.get("origin")
-    return origin is None or origin in (f"http://{http.host}", f"https://{http.host}")
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -17,13 +18,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Raw
 
 from adapters.envelope import open_envelope, text_of
-from adapters.errors import BadRequest, Draining, TooLarge, TooSlow
+from adapters.errors import BadRequest, Draining, MalformedJson, TooLarge, TooSlow
 from gateway.exchange import Controls, Exchange
 from gateway.runtime import Runtime
 
-_GRACE_SECONDS = 30.0
-_SLOWEST_BYTES_PER_SECOND = 16 * 1024
 _UNKNOWN_SIZE = 1024 * 1024
+_LONGEST_NAME = 500
+"""Characters of a name that a caller may choose: names are kept in memory, compared and written down."""
+_MOST_NAMES = 50
+_NEEDED = {"chat": "messages", "count_tokens": "messages", "embeddings": "input"}
 
 # The gateway's own words in a body. `metadata` is one of them where OpenAI's format is spoken (providers would store it)
 # and the client's own in Anthropic's (`metadata.user_id`).
@@ -47,7 +50,7 @@ async def read(rt: Runtime, x: Exchange) -> None:
     x.body_size = len(body)
     envelope = open_envelope(body)
     _refuse_routing(envelope)
-    x.headers = {name: x.http.headers[name] for name in _CROSSING if name in x.http.headers}
+    x.headers = {name: ",".join(x.http.headers.getall(name)) for name in _CROSSING if name in x.http.headers}
     x.controls = _controls(envelope, x.http.headers)
     x.end_user = _end_user(x, envelope)
     is_openai = x.endpoint.client_format == "openai"
@@ -56,13 +59,31 @@ async def read(rt: Runtime, x: Exchange) -> None:
         for key, value in envelope.items()
         if key not in _CONTROLS and not (key == "metadata" and is_openai)
     }
-    x.model = x.http.match_info.get("model") or text_of(envelope, "model") or ""
-    if not x.model:
-        raise BadRequest(f"{x.endpoint.path}: Missing required parameter: 'model'.", param="model")
+    x.model = _model(x, envelope)
+    _demand(x, envelope)
     x.wants_stream = _flag(envelope, "stream")
     if x.endpoint.operation in ("embeddings", "count_tokens"):
         x.wants_stream = False
     x.wants_usage = _wants_usage(envelope) if is_openai else True
+
+
+def _model(x: Exchange, envelope: Mapping[str, Raw]) -> str:
+    name = unquote(x.http.match_info.get("model", "")) or _string(envelope, "model")
+    if not name:
+        raise BadRequest(f"{x.endpoint.path}: Missing required parameter: 'model'.", param="model")
+    if len(name) > _LONGEST_NAME:
+        raise BadRequest(f"A model's name has at most {_LONGEST_NAME} characters", param="model")
+    return name
+
+
+def _demand(x: Exchange, envelope: Mapping[str, Raw]) -> None:
+    needed = _NEEDED.get(x.endpoint.operation)
+    if needed is None:
+        return
+    if needed not in envelope:
+        raise BadRequest(f"{x.endpoint.path}: Missing required parameter: {needed!r}.", param=needed)
+    if needed == "messages" and not bytes(envelope[needed]).startswith(b"["):
+        raise BadRequest("'messages' must be an array", param=needed)
 
 
 async def _read_bytes(rt: Runtime, http: web.Request) -> bytes:
@@ -75,7 +96,7 @@ async def _read_bytes(rt: Runtime, http: web.Request) -> bytes:
         )
     rt.body_bytes += expected
     try:
-        async with asyncio.timeout(_GRACE_SECONDS + expected / _SLOWEST_BYTES_PER_SECOND):
+        async with asyncio.timeout(rt.limits.body_grace + expected / rt.limits.body_rate):
             return await http.read()
     except TimeoutError:
         raise TooSlow("The request's body did not arrive in time") from None
@@ -107,22 +128,22 @@ def _controls(envelope: Mapping[str, Raw], headers: Mapping[str, str]) -> Contro
         fallbacks=_fallbacks(_value(envelope, "fallbacks")),
         disable_fallbacks=_flag(envelope, "disable_fallbacks"),
         drop_params=_flag(envelope, "drop_params"),
-        tags=tags[:50],
-        session_id=(
-            text_of(envelope, "litellm_session_id")
+        tags=tuple(tag[:_LONGEST_NAME] for tag in tags[:_MOST_NAMES]),
+        session_id=_text(
+            _string(envelope, "litellm_session_id")
             or headers.get("x-litellm-session-id")
             or headers.get("x-claude-code-session-id")
-            or _text(metadata.get("session_id"))
+            or metadata.get("session_id")
         ),
     )
 
 
 def _end_user(x: Exchange, envelope: Mapping[str, Raw]) -> str | None:
     headers = x.http.headers
-    named = (
+    named = _text(
         headers.get("x-litellm-end-user-id")
         or headers.get("x-litellm-customer-id")
-        or text_of(envelope, "user")
+        or _string(envelope, "user")
     )
     if named or x.endpoint.client_format != "anthropic":
         return named
@@ -132,11 +153,21 @@ def _end_user(x: Exchange, envelope: Mapping[str, Raw]) -> str | None:
 
 def _value(envelope: Mapping[str, Raw], key: str) -> Any:
     raw = envelope.get(key)
-    return None if raw is None else msgspec.json.decode(raw)
+    try:
+        return None if raw is None else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:  # opening the envelope does not look inside
+        raise MalformedJson(f"Invalid JSON payload: {key!r}: {error}", param=key) from None
+
+
+def _string(envelope: Mapping[str, Raw], key: str) -> str:
+    try:
+        return text_of(envelope, key) or ""
+    except msgspec.DecodeError as error:
+        raise MalformedJson(f"Invalid JSON payload: {key!r}: {error}", param=key) from None
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value[:_LONGEST_NAME] if isinstance(value, str) and value else None
 
 
 def _strings(value: object) -> tuple[str, ...]:
@@ -162,7 +193,7 @@ def _number(envelope: Mapping[str, Raw], headers: Mapping[str, str], key: str) -
         number = (
             float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         number = -1.0
     if not 0 <= number <= 86_400:
         raise BadRequest(f"{key!r} must be a number between 0 and 86400", param=key)
@@ -189,7 +220,7 @@ def _fallbacks(value: object) -> tuple[str, ...]:
         elif isinstance(item, dict):
             for chain in item.values():
                 names += _strings(chain)
-    return tuple(names)
+    return tuple(names[:_MOST_NAMES])
 
 
 def _wants_usage(envelope: Mapping[str, Raw]) -> bool:

@@ -9,12 +9,14 @@ up here).
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from adapters import CLIENTS
 from adapters.errors import GatewayError, UpstreamTimeout
 from gateway import __version__
 from gateway.client import JSON_HEADERS
 from gateway.exchange import Answer, Exchange
+from gateway.logs import scrub
 from gateway.pricing import cost, dollars_text
 from gateway.runtime import Runtime
 
@@ -116,18 +118,20 @@ async def _farewell(answer: Answer) -> None:
     closed = asyncio.get_running_loop().create_future()
     answer.on_data = lambda _: None
     answer.on_end = lambda: None if closed.done() else closed.set_result(None)
-    await asyncio.wait((closed,), timeout=_FAREWELL)
+    with suppress(asyncio.CancelledError):  # the client has its whole answer and may leave: that is no disconnect
+        await asyncio.wait((closed,), timeout=_FAREWELL)
 
 
 def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
     """Say what is wrong in the client's own format: as an answer, or as the last event of a stream that has begun."""
+    error.message = scrub(error.message)  # a provider may repeat what it was sent
     x.error = error
     if x.client.ended:
         return
     side = CLIENTS[x.endpoint.client_format]
     if x.client.opened:
         x.client.write(side.write_error(error, request_id=x.id, mid_stream=True))
-        x.client.break_off()
+        x.client.break_off(rt.limits.client_write)
         return
     body = side.write_error(error, request_id=x.id, mid_stream=False)
     x.client.answer(error.status, [*JSON_HEADERS, *headers_of(rt, x, None), *error.headers.items()], body)

@@ -43,7 +43,7 @@ from gateway.routes import Deployment, Route
 from gateway.runtime import Runtime
 from gateway.upstreams.mock import mock_answer
 
-_POINTLESS_TO_REPEAT = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney)
+_POINTLESS_TO_REPEAT = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney, Unsupported)
 _ANOTHER_MODEL_MAY = (ContextWindowExceeded, ContentPolicyViolation)
 _shuffle = random.SystemRandom()
 
@@ -72,19 +72,21 @@ def _goes_on(error: GatewayError) -> bool:
 async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
     retries = _retries(rt, x, route)
     asked: list[Deployment] = []
-    last: UpstreamError | None = None
+    last: UpstreamError | Unsupported | None = None
     for attempt in range(retries + 1):
         deployment = _choose(rt, route, asked, last)
         if deployment is None:
             break
-        if deployment in asked and last is not None:
-            wait = _wait_before(attempt, last)
+        if deployment in asked and isinstance(last, UpstreamError):
+            wait = _wait_before(attempt, last, rt.limits.retry_pause)
             if wait > rt.limits.longest_retry_wait:
                 break
             await asyncio.sleep(wait)
         asked.append(deployment)
         try:
             return await _ask_one(rt, x, deployment, route)
+        except Unsupported as error:
+            last = error  # another deployment may speak another format
         except UpstreamError as error:
             last = error
             if not error.elsewhere:
@@ -102,7 +104,7 @@ def _retries(rt: Runtime, x: Exchange, route: Route) -> int:
 
 
 def _choose(
-    rt: Runtime, route: Route, asked: list[Deployment], last: UpstreamError | None
+    rt: Runtime, route: Route, asked: list[Deployment], last: GatewayError | None
 ) -> Deployment | None:
     """An available deployment that was not asked yet, else the one asked longest ago, if that makes sense."""
     now = rt.now()
@@ -124,11 +126,11 @@ def _by_weight(deployments: list[Deployment]) -> Deployment:
     return _shuffle.choices(deployments, weights if any(weights) else None)[0]
 
 
-def _wait_before(attempt: int, last: UpstreamError) -> float:
-    """Seconds before the same deployment is asked again: what it wished, else full jitter below 0.5, 1, 2 … 8 s."""
+def _wait_before(attempt: int, last: UpstreamError, pause: float) -> float:
+    """Seconds before the same deployment is asked again: what it wished, else full jitter below 1, 2, 4 … 16 pauses."""
     if last.retry_after is not None:
         return max(0.0, last.retry_after)
-    return _shuffle.uniform(0, min(8.0, 0.5 * 2 ** (attempt - 1)))
+    return _shuffle.uniform(0, pause * min(16.0, 2.0 ** (attempt - 1)))
 
 
 def _all_cooling(rt: Runtime, route: Route) -> NoDeployment:
@@ -155,13 +157,14 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
     rt.health.began(deployment.id)
     try:
         answer = await _begin(rt, x, deployment, question, attempt)
-    except GatewayError as error:
+    except UpstreamError as error:
         attempt.error = error
         now = rt.now()
         others = [d for d in route.deployments if d is not deployment and rt.health.is_available(d.id, now)]
         rt.health.failed(deployment.id, error, now, is_last=not others)
         raise
-    except BaseException:
+    except BaseException as error:
+        attempt.error = error if isinstance(error, GatewayError) else None
         rt.health.released(deployment.id)
         raise
     finally:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
-from adapters.errors import UpstreamDisconnected, UpstreamUnreachable
+from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamUnreachable
 from adapters.types import HttpRequest
 from gateway.upstreams.connection import Connection
 from gateway.upstreams.dial import Dialer
@@ -27,6 +27,10 @@ from gateway.upstreams.tls import SessionContext, tls_context
 
 IDLE_TIMEOUT = 15.0
 """Seconds that a connection is kept unused: less than any provider keeps it."""
+
+STALE_WITHIN = 5.0
+"""Seconds in which a dead connection shows itself. One that breaks later may have been at work until then: asking again
+could be paid twice."""
 
 POOLS = 1024
 """Pools that are remembered before empty ones are forgotten."""
@@ -99,10 +103,15 @@ class Upstreams:
         try:
             response = await connection.ask(wire, request.method, head_timeout)
         except UpstreamDisconnected as broken:
-            if not broken.reused or broken.received:
+            silent = monotonic() - asked
+            if not broken.reused or broken.received or silent > STALE_WITHIN:
                 raise
-            left = head_timeout - (monotonic() - asked)
-            response = await _ask_anew(route.pool, wire, request.method, connect_timeout, left)
+            left = head_timeout - silent
+            try:
+                response = await _ask_anew(route.pool, wire, request.method, connect_timeout, left)
+            except UpstreamError as error:
+                error.possible_duplicate = True
+                raise
         else:
             response.connect_seconds = waited
         return response

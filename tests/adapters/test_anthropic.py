@@ -955,7 +955,7 @@ def test_writes_the_response_format() -> None:
             {"type": "enabled", "budget_tokens": 2048, "display": "omitted"},
             3548,
         ),
-        (Reasoning("disabled"), {"type": "disabled"}, 1500),
+        (Reasoning("disabled"), None, 1500),
         (Reasoning(effort="none"), None, 1500),
     ],
 )

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from adapters import anthropic
+from adapters.anthropic_questions import DEFAULT_MAX_TOKENS
 from adapters.envelope import open_envelope
 from adapters.errors import (
     GatewayError,
@@ -398,7 +399,7 @@ def test_question_survives_reading_and_writing(recording: Recording) -> None:
     assert plain(written.get("system", [])) == plain(asked.get("system", []))
     for name in ("tool_choice", "stop_sequences", "metadata", "cache_control", "container", "stream"):
         assert written.get(name) == (asked.get(name) or None)
-    assert written["max_tokens"] == asked.get("max_tokens", anthropic.DEFAULT_MAX_TOKENS)
+    assert written["max_tokens"] == asked.get("max_tokens", DEFAULT_MAX_TOKENS)
     known = {"name", "description", "input_schema", "cache_control"}
     for ours, theirs in zip(written.get("tools", []), asked.get("tools", []), strict=True):
         if "input_schema" in theirs:

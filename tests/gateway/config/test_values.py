@@ -123,7 +123,7 @@ def test_values_by_what_is_wanted(kind: Kind, text: str, value: object) -> None:
         ("texts", "[[a]]", "must be a text, not a list"),
         ("texts", "{a: b}", "must be a list of texts, not a mapping"),
         ("object", "[a]", "must be a mapping, not a list"),
-        ("object", "a", "must be a mapping, not nothing"),
+        ("object", "a", "must be a mapping, not a single value"),
         ("any", "1e400", "is too large a number"),
         ("any", "010", "010 is 8 to YAML 1.1 and 10 to others: write it without the leading 0"),
     ],

@@ -1,0 +1,181 @@
+"""Both sides speak Anthropic's format: the answer passes, with another model's name. Part of `adapters.anthropic`.
+
+This is the hot path: a delta of a block is known by its first bytes and passes unread. Only events that say something
+of the whole answer are opened. The whitespace with which Anthropic pads its events passes too.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from msgspec import Raw
+
+from adapters.anthropic_answers import (
+    error_in,
+    is_one_delta,
+    newer,
+    open_event,
+    read_finish,
+    read_usage,
+    split,
+)
+from adapters.base import StreamEditor
+from adapters.envelope import decode, seal
+from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
+from adapters.framing import read_event, sse
+from adapters.types import (
+    FinishReason,
+    Operation,
+    Target,
+    Usage,
+)
+from adapters.wire import anthropic as wire
+
+_ANSWER = msgspec.json.Decoder(wire.Answer)
+_OBJECT = msgspec.json.Decoder(dict[str, Raw])
+_TEXT = msgspec.json.Decoder(str)
+_encode = msgspec.json.Encoder().encode
+
+
+def pass_response(
+    body: bytes, target: Target, operation: Operation, *, model: str
+) -> tuple[bytes, Usage | None, FinishReason | None, str]:
+    """A whole answer, in which only the top-level `model` is another. An answer of count_tokens has none."""
+    answer = decode(body, _ANSWER)
+    if answer.type == "error" or answer.error is not None:
+        raise error_in(body)
+    if operation != "chat":
+        return body, None, None, ""
+    usage = read_usage(answer.usage) if answer.usage else None
+    return _replaced(body, "model", _encode(model)), usage, read_finish(answer.stop_reason), answer.id or ""
+
+
+_KEY = re.compile(rb'[ \t\n\r,]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
+
+
+def _replaced(data: bytes, key: str, value: bytes) -> bytes:
+    """A JSON object with another value at a top-level `key`, and all other bytes as they were.
+
+    Walks from value to value by the lengths that the decoder found. An object on which that fails (it has a key twice,
+    or odd JSON in it) is opened and sealed again.
+    """
+    opened = decode(data, _OBJECT)
+    if key not in opened:
+        return data
+    at = data.index(b"{") + 1
+    while found := _KEY.match(data, at):
+        name = decode(found[1], _TEXT)
+        old = bytes(opened.get(name, b""))
+        if not old or not data.startswith(old, found.end()):
+            break
+        at = found.end() + len(old)
+        if name == key:
+            return data[: found.end()] + value + data[at:]
+    return seal({**opened, key: Raw(value)})
+
+
+def pass_stream(target: Target, operation: Operation, *, model: str, wants_usage: bool) -> StreamEditor:
+    """An editor for one streamed answer."""
+    return _Editor(model)
+
+
+_WORDS = frozenset({b"text", b"king", b"json"})
+
+
+class _Editor:
+    """Lets events pass. Only those that say something of the whole answer are opened, by their names."""
+
+    __slots__ = (
+        "_counts",
+        "_model",
+        "answer_id",
+        "chars",
+        "deltas",
+        "done",
+        "events",
+        "failure",
+        "finish",
+        "usage",
+    )
+
+    def __init__(self, model: str) -> None:
+        self.done = False
+        self.failure: GatewayError | None = None
+        self.usage: Usage | None = None
+        self.finish: FinishReason | None = None
+        self.answer_id = ""
+        self.events = 0
+        self.deltas = 0
+        self.chars = 0
+        self._model = _encode(model)
+        self._counts = wire.Usage()
+
+    def feed(self, events: bytes) -> bytes:
+        if is_one_delta(events) and not self.done and self.failure is None:
+            self._count(events)  # the usual case: one delta, nothing to edit
+            return events
+        out: list[bytes] = []
+        try:
+            for event in split(events):
+                if self.done or self.failure is not None:
+                    break
+                out.append(self._pass(event))
+        except UpstreamError as error:
+            self.failure = error
+        return b"".join(out)
+
+    def close(self) -> bytes:
+        if not self.done and self.failure is None:
+            self.failure = UpstreamMalformed("The provider's stream ended without `message_stop`")
+        return b""
+
+    def _count(self, event: bytes) -> None:
+        """A delta of a block. The last string in it are its words, if it is called `text`, `thinking` or `partial_json`."""
+        self.events += 1
+        end = event.rfind(b'"')
+        at, gap = event.rfind(b'":"', 0, end), 3
+        if at < 0:
+            at, gap = event.rfind(b'": "', 0, end), 4
+        length = end - at - gap
+        if length > 0 and event[at - 4 : at] in _WORDS:
+            self.deltas += 1
+            self.chars += length
+
+    def _pass(self, event: bytes) -> bytes:
+        if is_one_delta(event):
+            self._count(event)
+            return event
+        name, data = read_event(event)
+        opened = open_event(name, data) if data else wire.Event("ping")
+        if opened is not None and opened.type == "ping":
+            return event
+        if opened is not None and opened.type == "content_block_delta":
+            self._count(event)
+            return event
+        self.events += 1
+        if opened is None:
+            return event
+        if opened.type == "message_start" and opened.message is not None:
+            return self._start(opened.message, event, data)
+        if opened.type == "message_delta":
+            self._know(opened.usage)
+            if opened.delta is not None and opened.delta.stop_reason:
+                self.finish = read_finish(opened.delta.stop_reason)
+        self.done = opened.type == "message_stop"
+        return event
+
+    def _know(self, counts: wire.Usage | None) -> None:
+        if counts is not None:
+            self._counts = newer(self._counts, counts)
+            self.usage = read_usage(self._counts)
+
+    def _start(self, message: wire.Answer, event: bytes, data: bytes) -> bytes:
+        self._know(message.usage)
+        self.answer_id = message.id or ""
+        old = bytes(decode(data, _OBJECT)["message"])
+        edited = _replaced(data, "message", _replaced(old, "model", self._model))
+        at = event.find(data)
+        if at < 0:  # its data were on several lines
+            return sse(edited, b"message_start")
+        return event[:at] + edited + event[at + len(data) :]

@@ -1,0 +1,508 @@
+"""Who begins to answer: retries, fallbacks, cooldowns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import (
+    FakeProvider,
+    Gateway,
+    Play,
+    by_model,
+    chat_answer,
+    chat_events,
+    config_of,
+    entry,
+    events,
+    fake_provider,
+    gateway,
+    message_answer,
+    message_events,
+    whole,
+)
+
+CHAT = "/v1/chat/completions"
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+
+
+def question(model: str = "m", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": HELLO, **more}
+
+
+def refusal(status: int, message: str = "no", **more: Any) -> Play:
+    headers = more.pop("headers", {})
+    return whole({"error": {"message": message, "type": None, "param": None, **more}}, status, headers)
+
+
+def models(provider: FakeProvider) -> list[str]:
+    return [asked.json["model"] for asked in provider.requests]
+
+
+def two(provider: FakeProvider, **router: Any) -> str:
+    """`m` is served by `a`, and by `b` where `a` cannot."""
+    base = f"{provider.url}/v1"
+    return config_of(
+        entry("m", "openai/a", base, order=1), entry("m", "openai/b", base, order=2), num_retries=1, **router
+    )
+
+
+def chain(provider: FakeProvider, **router: Any) -> str:
+    """`m` falls back to `n`."""
+    base = f"{provider.url}/v1"
+    return config_of(entry("m", "openai/a", base), entry("n", "openai/b", base), fallbacks=[{"m": ["n"]}], **router)
+
+
+ELSEWHERE = [
+    (401, {}, 502, "upstream_auth"),
+    (403, {}, 403, "upstream_forbidden"),
+    (404, {}, 404, "upstream_not_found"),
+    (408, {}, 504, "upstream_timeout"),
+    (429, {}, 429, "upstream_rate_limited"),
+    (429, {"code": "insufficient_quota"}, 429, "upstream_insufficient_quota"),
+    (500, {}, 502, "upstream_error"),
+    (502, {}, 502, "upstream_error"),
+    (503, {}, 503, "upstream_overloaded"),
+    (504, {}, 504, "upstream_timeout"),
+    (529, {}, 503, "upstream_overloaded"),
+]
+HERE = [
+    (400, {}, 400, "upstream_bad_request"),
+    (409, {}, 400, "upstream_bad_request"),
+    (413, {}, 413, "upstream_bad_request"),
+    (422, {}, 400, "upstream_bad_request"),
+]
+ANOTHER_MODEL = [
+    (400, {"code": "context_length_exceeded"}, 400, "context_window_exceeded"),
+    (400, {"code": "content_filter"}, 400, "content_policy_violation"),
+]
+
+
+@pytest.mark.parametrize(("status", "more", "told", "reason"), ELSEWHERE + HERE + ANOTHER_MODEL)
+async def test_a_single_deployment_tells_its_error(
+    provider: FakeProvider, tmp_path: Path, status: int, more: dict[str, str], told: int, reason: str
+) -> None:
+    """Each provider's status has its status for the client and its reason in the ledger."""
+    provider.will(refusal(status, **more))
+    base = f"{provider.url}/v1"
+    async with gateway(config_of(entry("m", "openai/a", base)), tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+        (row,) = await gw.rows()
+        condition = gw.rt.health.of(row.deployment_id)
+    assert answer.status == told
+    assert set((await answer.json())["error"]) == {"message", "type", "param", "code"}
+    assert (row.status, row.reason, row.http_status) == ("failure", reason, told)
+    assert (len(provider.requests), condition.in_flight) == (1, 0)
+
+
+@pytest.mark.parametrize(("status", "more", "told", "reason"), ELSEWHERE)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_another_deployment_answers(
+    provider: FakeProvider, tmp_path: Path, status: int, more: dict[str, str], told: int, reason: str, stream: bool
+) -> None:
+    """What is wrong with one deployment is tried at the next, and the client sees a plain success."""
+    good = events(chat_events("Hi")) if stream else whole(chat_answer("Hi"))
+    provider.will(by_model({"a": refusal(status, **more), "b": good}))
+    async with gateway(two(provider), tmp_path) as gw:
+        answer = await gw.post(CHAT, question(stream=stream))
+        (row,) = await gw.rows()
+    assert answer.status == 200
+    assert b'"model":"m"' in (await answer.read()).replace(b": ", b":")
+    assert models(provider) == ["a", "b"]
+    assert (row.retries, row.fallbacks, row.status) == (1, 0, "success")
+    assert [attempt.reason for attempt in row.attempts] == [reason, ""]
+    assert answer.headers["x-litellm-attempted-retries"] == "1"
+
+
+@pytest.mark.parametrize(("status", "more", "told", "reason"), HERE + ANOTHER_MODEL)
+async def test_a_wrong_question_is_not_asked_twice(
+    provider: FakeProvider, tmp_path: Path, status: int, more: dict[str, str], told: int, reason: str
+) -> None:
+    """What the caller did wrong is told at once: another deployment of the same model would say the same."""
+    provider.will(refusal(status, "this is wrong", **more))
+    async with gateway(two(provider), tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+    assert answer.status == told
+    assert (await answer.json())["error"]["message"] == "this is wrong"
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "more", "goes_on"),
+    [
+        *((status, more, True) for status, more, _, _ in ELSEWHERE + ANOTHER_MODEL),
+        *((status, more, False) for status, more, _, _ in HERE),
+    ],
+)
+async def test_who_falls_back(
+    provider: FakeProvider, tmp_path: Path, status: int, more: dict[str, str], goes_on: bool
+) -> None:
+    """Another model is asked for everything but a malformed question, also where it is too long or not allowed."""
+    provider.will(by_model({"a": refusal(status, **more), "b": whole(chat_answer("Hi", model="b"))}))
+    async with gateway(chain(provider), tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+        (row,) = await gw.rows()
+    assert models(provider) == (["a", "b"] if goes_on else ["a"])
+    assert (answer.status == 200) is goes_on
+    if goes_on:
+        assert (await answer.json())["model"] == "m"
+        assert answer.headers["x-litellm-attempted-fallbacks"] == "1"
+        assert (row.fallbacks, row.model_requested, row.model_group, row.model) == (1, "m", "n", "b")
+
+
+@pytest.mark.parametrize(
+    "fallbacks",
+    [
+        [{"m": ["n", "o"]}],
+        [{"model_name": "m", "fallbacks": ["n", "o"]}],
+        ["m", "n", "o"],
+        ["n", "o"],
+        [{"*": ["n", "o"]}],
+    ],
+)
+async def test_dialects_of_fallbacks(provider: FakeProvider, tmp_path: Path, fallbacks: Any) -> None:
+    """A dict, a pair of names, and a bare list as a ring all lead from one model to the next."""
+    base = f"{provider.url}/v1"
+    config = config_of(*(entry(name, f"openai/{name}", base) for name in "mno"), fallbacks=fallbacks)
+    provider.will(by_model({"m": refusal(500), "n": refusal(503), "o": whole(chat_answer())}))
+    async with gateway(config, tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+    assert answer.status == 200
+    assert models(provider) == ["m", "n", "o"]
+
+
+@pytest.mark.parametrize(("asked", "then"), [("m", ["n", "o"]), ("n", ["o"]), ("o", []), ("x", ["m", "n", "o"])])
+async def test_a_ring(provider: FakeProvider, tmp_path: Path, asked: str, then: list[str]) -> None:
+    """A member of a bare list falls to those after it, any other model to the whole list."""
+    base = f"{provider.url}/v1"
+    config = config_of(*(entry(name, f"openai/{name}", base) for name in "mnox"), fallbacks=["m", "n", "o"])
+    provider.will(refusal(500))
+    async with gateway(config, tmp_path) as gw:
+        answer = await gw.post(CHAT, question(asked))
+    assert answer.status == 502
+    assert models(provider) == [asked, *then]
+
+
+async def test_the_callers_own_fallbacks(provider: FakeProvider, tmp_path: Path) -> None:
+    """A request may name its stand-ins, or forbid the configured ones, and the provider does not see these words."""
+    provider.will(by_model({"a": refusal(500), "b": whole(chat_answer())}))
+    base = f"{provider.url}/v1"
+    async with gateway(config_of(entry("m", "openai/a", base), entry("n", "openai/b", base)), tmp_path) as gw:
+        assert (await gw.post(CHAT, question(fallbacks=["n"]))).status == 200
+        assert (await gw.post(CHAT, question(fallbacks=[{"model": "n"}]))).status == 200
+        assert (await gw.post(CHAT, question(fallbacks=[{"m": ["n"]}]))).status == 200
+    provider.will(refusal(500))
+    async with gateway(chain(provider), tmp_path) as gw:
+        assert (await gw.post(CHAT, question(disable_fallbacks=True))).status == 502
+    assert models(provider) == ["a", "b"] * 3 + ["a"]
+    assert all(set(asked.json) == {"model", "messages"} for asked in provider.requests)
+
+
+async def test_all_fail(provider: FakeProvider, tmp_path: Path) -> None:
+    """When nobody answers, the first error is told with all that was tried, and SDKs are told not to try again."""
+    provider.will(by_model({"a": refusal(500, "first"), "b": refusal(503, "second")}))
+    async with gateway(chain(provider), tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+    error = (await answer.json())["error"]
+    assert answer.status == 502
+    assert error["message"].startswith("first")
+    assert "m (openai/a): 500" in error["message"]
+    assert "n (openai/b): 503" in error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_a_single_attempt_leaves_retrying_to_the_client(provider: FakeProvider, gw: Gateway) -> None:
+    """Where the gateway did not retry, nothing is said about retrying."""
+    provider.will(refusal(500))
+    answer = await gw.post(CHAT, question("gpt-4o"))
+    assert "x-should-retry" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, "7"),
+        ({"retry-after-ms": "2500"}, "2"),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:09 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, "9"),
+        ({"retry-after": "0"}, "1"),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+async def test_retry_after(
+    provider: FakeProvider, gw: Gateway, headers: dict[str, str], seconds: str | None
+) -> None:
+    """The provider's wish comes to the client as whole seconds, at least one; nonsense does not."""
+    provider.will(refusal(429, headers=headers))
+    answer = await gw.post(CHAT, question("gpt-4o"))
+    assert answer.status == 429
+    assert answer.headers.get("retry-after") == seconds
+
+
+async def test_retry_after_beyond_reason(provider: FakeProvider, gw: Gateway) -> None:
+    """An absurd wish cools down for five minutes at most."""
+    provider.will(refusal(429, headers={"retry-after": "9e99"}))
+    await gw.post(CHAT, question("gpt-4o"))
+    answer = await gw.post(CHAT, question("gpt-4o"))
+    assert answer.status == 429
+    assert 1 <= int(answer.headers["retry-after"]) <= 301
+    assert len(provider.requests) == 1
+
+
+async def test_all_are_cooling(provider: FakeProvider, tmp_path: Path) -> None:
+    """When all deployments are left out the client is told 429 and the shortest wait, and nobody is asked."""
+    provider.will(by_model({"a": refusal(429, headers={"retry-after": "100"}), "b": refusal(429, headers={"retry-after": "20"})}))
+    async with gateway(two(provider), tmp_path) as gw:
+        assert (await gw.post(CHAT, question())).status == 429
+        answer = await gw.post(CHAT, question())
+        rows = await gw.rows(2)
+    error = (await answer.json())["error"]
+    assert (answer.status, error["type"]) == (429, "all_deployments_in_cooldown")
+    assert error["message"].startswith("No deployments available for selected model, Try again in")
+    assert 18 <= int(answer.headers["retry-after"]) <= 21
+    assert models(provider) == ["a", "b"]
+    assert rows[1].reason == "no_deployment"
+
+
+@pytest.mark.parametrize("status", [500, 503, 504, 401, 404])
+async def test_the_last_one_is_never_left_out(provider: FakeProvider, tmp_path: Path, status: int) -> None:
+    """A route's only available deployment is asked again, however often it fails."""
+    provider.will(refusal(status))
+    async with gateway(two(provider), tmp_path) as gw:
+        for _ in range(3):
+            await gw.post(CHAT, question())
+        available = [gw.rt.health.is_available(d.id, gw.rt.now()) for d in gw.rt.routes.find("m").deployments]  # type: ignore[union-attr]  # it is there
+    assert available == [False, True]
+    assert models(provider)[2:] != []
+
+
+async def test_num_retries(provider: FakeProvider, tmp_path: Path) -> None:
+    """A single deployment is asked `num_retries` more times; a request, a deployment and a header may say otherwise."""
+    provider.will(refusal(500))
+    base = f"{provider.url}/v1"
+    config = config_of(entry("m", "openai/a", base), entry("n", "openai/b", base, max_retries=1), num_retries=3)
+    async with gateway(config, tmp_path) as gw:
+        for body, headers, count in (
+            (question(), {}, 4),
+            (question(num_retries=0), {}, 1),
+            (question(num_retries=2), {}, 3),
+            (question(), {"x-litellm-num-retries": "1"}, 2),
+            (question("n"), {}, 2),
+        ):
+            provider.requests.clear()
+            assert (await gw.post(CHAT, body, headers=headers)).status == 502
+            assert len(provider.requests) == count
+
+
+async def test_a_bad_key_is_not_tried_twice(provider: FakeProvider, tmp_path: Path) -> None:
+    """What stays broken is not asked again: a refused key, an empty account."""
+    provider.will(refusal(401))
+    config = config_of(entry("m", "openai/a", f"{provider.url}/v1"), num_retries=3)
+    async with gateway(config, tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+    assert answer.status == 502
+    assert len(provider.requests) == 1
+    assert "sk-" not in await answer.text()
+
+
+async def test_order_and_weight(provider: FakeProvider, tmp_path: Path) -> None:
+    """A lower order always goes first, and a weight of zero is never chosen while another has one."""
+    base = f"{provider.url}/v1"
+    config = config_of(
+        entry("m", "openai/a", base, order=2, weight=100),
+        entry("m", "openai/b", base, order=1, weight=1),
+        entry("m", "openai/c", base, order=1, weight=0),
+    )
+    provider.will(whole(chat_answer()))
+    async with gateway(config, tmp_path) as gw:
+        for _ in range(20):
+            await gw.post(CHAT, question())
+    assert set(models(provider)) == {"b"}
+
+
+async def test_load_is_shared(provider: FakeProvider, tmp_path: Path) -> None:
+    """Deployments of one name share its requests."""
+    base = f"{provider.url}/v1"
+    provider.will(whole(chat_answer()))
+    async with gateway(config_of(*(entry("m", f"openai/{name}", base) for name in "ab")), tmp_path) as gw:
+        while set(models(provider)) != {"a", "b"}:  # one in 2^n to go on
+            await gw.post(CHAT, question())
+
+
+OPENAI_FAILURES = {
+    "error object": b'data: {"error": {"message": "no capacity", "code": 503}}\n\n',
+    "error event": b'event: error\ndata: {"error": {"message": "no capacity", "type": "overloaded"}}\n\n',
+    "error field": b'error: {"code": 503, "message": "no capacity", "type": "unavailable_error"}\n\n',
+    "comment, then error": b': hello\n\ndata: {"error": {"message": "no capacity"}}\n\n',
+    "garbage": b"data: <html>\n\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("piece", OPENAI_FAILURES.values(), ids=OPENAI_FAILURES.keys())
+async def test_a_stream_that_begins_with_an_error(provider: FakeProvider, tmp_path: Path, piece: bytes) -> None:
+    """A stream whose first event is an error has not begun: another deployment answers."""
+    provider.will(by_model({"a": events([piece] if piece else []), "b": events(chat_events("Hi"))}))
+    async with gateway(two(provider), tmp_path) as gw:
+        answer = await gw.wire(CHAT, question(stream=True))
+        (row,) = await gw.rows()
+    assert answer.complete
+    assert b"no capacity" not in answer.body
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    assert models(provider) == ["a", "b"]
+    assert row.status == "success"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+async def test_an_anthropic_stream_that_begins_with_an_error(tmp_path: Path, path: str) -> None:
+    """The same for Anthropic's error event, whatever the client speaks."""
+    bad = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}\n\n'
+    async with fake_provider() as provider:
+        config = config_of(
+            entry("m", "anthropic/a", provider.url, order=1), entry("m", "anthropic/b", provider.url, order=2), num_retries=1
+        )
+        provider.will(by_model({"a": events([bad]), "b": events(message_events("Hi"))}))
+        async with gateway(config, tmp_path) as gw:
+            answer = await gw.wire(path, question(stream=True, max_tokens=9))
+    assert answer.complete
+    assert b"Overloaded" not in answer.body
+    assert b"Hi" in answer.body
+    assert models(provider) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "play",
+    [
+        whole(b"<html><body>Welcome</body></html>", headers={"content-type": "text/html"}),
+        whole(chat_answer()),
+        whole({"error": {"message": "hidden"}}),
+        whole(b""),
+        events(chat_events("Hi")[:0], end="reset"),
+        whole(b"<html>Bad gateway</html>", 502, {"content-type": "text/html"}),
+        events(chat_events("Hi"), headers={"content-encoding": "gzip"}),
+    ],
+    ids=["html", "json", "hidden error", "empty", "reset", "html 502", "compressed"],
+)
+async def test_what_is_no_stream(provider: FakeProvider, tmp_path: Path, play: Play) -> None:
+    """A page, a JSON answer or nothing at all instead of a stream is a failure of that deployment."""
+    provider.will(by_model({"a": play, "b": events(chat_events("Hi"))}))
+    async with gateway(two(provider), tmp_path) as gw:
+        answer = await gw.wire(CHAT, question(stream=True))
+    assert answer.complete
+    assert models(provider) == ["a", "b"]
+    assert b"html" not in answer.body
+
+
+@pytest.mark.parametrize(
+    "play",
+    [
+        whole(b"<html>", headers={"content-type": "text/html"}),
+        whole(b'{"id": "x", "choices": [{"ind'),
+        whole(b""),
+        whole(b"[]"),
+        whole({"error": {"message": "hidden", "code": 500}}),
+        events(chat_events("Hi")),
+    ],
+    ids=["html", "truncated", "empty", "array", "hidden error", "a stream"],
+)
+async def test_what_is_no_answer(provider: FakeProvider, tmp_path: Path, play: Play) -> None:
+    """A 200 that holds no answer is a failure of that deployment."""
+    provider.will(by_model({"a": play, "b": whole(chat_answer("Hi"))}))
+    async with gateway(two(provider), tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+    assert answer.status == 200
+    assert models(provider) == ["a", "b"]
+
+
+async def test_an_answer_that_is_cut(provider: FakeProvider, tmp_path: Path) -> None:
+    """A whole answer shorter than its length is a failure of that deployment."""
+
+    async def short(_: FakeProvider, asked: Any) -> None:
+        asked.connection.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")
+        asked.connection.writer.close()
+
+    provider.will(by_model({"a": short, "b": whole(chat_answer("Hi"))}))
+    async with gateway(two(provider), tmp_path) as gw:
+        assert (await gw.post(CHAT, question())).status == 200
+    assert models(provider) == ["a", "b"]
+
+
+async def test_unreachable(tmp_path: Path) -> None:
+    """A provider that nobody answers for is a 502 in the client's dialect, and its row has one attempt."""
+    config = config_of(entry("m", "openai/a", "http://127.0.0.1:9/v1"))
+    async with gateway(config, tmp_path) as gw:
+        answer = await gw.post("/v1/messages", question(max_tokens=5))
+        (row,) = await gw.rows()
+    assert answer.status == 502
+    assert (await answer.json())["type"] == "error"
+    assert (row.reason, len(row.attempts)) == ("upstream_unreachable", 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_first_event_deadline(provider: FakeProvider, gw: Gateway, stream: bool) -> None:
+    """A provider that does not begin in time is a 504; the caller's `timeout` is obeyed, and not passed on."""
+
+    async def silent(_: FakeProvider, asked: Any) -> None:
+        await asked.connection.closed.wait()
+
+    provider.will(silent)
+    answer = await gw.post(CHAT, question("gpt-4o", stream=stream, timeout=0.05))
+    assert answer.status == 504
+    assert (await answer.json())["error"]["code"] == "first_event_timeout"
+    await provider.requests[0].connection.closed.wait()
+    assert "timeout" not in provider.requests[0].json
+    (row,) = await gw.rows()
+    assert gw.rt.health.of(row.deployment_id).in_flight == 0
+
+
+async def test_a_deployments_defaults(provider: FakeProvider, tmp_path: Path) -> None:
+    """What an operator sets fills what the request leaves open, and what he drops is gone."""
+    base = f"{provider.url}/v1"
+    config = config_of(
+        entry("m", "openai/a", base, temperature=0.5, max_tokens=7, additional_drop_params=["seed"], extra_body={"x": 1})
+    )
+    provider.will(whole(chat_answer()))
+    async with gateway(config, tmp_path) as gw:
+        await gw.post(CHAT, question(seed=1, temperature=0.9))
+        await gw.post(CHAT, question(max_completion_tokens=3))
+    first, second = (asked.json for asked in provider.requests)
+    assert first == {"model": "a", "messages": HELLO, "temperature": 0.9, "max_tokens": 7, "x": 1}
+    assert second == {"model": "a", "messages": HELLO, "max_completion_tokens": 3, "temperature": 0.5, "x": 1}
+
+
+async def test_count_tokens(provider: FakeProvider, gw: Gateway) -> None:
+    """Anthropic counts itself; for others the count is estimated and nobody is asked."""
+    provider.will(whole({"input_tokens": 12}))
+    counted = await gw.post("/v1/messages/count_tokens", question("claude"))
+    estimated = await gw.post("/v1/messages/count_tokens", question("gpt-4o"))
+    assert await counted.json() == {"input_tokens": 12}
+    assert (await estimated.json())["input_tokens"] == len(json.dumps(HELLO)) // 4
+    assert [asked.path for asked in provider.requests] == ["/v1/messages/count_tokens"]
+    assert [row.operation for row in await gw.rows(2)] == ["count_tokens"] * 2
+
+
+async def test_what_a_provider_cannot(provider: FakeProvider, gw: Gateway) -> None:
+    """An operation that the provider's format lacks is a 400 that names it."""
+    provider.will(whole(message_answer()))
+    answer = await gw.post("/v1/embeddings", {"model": "claude", "input": "x"})
+    assert answer.status == 400
+    assert "embeddings" in (await answer.json())["error"]["message"]
+    (row,) = await gw.rows()
+    assert (row.reason, row.attempts) == ("unsupported", ())
+
+
+async def test_a_group_of_two_formats(provider: FakeProvider, tmp_path: Path) -> None:
+    """What one deployment's format cannot say, another deployment of the same name is asked."""
+    config = config_of(
+        entry("m", "anthropic/a", provider.url, order=1), entry("m", "openai/b", f"{provider.url}/v1", order=2), num_retries=1
+    )
+    provider.will(whole({"object": "list", "data": [], "model": "b", "usage": {"prompt_tokens": 3, "total_tokens": 3}}))
+    async with gateway(config, tmp_path) as gw:
+        answer = await gw.post("/v1/embeddings", {"model": "m", "input": "x"})
+        (row,) = await gw.rows()
+    assert answer.status == 200
+    assert (row.input, row.output, row.status) == (3, 0, "success")
