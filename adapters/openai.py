@@ -26,11 +26,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.envelope import decode, seal
-from adapters.errors import (
-    BadRequest,
-    GatewayError,
-    MalformedJson,
-)
+from adapters.errors import BadRequest, GatewayError, MalformedJson
 from adapters.openai_answers import read_error, read_response, read_stream, read_usage
 from adapters.openai_editor import pass_response, pass_stream
 from adapters.openai_questions import address, pass_request, write_request

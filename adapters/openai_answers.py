@@ -17,11 +17,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.envelope import decode
-from adapters.errors import (
-    GatewayError,
-    UpstreamError,
-    UpstreamMalformed,
-)
+from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import read_event, split_events
 from adapters.types import (
     ChatRequest,
@@ -146,10 +142,11 @@ def _assemble(deltas: Iterable[Delta], logprobs: Raw | None) -> Choice:
                 else:
                     parts.append(Thinking(text))
             case SignatureDelta():
-                said = last.text if isinstance(last, Thinking) else ""
-                parts[-1 if isinstance(last, Thinking) else len(parts) :] = [
-                    Thinking(said, _STRING.decode(delta.signature))
-                ]
+                signature = _STRING.decode(delta.signature)
+                if isinstance(last, Thinking) and last.signature is None:
+                    parts[-1] = Thinking(last.text, signature)
+                else:
+                    parts.append(Thinking("", signature))
             case RedactedDelta():
                 parts.append(RedactedThinking(_STRING.decode(delta.data)))
             case RefusalDelta():
@@ -191,12 +188,13 @@ class _ChoiceReader:
     no index at all. A call is opened when its name is known; one without an id gets one that is made from the answer's.
     """
 
-    __slots__ = ("_answer_id", "_calls", "_choice", "ended", "reason")
+    __slots__ = ("_answer_id", "_calls", "_choice", "_is_plain", "ended", "reason")
 
     def __init__(self, choice: int, answer_id: str) -> None:
         self._choice = choice
         self._answer_id = answer_id
         self._calls: list[_Call] = []
+        self._is_plain = False
         self.reason: FinishReason | None = None
         self.ended = False
 
@@ -235,20 +233,23 @@ class _ChoiceReader:
         deltas.append(Finish("tool_calls" if reason == "stop" and calls else reason, choice=self._choice))
 
     def _take_reasoning(self, piece: wire.Piece, deltas: list[Delta]) -> None:
-        details = piece.thinking_blocks or piece.reasoning_details or ()
-        if _is_words(piece.reasoning_content):
-            deltas.append(ThinkingDelta(piece.reasoning_content, self._choice))
-        elif _is_words(piece.reasoning):
-            deltas.append(ThinkingDelta(piece.reasoning, self._choice))
-        else:
-            for detail in details:
-                words = (detail.thinking, detail.text, detail.summary)
-                deltas += [ThinkingDelta(raw, self._choice) for raw in words if _is_words(raw)]
-        for detail in details:
-            if _is_words(detail.signature):
-                deltas.append(SignatureDelta(detail.signature, self._choice))
-            if detail.type == "redacted_thinking" and _is_words(detail.data):
-                deltas.append(RedactedDelta(detail.data, self._choice))
+        """Plain words, or blocks with signatures that repeat them: in the same step, or at the end of all steps."""
+        blocks = piece.thinking_blocks or piece.reasoning_details or ()
+        plain = piece.reasoning_content if _is_words(piece.reasoning_content) else piece.reasoning
+        words = [
+            [raw for raw in (block.thinking, block.text, block.summary) if _is_words(raw)] for block in blocks
+        ]
+        speaks_in_blocks = any(words) and not self._is_plain
+        if not speaks_in_blocks and _is_words(plain):
+            self._is_plain = True
+            deltas.append(ThinkingDelta(plain, self._choice))
+        for block, raws in zip(blocks, words, strict=True):
+            if speaks_in_blocks:
+                deltas += [ThinkingDelta(raw, self._choice) for raw in raws]
+            if _is_words(block.signature):
+                deltas.append(SignatureDelta(block.signature, self._choice))
+            if block.type == "redacted_thinking" and _is_words(block.data):
+                deltas.append(RedactedDelta(block.data, self._choice))
 
     def _take_list(self, content: Raw, deltas: list[Delta]) -> None:
         """Mistral's content: a list of texts and thoughts, a thought being a list of texts again."""

@@ -1,8 +1,9 @@
 """Both sides speak OpenAI's format: the answer passes, with the client's name for the model. Part of `adapters.openai`.
 
-This is the hot path. An ordinary chunk of a stream is recognised by its first bytes, which carry the model's name, and
-goes on with these replaced; nothing is parsed. The rest of it is only searched for what the gateway must know: usage,
-a finish reason, an error.
+This is the hot path: about one microsecond for an ordinary chunk of a stream. Such a chunk is recognised by the bytes
+that it shares with the one before it, among them the model's name, and goes on with these replaced; nothing is parsed.
+Whatever looks different is opened one level: the model is replaced at its place, and what the gateway must know is
+read (usage, a finish reason, an error, the terminator).
 """
 
 from __future__ import annotations
@@ -16,13 +17,7 @@ from adapters.envelope import decode, seal
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import read_event, split_events
 from adapters.openai_answers import find_usage, is_broken, read_error, read_finish
-from adapters.types import (
-    FinishReason,
-    Operation,
-    Provider,
-    Target,
-    Usage,
-)
+from adapters.types import FinishReason, Operation, Provider, Target, Usage
 from adapters.wire import openai as wire
 
 _DONE = b"data: [DONE]\n\n"
@@ -170,8 +165,9 @@ class ChatEditor:
             rest = end + len(self._behind)
             if event.startswith(self._behind, end) and (rest == len(event) or self._is_padding(event, rest)):
                 self.events += 1
-                self.deltas += 1
-                self.chars += end - start
+                if end > start:
+                    self.deltas += 1
+                    self.chars += end - start
                 return self._new_head + event[start:end] + self._new_behind + event[rest:]
         return self._open(event)
 

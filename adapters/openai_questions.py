@@ -21,10 +21,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters.envelope import seal
-from adapters.errors import (
-    BadRequest,
-    Unsupported,
-)
+from adapters.errors import BadRequest, Unsupported
 from adapters.types import (
     Audio,
     ChatRequest,

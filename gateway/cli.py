@@ -3,59 +3,82 @@
 `penstock` serves; everything else is a subcommand. Flags of LiteLLM's proxy are accepted: those that mean something here
 do it, those that belong to another server are named in a notice, and those that would make somebody feel safe without
 reason are refused.
+
+Exit codes: 0 well, 1 not well (a configuration that cannot be used, an unhealthy gateway), 2 a command that was not
+understood, 98 an address that cannot be listened on, 130 interrupted before it began.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 import logging
 import os
+import socket
 import sys
+import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import uvloop
+from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway import __version__
+from gateway import __version__, malformed
 from gateway.app import CannotStart, open_runtime, serve
-from gateway.banner import banner
-from gateway.config.environment import Environment, load_dotenv, most_verbose, read_environment
-from gateway.config.load import Loaded, load
+from gateway.banner import banner, reachable
+from gateway.config.environment import LEVELS, Environment, load_dotenv, most_verbose, read_environment
+from gateway.config.load import load
 from gateway.config.model import Config, ModelEntry, ModelParams, Place
-from gateway.config.problems import ConfigInvalid
+from gateway.config.problems import ConfigInvalid, Problem
 from gateway.config.schema import config_schema
+from gateway.logs import QueuedHandler, scrub
 from gateway.logs import setup as set_up_logging
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
+from gateway.runtime import Runtime
 
 log = logging.getLogger("penstock")
-
-COMMANDS = ("serve", "check", "health", "version", "config")
 
 # Flags of LiteLLM's proxy that belong to its own server. With the number of values that each takes.
 _HISTORIC = {
     "--use_prisma_db_push": 0, "--local": 0, "--use_queue": 0, "--use_v2_migration_resolver": 0, "--run_gunicorn": 0,
-    "--run_hypercorn": 0, "--run_granian": 0, "--test": 0, "--reload": 0, "--setup": 0, "--log_config": 1,
-    "--keepalive_timeout": 1, "--limit_concurrency": 1, "--max_requests_before_restart": 1,
-    "--max_requests_before_restart_jitter": 1, "--telemetry": 1, "--prometheus_metrics_port": 1,
-    "--check_migrations_against_existing_data": 0, "--enforce_prisma_migration_check": 0, "--skip_server_startup": 0,
-    "--num_workers": 1,
+    "--run_hypercorn": 0, "--run_granian": 0, "--reload": 0, "--save": 0, "--add_function_to_prompt": 0,
+    "--enforce_prisma_migration_check": 0, "--log_config": 1, "--keepalive_timeout": 1, "--limit_concurrency": 1,
+    "--max_requests_before_restart": 1, "--max_requests_before_restart_jitter": 1, "--telemetry": 1,
+    "--prometheus_metrics_port": 1, "--num_workers": 1, "--alias": 1, "--headers": 1, "--temperature": 1,
+    "--max_tokens": 1, "--num_requests": 1,
 }  # fmt: skip
-_REFUSED = ("--ssl_keyfile_path", "--ssl_certfile_path", "--ciphers", "--iam_token_db_auth")
+# Its flags that prepare a database and leave.
+_NOTHING_TO_PREPARE = ("--skip_server_startup", "--check_migrations_against_existing_data")
+# Flags whose effect somebody would rely on, and what to do instead.
+_TLS = "put a proxy that speaks TLS in front, or leave it out"
+_REFUSED = {
+    "--ssl_keyfile_path": _TLS,
+    "--ssl_certfile_path": _TLS,
+    "--ciphers": _TLS,
+    "--iam_token_db_auth": "leave it out",
+    "--max_budget": "budgets are not enforced yet",
+    "--add_key": "provider keys belong in the environment or in the configuration",
+    "--test": "use the curl that the start-up banner prints",
+    "--test_async": "use the curl that the start-up banner prints",
+    "--setup": "begin with the shipped config.yaml",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `penstock` with these arguments; the process's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or (
-        arguments[0] not in COMMANDS and arguments[0] not in ("-h", "--help", "-v", "--version")
-    ):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in _OF_THE_WHOLE):
         arguments.insert(0, "serve")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no model's name may be too odd for a terminal
     parsed = _parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
@@ -64,7 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.code
     except KeyboardInterrupt:
         return 130
+    except Exception:  # a bug, or a machine in distress: told whole, but for secrets
+        print(scrub(traceback.format_exc()), file=sys.stderr)
+        return 1
     return code
+
+
+_OF_THE_WHOLE = ("-h", "--help", "-v", "--version")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", help="the configuration (default: --config's own default)")
     check.set_defaults(run=_check)
     health = commands.add_parser("health", help="ask a running gateway how it is; exit code 0 if it is well")
-    health.add_argument("--url", help="default: http://127.0.0.1:PORT/health")
+    health.add_argument("--url", help="ask there (default: /health at the host and port of the environment)")
+    health.add_argument("--host", help="where it listens, if a flag told it so (LITELLM_HOST, HOST)")
+    health.add_argument("-p", "--port", type=_port, help="likewise (LITELLM_PORT, PORT)")
     health.add_argument("--timeout", type=float, default=4.0, help="seconds (default: 4)")
     health.set_defaults(run=_health)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
@@ -91,35 +122,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    serve_parser = commands.add_parser("serve", help="run the gateway (the default)")
-    add = serve_parser.add_argument
+    parser = commands.add_parser("serve", help="run the gateway (the default)", allow_abbrev=False)
+    add = parser.add_argument
     add("-c", "--config", help="configuration file; none is needed (environment: CONFIG_FILE_PATH)")
     add("--host", help="address to listen on (LITELLM_HOST, HOST; default 0.0.0.0)")
-    add("-p", "--port", type=int, help="port to listen on (LITELLM_PORT, PORT; default 4000)")
-    add("--detailed_debug", "--detailed-debug", action="store_true", help="log everything")
+    add("-p", "--port", type=_port, help="port to listen on (LITELLM_PORT, PORT; default 4000)")
+    add("--detailed_debug", "--detailed-debug", action="store_true", help="log everything (LITELLM_DEBUG)")
     add("--debug", action="store_true", help="the same as --detailed_debug")
-    add(
-        "--log-level", dest="log_level", help="DEBUG, INFO, WARNING or ERROR (LITELLM_LOG, LITELLM_LOG_LEVEL)"
-    )
-    add(
-        "--json-logs",
-        dest="json_logs",
-        action="store_true",
-        help="log JSON lines even on a terminal (JSON_LOGS)",
-    )
+    level = "DEBUG, INFO, WARNING, ERROR or CRITICAL (LITELLM_LOG, LITELLM_LOG_LEVEL); the most verbose wins"
+    add("--log-level", metavar="LEVEL", type=str.upper, choices=LEVELS, help=level)
+    add("--json-logs", action="store_true", help="log JSON lines even on a terminal (JSON_LOGS)")
     add("--strict", action="store_true", help="unknown keys in the configuration are errors")
-    add("-m", "--model", help="serve this one model, with no configuration")
+    add("-m", "--model", help="serve this model too, without writing a configuration")
     add("--api_base", help="with --model: where it is")
+    add("--api_version", help="with --model azure/…: the API version")
     add("--drop_params", action="store_true", help="drop parameters that a provider does not know")
     add("--num_retries", type=int, help="more attempts than one")
-    add("--request_timeout", type=float, help="seconds until an answer must begin")
+    add("--request_timeout", type=float, metavar="SECONDS", help="seconds until an answer must begin")
     add("--validate_config", action="store_true", help="the same as `penstock check`")
     add("--health", action="store_true", help="the same as `penstock health`")
     for flag, values in _HISTORIC.items():
         add(flag, nargs="?" if values else 0, action=_Historic, help=argparse.SUPPRESS)
+    for flag in _NOTHING_TO_PREPARE:
+        add(flag, dest="nothing_to_prepare", action="store_true", help=argparse.SUPPRESS)
     for flag in _REFUSED:
         add(flag, nargs="?", action=_Refused, help=argparse.SUPPRESS)
-    serve_parser.set_defaults(run=_serve, notices=[])
+    parser.set_defaults(run=_serve, notices=[])
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"not a port (1 to 65535): {text!r}")
+    return int(text)
 
 
 class _Historic(argparse.Action):
@@ -137,58 +171,86 @@ class _Refused(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: object, values: object, option: str | None = None
     ) -> None:
-        parser.error(
-            f"{option} is not available: put a proxy that speaks TLS in front (deploy/), or leave it out"
-        )
+        parser.error(f"{option} is not available: {_REFUSED[option or '']}")
 
 
 # -- serve -----------------------------------------------------------------------------------------------------------
+
+
+class _Settings(Struct, frozen=True):
+    """All that the command line, the environment and the file say, in that order of precedence."""
+
+    config: Config
+    environment: Environment
+    environ: dict[str, str]
+    notices: tuple[Problem, ...]
 
 
 def _serve(parsed: argparse.Namespace) -> int:
     if parsed.validate_config:
         return _check(argparse.Namespace(file=parsed.config))
     if parsed.health:
-        return _health(argparse.Namespace(url=None, timeout=4.0))
-    environ = load_dotenv(Path(".env"), os.environ)
-    flags = {
-        "LITELLM_HOST": parsed.host,
-        "LITELLM_PORT": parsed.port,
-        "LITELLM_LOG": "DEBUG" if parsed.detailed_debug or parsed.debug else parsed.log_level,
-    }
-    environ |= {name: str(value) for name, value in flags.items() if value is not None}
+        return _health(argparse.Namespace(url=None, host=parsed.host, port=parsed.port, timeout=4.0))
+    if parsed.nothing_to_prepare:
+        print("There is nothing to prepare: the server sets up its data folder when it starts.")
+        return 0
     try:
-        loaded = _load(parsed, environ)
+        settings = _settings(parsed)
     except ConfigInvalid as invalid:
         for problem in invalid.problems:
             print(problem, file=sys.stderr)
         return 1
-    known = loaded.config.environment_variables
-    environ |= {name: secret.reveal() for name, secret in known.items()}
-    os.environ.update(environ)
-    environment = read_environment(environ)
-    errors = [problem for problem in environment.problems if problem.severity == "error"]
-    if errors:
-        for problem in errors:
-            print(problem, file=sys.stderr)
-        return 1
-    level = most_verbose(environment.log_level, "DEBUG" if loaded.config.litellm.set_verbose else "INFO")
-    stop_logging = set_up_logging(level, as_json=True if parsed.json_logs or environment.json_logs else None)
+    level = settings.environment.log_level
+    if settings.config.litellm.set_verbose:
+        level = most_verbose(level, "DEBUG")
+    as_json = True if parsed.json_logs or settings.environment.json_logs else None
+    stop_logging = set_up_logging(level, as_json=as_json)
+    malformed.watch()
     for notice in parsed.notices:
         log.warning("%s", notice)
-    for problem in loaded.notices:
+    for problem in settings.notices:
         log.log(logging.WARNING if problem.severity == "warning" else logging.INFO, "%s", problem)
-    log.debug("log level %s", level)
+    log.info("log level %s", level)
     try:
-        uvloop.run(_run(_with_flags(loaded.config, parsed), environment, environ))
+        uvloop.run(_run(settings))
     finally:
         stop_logging()
     return 0
 
 
-def _load(parsed: argparse.Namespace, environ: dict[str, str]) -> Loaded:
+def _settings(parsed: argparse.Namespace) -> _Settings:
+    """Raises ConfigInvalid."""
+    environ = load_dotenv(Path(".env"), os.environ)
+    debug = parsed.detailed_debug or parsed.debug
+    flags = {
+        "LITELLM_HOST": parsed.host,
+        "LITELLM_PORT": parsed.port,
+        "LITELLM_LOG": "DEBUG" if debug else parsed.log_level,
+    }
+    told = {name: str(value) for name, value in flags.items() if value is not None}
+    environ |= told
     path = parsed.config or environ.get("CONFIG_FILE_PATH")
-    return load(Path(path) if path else None, environ, strict=parsed.strict)
+    loaded = load(Path(path) if path else None, environ, strict=parsed.strict)
+    environ |= {name: secret.reveal() for name, secret in loaded.config.environment_variables.items()}
+    environ |= told
+    os.environ.update(environ)  # libraries look there, for instance for certificates
+    environment = read_environment(environ)
+    errors = tuple(problem for problem in environment.problems if problem.severity == "error")
+    if errors:
+        raise ConfigInvalid(errors)
+    environment = replace(environment, host=_every_address(environment.host, environ))
+    return _Settings(
+        _with_flags(loaded.config, parsed), environment, environ, (*environment.problems, *loaded.notices)
+    )
+
+
+def _every_address(host: str, environ: Mapping[str, str]) -> str:
+    """On Railway, whose older private networks are IPv6 only, "all addresses" are those of both families.
+
+    https://docs.railway.com/networking/private-networking
+    """
+    on_railway = "RAILWAY_PRIVATE_DOMAIN" in environ
+    return "::" if host == "0.0.0.0" and on_railway and socket.has_dualstack_ipv6() else host
 
 
 def _with_flags(config: Config, parsed: argparse.Namespace) -> Config:
@@ -201,21 +263,30 @@ def _with_flags(config: Config, parsed: argparse.Namespace) -> Config:
     if parsed.request_timeout is not None:
         litellm = replace(litellm, request_timeout=parsed.request_timeout)
     if parsed.model:
-        params = ModelParams(model=parsed.model, api_base=parsed.api_base)
+        params = ModelParams(model=parsed.model, api_base=parsed.api_base, api_version=parsed.api_version)
         place = Place("command line", 0, 0)
         models = (*models, ModelEntry(model_name=parsed.model, params=params, place=place))
     return replace(config, router=router, litellm=litellm, model_list=models)
 
 
-async def _run(config: Config, environment: Environment, environ: dict[str, str]) -> None:
-    rt = await open_runtime(config, environment, environ)
+async def _run(settings: _Settings) -> None:
+    environment = settings.environment
+    rt = await open_runtime(settings.config, environment, settings.environ)
+    _count_log_drops(rt)
     ready = asyncio.Event()
 
     async def say() -> None:
         await ready.wait()
-        print(banner(rt, environment.host, environment.port), flush=True)
+        with suppress(OSError):  # whoever read our output has left; clients have not
+            print(banner(rt, environment.host, environment.port), flush=True)
 
     await asyncio.gather(serve(rt, host=environment.host, port=environment.port, ready=ready), say())
+
+
+def _count_log_drops(rt: Runtime) -> None:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, QueuedHandler):
+            rt.metrics.watch_log_drops = lambda queued=handler: queued.dropped  # type: ignore[misc]  # bound now
 
 
 # -- the others ------------------------------------------------------------------------------------------------------
@@ -232,14 +303,13 @@ def _check(parsed: argparse.Namespace) -> int:
         return 1
     for notice in loaded.notices:
         print(notice)
-    routes = compile_routes(loaded.config, environ, PriceTable.load())
-    print(describe(routes, loaded))
+    print(describe(compile_routes(loaded.config, environ, PriceTable.load()), loaded.config))
     return 0
 
 
-def describe(routes: Routes, loaded: Loaded) -> str:
+def describe(routes: Routes, config: Config) -> str:
     """The compiled routes, one deployment a line."""
-    lines = [f"{path}: read" for path in loaded.config.files]
+    lines = [f"{path}: read" for path in config.files]
     for route in routes.configured():
         lines.append(route.name + (" (hidden)" if route.hidden else ""))
         for deployment in route.deployments:
@@ -261,19 +331,21 @@ def describe(routes: Routes, loaded: Loaded) -> str:
 
 
 def _health(parsed: argparse.Namespace) -> int:
-    environ = load_dotenv(Path(".env"), os.environ)
-    url = parsed.url or f"http://127.0.0.1:{read_environment(environ).port}/health"
+    environment = read_environment(load_dotenv(Path(".env"), os.environ))
+    host, port = parsed.host or environment.host, parsed.port or environment.port
+    url = parsed.url or f"http://{reachable(host)}:{port}/health"
     if not url.startswith(("http://", "https://")):
         print(f"penstock: not a URL: {url}", file=sys.stderr)
         return 2
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=parsed.timeout) as response:  # noqa: S310 - checked above
+        with direct.open(url, timeout=parsed.timeout) as response:
             body = json.loads(response.read())
     except urllib.error.HTTPError as error:
         print(f"unhealthy: {url} answered {error.code}", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
-        print(f"unhealthy: {url}: {error}", file=sys.stderr)
+    except (OSError, ValueError, HTTPException) as error:
+        print(f"unhealthy: {url}: {getattr(error, 'reason', None) or error}", file=sys.stderr)
         return 1
     print(body.get("status", "healthy") if isinstance(body, dict) else "healthy")
     return 0

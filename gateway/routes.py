@@ -261,17 +261,16 @@ class Routes:
         return self._build(entry, name, found[0], found[1], position)
 
     def _lacks(self, params: ModelParams, provider: Provider, unset: tuple[str, ...]) -> str:
+        """Why it cannot be served, empty if it can."""
+        if unset:
+            return f"{', '.join(unset)} is not set"
         if not (params.api_base or provider.base_url or _base_from(provider, self._environ)):
             names = " or ".join(provider.base_env) or "api_base"
             return f"{provider.name} needs a base URL: set api_base or {names}"
-        if params.api_key or not provider.env:
+        needs_key = provider.env and "optional_key" not in provider.quirks
+        # A server of the operator's own may need no key.
+        if params.api_key or params.api_base or not needs_key or self._key_of(provider):
             return ""
-        if unset:
-            return f"{', '.join(unset)} is not set"
-        if any(self._environ.get(variable) for variable in provider.env) or "optional_key" in provider.quirks:
-            return ""
-        if params.api_base:
-            return ""  # a server of the operator's own may need no key
         return f"no key: set api_key or {' or '.join(provider.env)}"
 
     def _build(
@@ -297,7 +296,7 @@ class Routes:
             max_output_tokens=facts.max_output if facts else None,
             flags=frozenset(facts.flags) if facts else frozenset(),
         )
-        key = params.api_key or (None if entry.unset else self._key_of(provider))
+        key = params.api_key or self._key_of(provider)
         headers = {"openai-organization": Secret(params.organization)} if params.organization else {}
         return Deployment(
             id=str(entry.info.get("id") or _stable_id(entry, name, model, position)),

@@ -150,7 +150,7 @@ class Dialects:
         models = reader.texts(items["models"], join(path, "models")) if "models" in items else None
         if not models:
             self._report.error(node.place, path, '"models" is missing')
-        return models or (), params, node.place, tuple(reader.unset)
+        return models or (), params, node.place, reader.unset_of("api_key", "base_url")
 
 
 def _readdress(base: ModelParams, provider: str, model: str) -> ModelParams:

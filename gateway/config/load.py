@@ -416,7 +416,7 @@ class _Models:
             self._report.error(name.place, path, "model_name has no value")
         if not model_name or params is None:
             return None
-        unset = tuple(dict.fromkeys(self._reader.unset))
+        unset = self._reader.unset_of("api_key", "api_base")
         return ModelEntry(model_name=model_name, params=params, info=info, place=node.place, unset=unset)
 
     def _unknown_in_entry(self, node: Mapping, path: str) -> set[str]:

@@ -121,7 +121,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     """`model_info`: `id`, `mode`, `base_model` and whatever else; JSON values, kept as written."""
     place: Place
     unset: tuple[str, ...] = ()
-    """Names of environment variables that the entry mentions and that are not set."""
+    """Environment variables that its key or its address needs and that are not set: it must not be served then, since
+    another key, or the provider's own address, is not what was meant."""
 
 
 class Fallbacks(Struct, frozen=True):

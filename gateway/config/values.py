@@ -94,8 +94,8 @@ class Reader:
     def __init__(self, environ: Names[str, str], report: Report) -> None:
         self.environ = environ
         self.report = report
-        self.unset: list[str] = []
-        """Names that were wanted and are not set, in the order of reading; whoever wants to know empties it."""
+        self.unset: list[tuple[str, str]] = []
+        """(path, name) of what was wanted and is not set, in the order of reading; whoever wants to know empties it."""
         self._readers: dict[Kind, Callable[[Node, str], Any]] = {
             "text": self.text,
             "url": self.url,
@@ -129,11 +129,15 @@ class Reader:
             return None
         self._warn_of_trap(node, path)
         value, missing = substitute(node.text, self.environ)
-        self.unset += missing
+        self.unset += [(path, name) for name in missing]
         for name in missing:
             state = "is empty" if name in self.environ else "is not set"
             self.report.notice(node.place, path, f"the environment variable {name} {state}")
         return value
+
+    def unset_of(self, *keys: str) -> tuple[str, ...]:
+        """Names that are not set and that values of these keys wanted."""
+        return tuple(dict.fromkeys(name for path, name in self.unset if path.rpartition(".")[2] in keys))
 
     def url(self, node: Node, path: str) -> str | None:
         value = self._scalar(node, path, "must be a URL")

@@ -198,8 +198,8 @@ def test_signatures_and_redacted_reasoning() -> None:
         ("ThinkingDelta", "hm"),
         ("SignatureDelta", "s1"),
         ("RedactedDelta", "xyz"),
-        ("TextDelta", "a"),
         ("SignatureDelta", "s2"),
+        ("TextDelta", "a"),
         ("Finish", "stop"),
     ]
 
@@ -489,6 +489,19 @@ def test_all_parts_of_a_message() -> None:
     assert read_back.parts == (Thinking("hm", "s"), Text("a"), Refusal("no"), ToolCall("c", "f", '{"x": 1}'))
     assert read_back.finish == "tool_calls"
     assert bytes(read_back.logprobs or b"") == b'{"content": []}'
+
+
+def test_several_signed_thoughts() -> None:
+    """Each block of reasoning keeps its own signature, and what repeats them is not read twice."""
+    blocks = [{"type": "thinking", "thinking": text, "signature": f"s{text}"} for text in "ab"]
+    read_back = answer({"content": "x", "reasoning_content": "ab", "thinking_blocks": blocks})
+    assert read_back.parts == (Thinking("a", "sa"), Thinking("b", "sb"), Text("x"))
+    streamed = read(
+        chunk({"reasoning_content": "a"}),
+        chunk({"reasoning_content": "b"}),
+        chunk({"thinking_blocks": blocks[:1]}),
+    )
+    assert said(streamed)[:-1] == [("ThinkingDelta", "a"), ("ThinkingDelta", "b"), ("SignatureDelta", "sa")]
 
 
 def test_a_message_may_be_missing() -> None:

@@ -298,6 +298,25 @@ def test_reading_byte_by_byte_is_the_same(recording: Recording) -> None:
     assert plainly(single) == plainly(whole)
 
 
+@pytest.mark.parametrize("recording", [one for one in SOUND if one.kind == "chat"], ids=str)
+def test_what_is_read_and_written_anew_reads_the_same(recording: Recording) -> None:
+    """A recorded stream that goes through our deltas and back into chunks says the same."""
+    deltas = read_pieces(recording, [recording.response])
+    writer = openai.write_stream(answer_id="a", model="m", now=0, wants_usage=True)
+    written = writer.feed(deltas) + writer.close()
+    again = openai.read_stream(REQUEST, target(recording))
+    deltas_again = again.feed(written) + again.close()
+    assert again.done
+    before, after = gather(deltas), gather(deltas_again)
+    before.usage = after.usage = None
+    assert after == before
+    usages = [
+        [delta.usage for delta in some if isinstance(delta, UsageDelta)][-1:]
+        for some in (deltas, deltas_again)
+    ]
+    assert usages[0] == usages[1]
+
+
 def edit_pieces(
     recording: Recording, pieces: list[bytes], *, wants_usage: bool = True
 ) -> tuple[bytes, ChatEditor]:

@@ -1,0 +1,298 @@
+"""What is replayed: one exchange of a provider, recorded or written by us, and how to set it up.
+
+A `Replay` has the question as the client asked it, and the answer as the provider gave it, byte for byte. `Stage` is one
+gateway in front of one fake provider, for as many replays as there are; each replay has a deployment of its own for each
+kind of test (`NAMES`), so that no cooldown of one is felt by another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+
+from adapters.providers import PROVIDERS
+from adapters.providers import provider as provider_row
+from gateway.state.records import LedgerQuery, LedgerRow
+from tests.harness import Asked, FakeProvider, Gateway, Play, chunk, fake_provider, gateway
+from tests.recorded import Recording, recordings
+
+Format = Literal["openai", "anthropic"]
+
+PATHS = {
+    ("openai", "chat"): "/v1/chat/completions",
+    ("openai", "completions"): "/v1/completions",
+    ("openai", "embeddings"): "/v1/embeddings",
+    ("anthropic", "chat"): "/v1/messages",
+    ("anthropic", "count_tokens"): "/v1/messages/count_tokens",
+}
+"""Where our clients ask for what."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One exchange. `row` is the provider's row, `base` the path of its address, `path` where it is to be asked."""
+
+    name: str
+    format: Format
+    operation: str
+    row: str
+    base: str
+    path: str
+    model: str
+    status: int
+    body: bytes
+    is_stream: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
+    question: bytes | None = None
+    question_headers: Mapping[str, str] = field(default_factory=dict)
+    api_version: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# -- from recordings -------------------------------------------------------------------------------------------------
+
+_PROVIDERS = (
+    *("alibaba", "anthropic", "azure", "bedrock-mantle", "cerebras", "crusoe", "deepseek", "gpustack", "groq"),
+    *("heroku", "huggingface", "litellmproxy", "lmstudio", "mistral", "ollama", "openai", "openrouter"),
+    *("perplexity", "snowflake", "together", "vllm", "writer", "xai", "zai"),
+)
+_KINDS = ("chat", "messages", "completions", "embeddings", "count_tokens")
+_FOREIGN = ("/api/chat", "/api/generate", "/v1/complete")
+"""Ollama's own language and Anthropic's of 2023."""
+_ROWS = {
+    "alibaba": "dashscope",
+    "lmstudio": "lm_studio",
+    "vllm": "hosted_vllm",
+    "litellmproxy": "litellm_proxy",
+    "bedrock-mantle": "custom_openai",
+    "snowflake": "custom_openai",
+    "writer": "custom_openai",
+}
+"""Providers whose rows have other names, and those that have none: to us these are any compatible server."""
+_OF_THE_CONNECTION = ("content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive")
+_CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta")
+
+
+def recorded() -> Iterator[Replay]:
+    """Every recording of a provider that speaks OpenAI's or Anthropic's format."""
+    for recording in recordings(*_PROVIDERS, kinds=_KINDS):
+        if not urlsplit(str(recording.meta["url"])).path.endswith(_FOREIGN):
+            yield _replay(recording)
+
+
+def _replay(recording: Recording) -> Replay:
+    kind = recording.path.name.split("-")[0]
+    operation = "chat" if kind == "messages" else kind
+    question = json.loads(recording.request) if recording.request else {}
+    row, base, path, version = _address(recording, operation)
+    meta = recording.meta
+    given = {name.lower(): str(value) for name, value in (meta.get("response_headers") or {}).items()}
+    headers = {name: value for name, value in given.items() if name not in _OF_THE_CONNECTION}
+    if recording.response_kind == "sse" and headers.get("content-type") == "application/json":
+        headers["content-type"] = "text/event-stream"  # openai/completions-stream-n2: its tape says otherwise
+    asked = {name.lower(): str(value) for name, value in (meta.get("request_headers") or {}).items()}
+    return Replay(
+        name=str(recording),
+        format="anthropic" if kind in {"messages", "count_tokens"} else "openai",
+        operation=operation,
+        row=row,
+        base=base,
+        path=path,
+        model=str(question.get("model") or meta.get("model") or "a-model"),
+        status=recording.status,
+        body=recording.response,
+        is_stream=recording.response_kind == "sse",
+        headers=headers,
+        question=recording.request,
+        question_headers={name: asked[name] for name in _CROSSING if name in asked},
+        api_version=version,
+    )
+
+
+def _address(recording: Recording, operation: str) -> tuple[str, str, str, str]:
+    """(row, path of its base, path that must be asked, API version): what was recorded, as far as that was kept."""
+    url = urlsplit(str(recording.meta["url"]))
+    path, provider = url.path, recording.provider
+    if provider == "azure":
+        return _azure_address(recording, operation)
+    row = provider_row(_ROWS.get(provider, provider)) or PROVIDERS["custom_openai"]
+    if provider == "anthropic" and recording.path.name.startswith("chat"):
+        row = PROVIDERS["custom_openai"]  # Anthropic's own endpoint of OpenAI's format
+    if operation not in row.paths:
+        row = PROVIDERS["custom_openai"]  # perplexity/embeddings: its row does not offer them
+    suffix = row.paths[operation]
+    if path.endswith(suffix):
+        return row.name, path.removesuffix(suffix), path, ""
+    base = urlsplit(row.base_url).path or "/v1"  # the address was not kept, or (Writer's `/v1/chat`) is no row's
+    if row.paths[operation].startswith("/v1/"):
+        base = ""
+    return row.name, base, base + suffix, ""
+
+
+def _azure_address(recording: Recording, operation: str) -> tuple[str, str, str, str]:
+    url = urlsplit(str(recording.meta["url"]))
+    query = f"?{url.query}" if url.query else ""
+    suffix = {"chat": "/chat/completions"}.get(operation, f"/{operation}")
+    if "/openai/v1/" in url.path:
+        return "azure", "/openai/v1", f"/openai/v1{suffix}", ""
+    if url.path.startswith("/models/"):
+        # The row looks for the host's name to tell Foundry from a model's own server; it may stand in the path.
+        base = "/services.ai.azure.com"
+        return "azure_ai", base, f"{base}/models{suffix}{query}", ""
+    version = parse_qs(url.query)["api-version"][0]
+    return "azure", "", url.path.replace("//", "/") + query, version
+
+
+# -- from transcripts ------------------------------------------------------------------------------------------------
+
+_TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
+_STATUS = {"error.json": 429, "error_auth.json": 401, "error_overloaded.json": 529, "error_context.json": 400}
+
+
+def transcribed() -> Iterator[Replay]:
+    """Every transcript of ours: `<name>.json` is a whole answer, `<name>.sse` a stream."""
+    for file in sorted(_TRANSCRIPTS.glob("*/*")):
+        row = PROVIDERS[file.parent.name]
+        base = urlsplit(row.base_url).path
+        yield Replay(
+            name=f"transcripts/{file.parent.name}/{file.name}",
+            format="anthropic" if row.format == "anthropic" else "openai",
+            operation="chat",
+            row=row.name,
+            base=base,
+            path=base + row.paths["chat"],
+            model="a-model",
+            status=_STATUS.get(file.name, 200),
+            body=file.read_bytes(),
+            is_stream=file.suffix == ".sse",
+            headers={"x-ratelimit-remaining-requests": "7", "x-request-id": "req_ours"},
+        )
+
+
+# -- the stage -------------------------------------------------------------------------------------------------------
+
+NAMES = ("passed", "translated", "openai-sdk", "anthropic-sdk")
+"""The kinds of tests; each replay's public model names begin so."""
+PROVIDER_KEY = "sk-the-operators"
+CLIENT_KEY = "sk-the-clients"
+
+
+def public_name(kind: str, replay: Replay) -> str:
+    """The model that a client asks for."""
+    return f"{kind}:{replay.name}"
+
+
+def _config(url: str, replays: list[Replay]) -> str:
+    models: list[dict[str, Any]] = []
+    for replay in replays:
+        params = {
+            "model": f"{replay.row}/{replay.model}",
+            "api_base": url + replay.base,
+            "api_key": PROVIDER_KEY,
+        }
+        if replay.api_version:
+            params["api_version"] = replay.api_version
+        models += [
+            {"model_name": public_name(kind, replay), "litellm_params": params}
+            for kind in NAMES
+            if kind == "passed" or replay.operation == "chat"
+        ]
+    return json.dumps({"model_list": models, "router_settings": {"num_retries": 0}})
+
+
+def answer(replay: Replay, size: int = 0) -> Play:
+    """Answer as the provider did. `size` cuts a stream into pieces of so many bytes, each a chunk and a read of its own."""
+
+    async def play(_: FakeProvider, asked: Asked) -> None:
+        writer = asked.connection.writer
+        kind = "text/event-stream" if replay.is_stream else "application/json"
+        framing = (
+            {"transfer-encoding": "chunked"} if replay.is_stream else {"content-length": len(replay.body)}
+        )
+        lines = [f"HTTP/1.1 {replay.status} Recorded"]
+        lines += [f"{name}: {value}" for name, value in {"content-type": kind, **replay.headers, **framing}.items()]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        if not replay.is_stream:
+            writer.write(replay.body)
+            return
+        step = size or len(replay.body)
+        for at in range(0, len(replay.body), step):
+            writer.write(chunk(replay.body[at : at + step]))
+            await asyncio.sleep(0)  # the reader's turn
+        writer.write(b"0\r\n\r\n")
+
+    return play
+
+
+@dataclass
+class Received:
+    """What a client got. `is_whole`: the connection said that this was all."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    is_whole: bool
+
+
+class Stage:
+    """A gateway, and the provider behind it."""
+
+    def __init__(self, gw: Gateway, provider: FakeProvider) -> None:
+        self.gw = gw
+        self.provider = provider
+        self.requests = 0
+        """How many requests were sent; the ledger must have as many rows."""
+
+    def will(self, replay: Replay, size: int = 0) -> None:
+        """The provider answers the next request so."""
+        self.requests += 1
+        self.provider.will(answer(replay, size))
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Received:
+        """Ask the gateway, and read until the end or the break."""
+        sent = {"content-type": "application/json", "authorization": f"Bearer {CLIENT_KEY}", **(headers or {})}
+        pieces = []
+        is_whole = True
+        async with self.gw.session.post(self.gw.url + path, data=body, headers=sent) as response:
+            try:
+                async for piece in response.content.iter_any():
+                    pieces.append(piece)
+            except aiohttp.ClientPayloadError:
+                is_whole = False
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Received(response.status, headers, b"".join(pieces), is_whole)
+
+    @property
+    def asked(self) -> Asked:
+        """The last request that reached the provider."""
+        return self.provider.requests[-1]
+
+    async def row(self, request_id: str) -> LedgerRow:
+        """The row of this request. All requests until now must have exactly one."""
+        records = self.gw.rt.records
+        while True:
+            await self.gw.rt.ledger.drain(timeout=5.0)
+            (total,) = await records.totals()
+            if total.requests >= self.requests:
+                break
+            await asyncio.sleep(0.001)
+        assert total.requests == self.requests
+        (row,) = await records.rows(LedgerQuery(id=request_id))
+        return row
+
+
+@contextlib.asynccontextmanager
+async def stage(folder: Path, replays: list[Replay]) -> AsyncIterator[Stage]:
+    """One gateway for all of them."""
+    async with fake_provider() as provider, gateway(_config(provider.url, replays), folder) as gw:
+        yield Stage(gw, provider)
