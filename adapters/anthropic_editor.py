@@ -6,8 +6,6 @@ of the whole answer are opened. The whitespace with which Anthropic pads its eve
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 from msgspec import Raw
 
@@ -21,7 +19,7 @@ from adapters.anthropic_answers import (
     split,
 )
 from adapters.base import StreamEditor
-from adapters.envelope import decode, seal
+from adapters.envelope import decode, seal, span_of
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import read_event, sse
 from adapters.types import (
@@ -51,28 +49,15 @@ def pass_response(
     return _replaced(body, "model", _encode(model)), usage, read_finish(answer.stop_reason), answer.id or ""
 
 
-_KEY = re.compile(rb'[ \t\n\r,]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
-
-
 def _replaced(data: bytes, key: str, value: bytes) -> bytes:
-    """A JSON object with another value at a top-level `key`, and all other bytes as they were.
-
-    Walks from value to value by the lengths that the decoder found. An object on which that fails (it has a key twice,
-    or odd JSON in it) is opened and sealed again.
-    """
+    """A JSON object with another value at a top-level `key`, and all other bytes as they were."""
     opened = decode(data, _OBJECT)
     if key not in opened:
         return data
-    at = data.index(b"{") + 1
-    while found := _KEY.match(data, at):
-        name = decode(found[1], _TEXT)
-        old = bytes(opened.get(name, b""))
-        if not old or not data.startswith(old, found.end()):
-            break
-        at = found.end() + len(old)
-        if name == key:
-            return data[: found.end()] + value + data[at:]
-    return seal({**opened, key: Raw(value)})
+    span = span_of(data, opened, key)
+    if span is None:
+        return seal({**opened, key: Raw(value)})
+    return data[: span[0]] + value + data[span[1] :]
 
 
 def pass_stream(target: Target, operation: Operation, *, model: str, wants_usage: bool) -> StreamEditor:

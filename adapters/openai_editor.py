@@ -13,7 +13,7 @@ import re
 import msgspec
 from msgspec import Raw
 
-from adapters.envelope import decode, seal
+from adapters.envelope import decode, seal, span_of
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import read_event, split_events
 from adapters.openai_answers import find_usage, is_broken, read_error, read_finish
@@ -46,35 +46,15 @@ def pass_response(
     return renamed, find_usage(outline, target.provider), finish, outline.id or ""
 
 
-_GAP = re.compile(rb"[\s,]*")
-_COLON = re.compile(rb"\s*:\s*")
-
-
-def _skip(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
-    found = pattern.match(data, at)
-    return found.end() if found else at
-
-
 def _rename_model(data: bytes, model: bytes) -> tuple[bytes, tuple[int, int] | None]:
-    """The object with `model` as its top-level model, and where the old one stood (None: nowhere, or resealed).
-
-    Walks from value to value by the lengths that the decoder found: other `model` keys may lie deeper, in tool
-    arguments say. What cannot be walked (a duplicated or an escaped key) is sealed anew.
-    """
+    """The object with `model` as its top-level model, and where the old one stood (None: nowhere, or resealed)."""
     fields = decode(data, _OBJECT)
     if "model" not in fields:
         return data, None
-    at = data.find(b"{") + 1
-    for name, raw in fields.items():
-        key, value = b'"%b"' % name.encode(), bytes(raw)
-        at = _skip(_GAP, data, at)
-        after = _skip(_COLON, data, at + len(key))
-        if not data.startswith(key, at) or not data.startswith(value, after):
-            break
-        at = after + len(value)
-        if name == "model":
-            return data[:after] + model + data[at:], (after, at)
-    return seal({**fields, "model": Raw(model)}), None
+    span = span_of(data, fields, "model")
+    if span is None:
+        return seal({**fields, "model": Raw(model)}), None
+    return data[: span[0]] + model + data[span[1] :], span
 
 
 _WORDS = re.compile(
@@ -161,7 +141,8 @@ class ChatEditor:
         if event.startswith(self._head):
             end = event.find(b'"', start)
             if event[end - 1] == 0x5C:  # an escaped quote, or a backslash at the end
-                end = _skip(_INSIDE, event, start)
+                inside = _INSIDE.match(event, start)
+                end = inside.end() if inside else end
             rest = end + len(self._behind)
             if event.startswith(self._behind, end) and (rest == len(event) or self._is_padding(event, rest)):
                 self.events += 1
@@ -183,8 +164,8 @@ class ChatEditor:
         name, data = read_event(event)
         if not data:
             return event  # a comment
-        self.events += 1
         if data.startswith(b"[DONE]"):
+            self.events += 1
             self.done, self._head = True, _NEVER
             return event
         try:
@@ -196,6 +177,7 @@ class ChatEditor:
         except UpstreamError as error:
             self.failure, self._head = error, _NEVER
             return b""
+        self.events += 1
         words = _WORDS.search(event)
         if words:
             self.deltas += 1

@@ -42,6 +42,7 @@ from adapters.types import (
     ToolCall,
     ToolResult,
 )
+from adapters.wire import anthropic as anthropic_wire
 from adapters.wire import openai as wire
 from adapters.wire.openai import HINTS, given
 
@@ -99,7 +100,7 @@ def _cannot(target: Target, what: str, param: str) -> None:
 
 def _refuse_unspoken(request: ChatRequest, target: Target) -> None:
     for name in request.unspoken:
-        if name not in HINTS:
+        if name not in HINTS and name not in anthropic_wire.HINTS:
             _cannot(target, f"the parameter '{name}'", name)
 
 

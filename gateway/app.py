@@ -51,7 +51,7 @@ _BACKLOG = 1024
 _TRICK = re.compile(r"//|%2e|;|\\|%5c|%00", re.IGNORECASE)
 
 
-class CannotStart(Exception):  # noqa: N818 - it is read by people, as a sentence
+class CannotStart(Exception):
     """Why the gateway does not start, in one line, and the process's exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
@@ -184,7 +184,7 @@ async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamRespons
 
 def _authorize(rt: Runtime, page: Page, http: web.Request) -> None:
     public = page.access == "public" or page.path in rt.config.general.public_routes
-    if public and page.path == "/metrics" and rt.config.litellm.require_auth_for_metrics_endpoint:
+    if public and page.path.startswith("/metrics") and rt.config.litellm.require_auth_for_metrics_endpoint:
         public = False
     if page.access == "admin":
         auth.require_admin(rt, http)

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from aiohttp.http_exceptions import HttpProcessingError
 
 _PEERS = 1_000
-_TLS_HELLO = r"b'\x16\x03"
+_TLS = ("Received HTTPS traffic", r"b'\x16\x03")
+"""What aiohttp's parsers, the one in C and the one in Python, say of a TLS hello."""
 
 
 class OncePerPeer(logging.Filter):
@@ -45,7 +46,7 @@ class OncePerPeer(logging.Filter):
 
 
 def _said(error: HttpProcessingError) -> str:
-    if _TLS_HELLO in error.message:
+    if any(sign in error.message for sign in _TLS):
         return "speaks TLS to this port, which takes plain HTTP: use http://, or put a TLS proxy in front"
     return f"sent what is no HTTP request: {error.message.strip().partition(chr(10))[0].rstrip(':')}"
 

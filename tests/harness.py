@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -394,7 +395,9 @@ class Gateway:
         """POST JSON (or bytes as they are) and read the whole answer."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"content-type": "application/json", **more.pop("headers", {})}
-        response = await self.session.post(self.url + path, data=data, headers=headers, **more)
+        # The client wants to be given a file for what is large.
+        sent = io.BytesIO(data) if len(data) > 1_000_000 else data
+        response = await self.session.post(self.url + path, data=sent, headers=headers, **more)
         with contextlib.suppress(aiohttp.ClientPayloadError):
             await response.read()
         return response

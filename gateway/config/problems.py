@@ -34,7 +34,7 @@ class Problem(Struct, frozen=True):
         return f"{self.place}: {self.message}{hint}{path}"
 
 
-class ConfigInvalid(Exception):  # noqa: N818 - it is a state of affairs that is told, not a mishap
+class ConfigInvalid(Exception):
     """The configuration cannot be used: `problems` are the errors, `notices` what else was found."""
 
     def __init__(self, problems: tuple[Problem, ...], notices: tuple[Problem, ...] = ()) -> None:

@@ -30,7 +30,7 @@ Dimension: TypeAlias = Literal["day", "model", "model_group", "provider", "key_d
 """What totals can be split by. `day` is the UTC date of the start, `YYYY-MM-DD`."""
 
 
-class RecordsUnavailable(GatewayError):  # noqa: N818 - named as its siblings in adapters.errors
+class RecordsUnavailable(GatewayError):
     """The store cannot be read or written now; the same call may work later."""
 
     status, type, reason = 503, "server_error", "records_unavailable"

@@ -176,7 +176,7 @@ def test_failures(last: bytes) -> None:
     out, one = passed(first + last + first, first)
     assert out == event(chunk({"content": "a"}, model="ours"))
     assert isinstance(one.failure, UpstreamError)
-    assert one.events == 2
+    assert one.events == 1
 
 
 def test_nothing_after_the_terminator() -> None:

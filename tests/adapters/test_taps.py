@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -89,7 +90,7 @@ def test_any_split_gives_the_same(pair: tuple[str, str], cuts: list[int]) -> Non
     stream = STREAMS[provider]
     borders = sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})
     one, other = tap(client, provider), tap(client, provider)
-    pieces = [stream[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    pieces = [stream[start:end] for start, end in pairwise(borders)]
     assert b"".join(map(other.feed, pieces)) + other.close() == one.feed(stream) + one.close()
 
 

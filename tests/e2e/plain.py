@@ -64,8 +64,8 @@ def split(stream: bytes) -> list[bytes]:
 
 def data_of(event: bytes) -> Any:
     """The JSON of an event; None for a comment and for `[DONE]`."""
-    lines = [line for line in event.replace(b"\r\n", b"\n").split(b"\n") if line.startswith((b"data:", b"error:"))]
-    text = b"\n".join(line.partition(b":")[2].strip() for line in lines)
+    lines = [line.partition(b":") for line in event.replace(b"\r\n", b"\n").split(b"\n")]
+    text = b"\n".join(value.strip() for field, _, value in lines if field in {b"data", b"error"})
     return None if text in {b"", b"[DONE]"} else json.loads(text)
 
 
@@ -82,7 +82,8 @@ def is_error(event: bytes) -> bool:
     data = data_of(event)
     if not isinstance(data, dict):
         return False
-    return bool(data.get("error")) or any(c.get("finish_reason") == "error" for c in data.get("choices") or [])
+    choices = data.get("choices") or []
+    return bool(data.get("error")) or any(choice.get("finish_reason") == "error" for choice in choices)
 
 
 # -- OpenAI ----------------------------------------------------------------------------------------------------------
@@ -106,9 +107,7 @@ def openai_tokens(usage: dict[str, Any] | None, *, reasoning_is_outside: bool = 
     return Tokens(prompt, completion, min(cached, prompt), written, min(reasoning, completion))
 
 
-def read_openai(
-    docs: list[dict[str, Any]], *, is_stream: bool, reasoning_is_outside: bool = False
-) -> Said:
+def read_openai(docs: list[dict[str, Any]], *, is_stream: bool, reasoning_is_outside: bool = False) -> Said:
     """A whole answer (one document) or the chunks of a stream."""
     said = Said()
     calls: dict[Any, list[str]] = {}
@@ -128,20 +127,21 @@ def read_openai(
                 found[0] = found[0] or call.get("id") or ""
                 found[1] = found[1] or call["function"].get("name") or ""
                 found[2] += call["function"].get("arguments") or ""
-    for ident, name, arguments in (calls[key] for key in sorted(calls)):
+    for _, (ident, name, arguments) in sorted(calls.items()):
         said.calls.append((name, json.loads(arguments or "{}")))
         said.ids.append(re.sub(r"[^a-zA-Z0-9_-]", "_", ident))
     said.finish = _NEUTRAL_FINISH[finish or ""]
-    if said.calls and said.finish == "stop":
-        said.finish = "tool_calls"
     said.tokens = openai_tokens(usage, reasoning_is_outside=reasoning_is_outside)
     return said
 
 
 def _add(said: Said, piece: dict[str, Any]) -> None:
-    content = piece.get("content") or ""
+    content: Any = piece.get("content") or ""
     said.thinking += piece.get("reasoning_content") or piece.get("reasoning") or ""
-    for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+    parts: list[dict[str, Any]] = (
+        content if isinstance(content, list) else [{"type": "text", "text": content}]
+    )
+    for part in parts:
         said.text += part["text"] if part["type"] == "text" else ""
         said.thinking += "".join(thought["text"] for thought in part.get("thinking", []))
     said.text += piece.get("refusal") or ""
@@ -217,7 +217,9 @@ def read(form: str, body: bytes, *, is_stream: bool, reasoning_is_outside: bool 
     return read_anthropic(assemble_anthropic(docs) if is_stream else docs[0])
 
 
-def read_tokens(form: str, body: bytes, *, is_stream: bool, reasoning_is_outside: bool = False) -> Tokens | None:
+def read_tokens(
+    form: str, body: bytes, *, is_stream: bool, reasoning_is_outside: bool = False
+) -> Tokens | None:
     """What an answer of any operation says that it cost, None if it does not."""
     docs = [data_of(event) for event in split(body)] if is_stream else [json.loads(body)]
     found: dict[str, Any] = {}

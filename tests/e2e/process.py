@@ -42,10 +42,13 @@ def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
 class Process:
     """A running `penstock`."""
 
-    def __init__(self, folder: Path, process: asyncio.subprocess.Process, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, folder: Path, process: asyncio.subprocess.Process, session: aiohttp.ClientSession
+    ) -> None:
         self._folder = folder
         self._process = process
         self._session = session
+        self._streams: list[aiohttp.ClientResponse] = []
         self.url = ""
 
     @property
@@ -87,17 +90,24 @@ class Process:
         return response
 
     async def stream(self, model: str) -> aiohttp.ClientResponse:
-        """Ask for a stream; the answer is returned when its head is there."""
-        return await self._session.post(self.url + "/v1/chat/completions", data=json.dumps(question(model)))
+        """Ask for a stream; the answer is returned when its head is there, and closed with the process."""
+        answer = await self._session.post(self.url + "/v1/chat/completions", data=json.dumps(question(model)))
+        self._streams.append(answer)
+        return answer
 
     async def answers(self) -> None:
-        """Wait until `/health` answers. Raises AssertionError if the process ends before."""
-        while True:
+        """Wait until `/health` answers and the banner is out. Raises AssertionError if the process ends before."""
+        answered = False
+        while not (answered and self.out.endswith("\n\n")):
             assert self._process.returncode is None, f"exit code {self._process.returncode}: {self.log}"
             with contextlib.suppress(aiohttp.ClientConnectionError):
                 async with self._session.get(self.url + "/health"):
-                    return
+                    answered = True
             await asyncio.sleep(0.01)
+
+    def close_streams(self) -> None:
+        for answer in self._streams:
+            answer.close()
 
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -115,7 +125,11 @@ class Process:
 
 def question(model: str, *, stream: bool = True) -> dict[str, Any]:
     """A request's body."""
-    return {"model": model, "stream": stream, "messages": [{"role": "user", "content": "What is a penstock?"}]}
+    return {
+        "model": model,
+        "stream": stream,
+        "messages": [{"role": "user", "content": "What is a penstock?"}],
+    }
 
 
 @contextlib.asynccontextmanager
@@ -141,6 +155,7 @@ async def penstock(
             await process.answers()
             yield process
         finally:
+            process.close_streams()
             if started.returncode is None:
                 started.kill()
             await started.wait()

@@ -1,6 +1,6 @@
 """What is replayed: one exchange of a provider, recorded or written by us, and how to set it up.
 
-A `Replay` has the question as the client asked it, and the answer as the provider gave it, byte for byte. `Stage` is one
+A `Replay` has the question as the client asked it, and the answer as the provider gave it, byte for byte. `Playback` is one
 gateway in front of one fake provider, for as many replays as there are; each replay has a deployment of its own for each
 kind of test (`NAMES`), so that no cooldown of one is felt by another.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -58,13 +59,18 @@ class Replay:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def wants_stream(self) -> bool:
+        """Was a stream asked for? (What came may be an error.)"""
+        return self.is_stream or json.loads(self.question or b"{}").get("stream") is True
+
 
 # -- from recordings -------------------------------------------------------------------------------------------------
 
 _PROVIDERS = (
-    *("alibaba", "anthropic", "azure", "bedrock-mantle", "cerebras", "crusoe", "deepseek", "gpustack", "groq"),
-    *("heroku", "huggingface", "litellmproxy", "lmstudio", "mistral", "ollama", "openai", "openrouter"),
-    *("perplexity", "snowflake", "together", "vllm", "writer", "xai", "zai"),
+    *("alibaba", "anthropic", "azure", "bedrock-mantle", "cerebras", "crusoe", "deepseek", "gpustack"),
+    *("groq", "heroku", "huggingface", "litellmproxy", "lmstudio", "mistral", "ollama", "openai"),
+    *("openrouter", "perplexity", "snowflake", "together", "vllm", "writer", "xai", "zai"),
 )
 _KINDS = ("chat", "messages", "completions", "embeddings", "count_tokens")
 _FOREIGN = ("/api/chat", "/api/generate", "/v1/complete")
@@ -95,6 +101,7 @@ def _replay(recording: Recording) -> Replay:
     operation = "chat" if kind == "messages" else kind
     question = json.loads(recording.request) if recording.request else {}
     row, base, path, version = _address(recording, operation)
+    deployment = re.search(r"/deployments/([^/]+)/", path)  # names the model at Azure, whatever the body says
     meta = recording.meta
     given = {name.lower(): str(value) for name, value in (meta.get("response_headers") or {}).items()}
     headers = {name: value for name, value in given.items() if name not in _OF_THE_CONNECTION}
@@ -108,7 +115,7 @@ def _replay(recording: Recording) -> Replay:
         row=row,
         base=base,
         path=path,
-        model=str(question.get("model") or meta.get("model") or "a-model"),
+        model=deployment[1] if deployment else str(question.get("model") or meta.get("model") or "a-model"),
         status=recording.status,
         body=recording.response,
         is_stream=recording.response_kind == "sse",
@@ -133,9 +140,8 @@ def _address(recording: Recording, operation: str) -> tuple[str, str, str, str]:
     suffix = row.paths[operation]
     if path.endswith(suffix):
         return row.name, path.removesuffix(suffix), path, ""
-    base = urlsplit(row.base_url).path or "/v1"  # the address was not kept, or (Writer's `/v1/chat`) is no row's
-    if row.paths[operation].startswith("/v1/"):
-        base = ""
+    # The address was not kept, or (Writer's `/v1/chat`) is no row's.
+    base = "" if suffix.startswith("/v1/") else urlsplit(row.base_url).path or "/v1"
     return row.name, base, base + suffix, ""
 
 
@@ -156,15 +162,19 @@ def _azure_address(recording: Recording, operation: str) -> tuple[str, str, str,
 # -- from transcripts ------------------------------------------------------------------------------------------------
 
 _TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
+_BRIEF = b'{ "messages" : [{"role": "user", "content": "\\u0048ello!"}],\n "max_tokens": 1e2, "stream":true }'
 _STATUS = {"error.json": 429, "error_auth.json": 401, "error_overloaded.json": 529, "error_context.json": 400}
 
 
 def transcribed() -> Iterator[Replay]:
-    """Every transcript of ours: `<name>.json` is a whole answer, `<name>.sse` a stream."""
+    """Every transcript of ours: `<name>.json` is a whole answer, `<name>.sse` a stream.
+
+    Streams come twice: the second time with CR LF for LF, to a client that does not ask for usage.
+    """
     for file in sorted(_TRANSCRIPTS.glob("*/*")):
         row = PROVIDERS[file.parent.name]
         base = urlsplit(row.base_url).path
-        yield Replay(
+        replay = Replay(
             name=f"transcripts/{file.parent.name}/{file.name}",
             format="anthropic" if row.format == "anthropic" else "openai",
             operation="chat",
@@ -177,9 +187,13 @@ def transcribed() -> Iterator[Replay]:
             is_stream=file.suffix == ".sse",
             headers={"x-ratelimit-remaining-requests": "7", "x-request-id": "req_ours"},
         )
+        yield replay
+        if replay.is_stream:
+            body = replay.body.replace(b"\n", b"\r\n")
+            yield replace(replay, name=f"{replay.name}-crlf", body=body, question=_BRIEF)
 
 
-# -- the stage -------------------------------------------------------------------------------------------------------
+# -- both ends -------------------------------------------------------------------------------------------------------
 
 NAMES = ("passed", "translated", "openai-sdk", "anthropic-sdk")
 """The kinds of tests; each replay's public model names begin so."""
@@ -220,7 +234,8 @@ def answer(replay: Replay, size: int = 0) -> Play:
             {"transfer-encoding": "chunked"} if replay.is_stream else {"content-length": len(replay.body)}
         )
         lines = [f"HTTP/1.1 {replay.status} Recorded"]
-        lines += [f"{name}: {value}" for name, value in {"content-type": kind, **replay.headers, **framing}.items()]
+        told = {"content-type": kind, **replay.headers, **framing}
+        lines += [f"{name}: {value}" for name, value in told.items()]
         writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         if not replay.is_stream:
             writer.write(replay.body)
@@ -244,7 +259,7 @@ class Received:
     is_whole: bool
 
 
-class Stage:
+class Playback:
     """A gateway, and the provider behind it."""
 
     def __init__(self, gw: Gateway, provider: FakeProvider) -> None:
@@ -260,17 +275,19 @@ class Stage:
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Received:
         """Ask the gateway, and read until the end or the break."""
-        sent = {"content-type": "application/json", "authorization": f"Bearer {CLIENT_KEY}", **(headers or {})}
+        own = {"content-type": "application/json", "authorization": f"Bearer {CLIENT_KEY}"}
         pieces = []
         is_whole = True
-        async with self.gw.session.post(self.gw.url + path, data=body, headers=sent) as response:
+        async with self.gw.session.post(
+            self.gw.url + path, data=body, headers=own | dict(headers or {})
+        ) as response:
             try:
                 async for piece in response.content.iter_any():
                     pieces.append(piece)
             except aiohttp.ClientPayloadError:
                 is_whole = False
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Received(response.status, headers, b"".join(pieces), is_whole)
+        told = {name.lower(): value for name, value in response.headers.items()}
+        return Received(response.status, told, b"".join(pieces), is_whole)
 
     @property
     def asked(self) -> Asked:
@@ -292,7 +309,7 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage(folder: Path, replays: list[Replay]) -> AsyncIterator[Stage]:
+async def playing(folder: Path, replays: list[Replay]) -> AsyncIterator[Playback]:
     """One gateway for all of them."""
     async with fake_provider() as provider, gateway(_config(provider.url, replays), folder) as gw:
-        yield Stage(gw, provider)
+        yield Playback(gw, provider)

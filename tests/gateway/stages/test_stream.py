@@ -134,7 +134,8 @@ async def test_a_stream_that_breaks(
     assert not is_ended(path, answer)
     assert error_of(path, answer)["message"]
     assert len(provider.requests) == 1
-    await asked.connection.closed.wait()
+    if fault in {"stall", "bad chunk"}:  # where the message is complete, its connection is kept
+        await asked.connection.closed.wait()
     assert (row.status, row.http_status) == ("failure", 200)
     assert row.reason in {"upstream_disconnected", "upstream_malformed", "upstream_error", "upstream_timeout"}
     assert row.output > 0

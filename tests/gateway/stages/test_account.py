@@ -1,0 +1,142 @@
+"""What did it cost: one row for each request, whatever became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import (
+    FakeProvider,
+    Gateway,
+    chat_answer,
+    chat_events,
+    config_of,
+    entry,
+    events,
+    gateway,
+    hang,
+    message_answer,
+    message_events,
+    whole,
+    written,
+)
+
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+
+
+def question(model: str = "gpt-4o", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": HELLO, "max_tokens": 9, **more}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "model"), [(p, m) for p in (CHAT, MESSAGES) for m in ("gpt-4o", "claude")])
+async def test_a_success(provider: FakeProvider, tmp_path: Path, path: str, model: str, stream: bool) -> None:
+    """The provider's tokens are billed exactly at the deployment's price, in all pairs of formats."""
+    prices = {"input_cost_per_token": 0.000001, "output_cost_per_token": 0.00001}
+    config = config_of(
+        entry("gpt-4o", "openai/gpt-4o", f"{provider.url}/v1", **prices), entry("claude", "anthropic/claude", provider.url, **prices)
+    )
+    if model == "gpt-4o":
+        provider.will(events(chat_events(*"abcde")) if stream else whole(chat_answer()))
+    else:
+        provider.will(events(message_events(*"abcde")) if stream else whole(message_answer()))
+    async with gateway(config, tmp_path) as gw:
+        await gw.post(path, question(model, stream=stream))
+        (row,) = await gw.rows()
+    assert (row.input, row.output, row.usage_source) == (10, 5, "reported")
+    assert row.cost_nano == 10 * 1_000 + 5 * 10_000
+    assert row.price_source == "deployment"
+    assert (row.status, row.http_status, row.reason, row.finish) == ("success", 200, "", "stop")
+    assert (row.endpoint, row.model_group, row.api_base) == (path, model, provider.url)
+    assert row.answer_id
+    assert row.total_us is not None
+    assert row.overhead_us is not None
+    assert row.ended_at >= row.started_at
+    assert (row.first_token_at is not None, row.stream) == (True, stream)
+
+
+async def test_a_stream_without_usage(provider: FakeProvider, gw: Gateway) -> None:
+    """Where the provider says nothing about tokens they are estimated, and the row says so."""
+    provider.will(events(chat_events("Hello", " world", usage=False)))
+    await gw.post(CHAT, question(stream=True))
+    (row,) = await gw.rows()
+    assert (row.usage_source, row.output) == ("estimated", 2)
+    assert row.input > 0
+    assert row.cost_nano
+
+
+async def test_an_unknown_price(provider: FakeProvider, tmp_path: Path) -> None:
+    """A model that nobody has a price for costs an unknown amount, not nothing."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config_of(entry("m", "openai/no-such-model", f"{provider.url}/v1")), tmp_path) as gw:
+        answer = await gw.post(CHAT, question("m"))
+        (row,) = await gw.rows()
+    assert row.cost_nano is None
+    assert "x-litellm-response-cost" not in answer.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_a_silent_provider(provider: FakeProvider, gw: Gateway, stream: bool) -> None:
+    """Whoever leaves while the provider is at work is billed for the question, as an estimate."""
+    provider.will(hang)
+    async with gw.connect() as (_, writer):
+        writer.write(written(CHAT, question(stream=stream)))
+        asked = await provider.asked()
+    await asked.connection.closed.wait()
+    await gw.quiet()
+    (row,) = await gw.rows()
+    assert (row.status, row.reason, row.http_status) == ("client_disconnected", "client_disconnected", 499)
+    assert (row.usage_source, row.output) == ("estimated", 0)
+    assert row.input > 0
+
+
+async def test_a_client_that_leaves_a_stream(provider: FakeProvider, gw: Gateway) -> None:
+    """Whoever leaves in the middle is billed for what was relayed."""
+    provider.will(events(chat_events("a", "b", "c", done=False), end="hang"))
+    async with gw.connect() as (reader, writer):
+        writer.write(written(CHAT, question(stream=True)))
+        await reader.readuntil(b'"c"')
+    await provider.requests[0].connection.closed.wait()
+    await gw.quiet()
+    (row,) = await gw.rows()
+    assert (row.status, row.http_status, row.output, row.usage_source) == ("client_disconnected", 200, 3, "estimated")
+
+
+async def test_a_mock(tmp_path: Path) -> None:
+    """A mock answer is a request like any other, and free."""
+    config = config_of({"model_name": "m", "litellm_params": {"model": "openai/m", "mock_response": "one two"}})
+    async with gateway(config, tmp_path) as gw:
+        await gw.post(CHAT, question("m"))
+        await gw.post(MESSAGES, question("m", stream=True))
+        rows = await gw.rows(2)
+    assert [(row.mock, row.output, row.cost_nano, row.status) for row in rows] == [(True, 2, 0, "success")] * 2
+
+
+async def test_one_row_each(provider: FakeProvider, gw: Gateway) -> None:
+    """Fifty requests at once leave fifty rows with ids of their own, and nothing under way."""
+    provider.will(whole(chat_answer()))
+    answers = await asyncio.gather(*(gw.post(CHAT, question()) for _ in range(50)))
+    rows = await gw.rows(50)
+    assert {answer.headers["x-request-id"] for answer in answers} == {row.id for row in rows}
+    assert len(rows) == 50
+    assert (gw.rt.metrics.in_flight, gw.rt.open) == (0, {})
+    assert gw.rt.health.of(rows[0].deployment_id).in_flight == 0
+
+
+async def test_a_stream_that_fails_on_a_fallback(provider: FakeProvider, tmp_path: Path) -> None:
+    """A stand-in that is the last of its route is not left out because it broke mid-way."""
+    base = f"{provider.url}/v1"
+    config = config_of(
+        entry("m", "openai/a", base), entry("m", "openai/b", base), entry("n", "openai/c", base), fallbacks=[{"m": ["n"]}], num_retries=1
+    )
+    bad = whole({"error": {"message": "no"}}, 500)
+    provider.will(bad, bad, events(chat_events("a", done=False), end="close"))
+    async with gateway(config, tmp_path) as gw:
+        await gw.wire(CHAT, question("m", stream=True))
+        (row,) = await gw.rows()
+        assert gw.rt.health.is_available(row.deployment_id, gw.rt.now())
+    assert (row.fallbacks, row.retries, row.model_group, row.status) == (1, 1, "n", "failure")

@@ -1,0 +1,69 @@
+"""Who could answer: the plan and the words for a name that nobody has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import FakeProvider, Gateway, chat_answer, config_of, entry, gateway, whole
+
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_an_unknown_model(gw: Gateway, path: str) -> None:
+    """A name that nobody has is 404, with the nearest name that exists."""
+    answer = await gw.post(path, {"model": "gpt-4", "messages": HELLO})
+    (row,) = await gw.rows()
+    error = (await answer.json())["error"]
+    assert answer.status == 404
+    assert "Did you mean 'gpt-4o'?" in error["message"]
+    if path == "/v1/chat/completions":
+        assert (error["code"], error["param"]) == ("model_not_found", "model")
+    else:
+        assert error["type"] == "not_found_error"
+    assert (row.reason, row.model_requested, row.cost_nano, row.attempts) == ("model_not_found", "gpt-4", 0, ())
+
+
+async def test_a_model_that_cannot_be_served(provider: FakeProvider, tmp_path: Path) -> None:
+    """A configured name without a key says what is missing."""
+    broken = {"model_name": "m", "litellm_params": {"model": "openai/a", "api_key": "os.environ/NOWHERE"}}
+    async with gateway(config_of(broken), tmp_path) as gw:
+        answer = await gw.post("/v1/chat/completions", {"model": "m", "messages": HELLO})
+    assert answer.status == 404
+    assert "NOWHERE is not set" in (await answer.json())["error"]["message"]
+
+
+async def test_a_name_that_is_a_sentence(gw: Gateway) -> None:
+    """Odd names are quoted, cut, and nobody's problem."""
+    answer = await gw.post("/v1/chat/completions", {"model": 'a"\r\n\x1b[31m' + "b" * 400, "messages": HELLO})
+    assert answer.status == 404
+    assert "\x1b" not in (await answer.json())["error"]["message"]
+
+
+async def test_most_fallbacks(provider: FakeProvider, tmp_path: Path) -> None:
+    """`max_fallbacks` bounds how many other models are asked."""
+    base = f"{provider.url}/v1"
+    names = "abcdefgh"
+    config = config_of(
+        *(entry(name, f"openai/{name}", base) for name in names), fallbacks=[{"a": list(names[1:])}], max_fallbacks=2
+    )
+    provider.will(whole({"error": {"message": "no"}}, 500))
+    async with gateway(config, tmp_path) as gw:
+        await gw.post("/v1/chat/completions", {"model": "a", "messages": HELLO})
+    assert [asked.json["model"] for asked in provider.requests] == ["a", "b", "c"]
+
+
+async def test_default_fallbacks(provider: FakeProvider, tmp_path: Path) -> None:
+    """`default_fallbacks` stand in for every model that has none of its own; unknown names are passed over."""
+    base = f"{provider.url}/v1"
+    config = config_of(
+        entry("a", "openai/a", base), entry("b", "openai/b", base), default_fallbacks=["nobody", "a", "b"]
+    )
+    provider.will(whole({"error": {"message": "no"}}, 500), whole(chat_answer()))
+    async with gateway(config, tmp_path) as gw:
+        answer = await gw.post("/v1/chat/completions", {"model": "a", "messages": HELLO})
+    assert answer.status == 200
+    assert [asked.json["model"] for asked in provider.requests] == ["a", "b"]

@@ -1,0 +1,101 @@
+"""The server: what is bound, how it starts, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.app import CannotStart, _listen, open_runtime, serve
+from gateway.config.environment import read_environment
+from gateway.config.load import load
+from gateway.state.records import LedgerQuery
+from tests.harness import FakeProvider, Gateway, chat_events, config_for, events
+
+
+async def test_head(gw: Gateway) -> None:
+    """`HEAD /` is answered without a body, as SDKs and platforms ask."""
+    async with gw.session.head(gw.url + "/") as answer:
+        assert (answer.status, await answer.read()) == (200, b"")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "localhost"])
+def test_listen(host: str) -> None:
+    """Every spelling of an address is bound; `::` takes both families, `0.0.0.0` stays IPv4."""
+    sockets = _listen(host, 0)
+    families = {sock.family for sock in sockets}
+    try:
+        if host == "0.0.0.0":
+            assert families == {socket.AF_INET}
+        if host == "::":
+            (sock,) = sockets
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_a_port_that_is_taken() -> None:
+    """A taken port is one sentence and its own exit code."""
+    (taken,) = _listen("127.0.0.1", 0)
+    taken.listen()
+    with pytest.raises(CannotStart, match="another gateway running") as caught:
+        _listen("127.0.0.1", taken.getsockname()[1])
+    taken.close()
+    assert caught.value.code == 98
+
+
+def test_a_host_that_is_none() -> None:
+    """A host that is no address is one sentence too."""
+    with pytest.raises(CannotStart, match="cannot listen on"):
+        _listen("no.such.host.invalid", 1)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int) -> None:
+    """SIGTERM: readiness says 503, an open stream finishes (or, at a second signal, ends with an error), rows are kept."""
+    known = {"PENSTOCK_DATA_DIR": str(tmp_path), "PENSTOCK_DRAIN_DELAY": "0.2", "PENSTOCK_DRAIN_TIMEOUT": "30"}
+    path = tmp_path / "config.yaml"
+    path.write_text(config_for(provider))
+    rt = await open_runtime(load(path, known).config, read_environment(known), known)
+    first, *rest = chat_events("a")
+    provider.will(events([first, None, *rest]))
+    port, ready = free_port(), asyncio.Event()
+    serving = asyncio.get_running_loop().create_task(serve(rt, host="127.0.0.1", port=port, ready=ready))
+    await ready.wait()
+    url = f"http://127.0.0.1:{port}"
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    async with aiohttp.ClientSession() as session:
+        stream = await session.post(f"{url}/v1/chat/completions", json=body)
+        await stream.content.readuntil(b"\n\n")
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not rt.draining:
+            await asyncio.sleep(0.001)
+        async with session.get(f"{url}/health/readiness") as answer:
+            assert answer.status == 503
+        async with session.get(f"{url}/health/liveness") as answer:
+            assert answer.status == 200
+        if signals == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await stream.read()
+        else:
+            provider.gate.set()
+            assert (await stream.read()).endswith(b"data: [DONE]\n\n")
+        await serving
+    records = (await open_runtime(load(path, known).config, read_environment(known), known)).records
+    rows = await records.rows(LedgerQuery())
+    await records.close()
+    assert [row.status for row in rows] == ["success" if signals == 1 else "failure"]

@@ -1,0 +1,54 @@
+"""Signing: which credential goes where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adapters.providers import PROVIDERS
+from adapters.types import HttpRequest, Target
+from gateway.config.model import Secret
+from gateway.credentials import sign
+from gateway.routes import Deployment
+
+REQUEST = HttpRequest("POST", "http://h/v1/x", (("content-type", "application/json"),), b"{}")
+
+
+def signed(provider: str, **more: Any) -> dict[str, str]:
+    target = Target(provider=PROVIDERS[provider], model="m", base_url="http://h")
+    return dict(sign(REQUEST, Deployment(id="d", route="r", target=target, **more)).headers)
+
+
+@pytest.mark.parametrize(
+    ("provider", "name", "value"),
+    [
+        ("openai", "authorization", "Bearer key"),
+        ("anthropic", "x-api-key", "key"),
+        ("azure", "api-key", "key"),
+        ("groq", "authorization", "Bearer key"),
+    ],
+)
+def test_each_provider_has_its_header(provider: str, name: str, value: str) -> None:
+    """The key stands in the header of the provider's row, and in no other."""
+    headers = signed(provider, api_key=Secret("key"))
+    assert headers == {"content-type": "application/json", name: value}
+
+
+def test_no_key() -> None:
+    """Without a key nothing is said."""
+    assert signed("openai") == {"content-type": "application/json"}
+
+
+def test_the_operators_headers() -> None:
+    """An operator's header is added, and replaces one of the same name however it is written."""
+    headers = signed(
+        "openai", api_key=Secret("key"), headers={"X-Team": Secret("a"), "Authorization": Secret("Basic x")}
+    )
+    assert headers == {"content-type": "application/json", "x-team": "a", "authorization": "Basic x"}
+
+
+def test_the_request_is_not_changed() -> None:
+    """A retry signs the same request again."""
+    signed("openai", api_key=Secret("key"))
+    assert REQUEST.headers == (("content-type", "application/json"),)

@@ -1,0 +1,214 @@
+"""The story of a request, when it is told to its end and when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app import _drain
+from tests.harness import (
+    FakeProvider,
+    Gateway,
+    chat_answer,
+    chat_events,
+    config_for,
+    events,
+    gateway,
+    hang,
+    receive,
+    whole,
+    written,
+)
+
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+
+
+def question(**more: Any) -> dict[str, Any]:
+    return {"model": "gpt-4o", "messages": HELLO, "max_tokens": 9, **more}
+
+
+async def test_a_bug(provider: FakeProvider, gw: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    """What must not happen is a 500 with the request's id and no detail, a traceback in the log, and one row."""
+    gw.rt.routes._exact["gpt-4o"] = None  # type: ignore[assignment]  # something that cannot be
+    gw.rt.routes._found["gpt-4o"] = object()  # type: ignore[assignment]  # as above
+    answer = await gw.post(CHAT, question())
+    error = (await answer.json())["error"]
+    (row,) = await gw.rows()
+    assert answer.status == 500
+    assert row.id in error["message"]
+    assert "attribute" not in await answer.text()
+    assert (row.status, row.reason) == ("failure", "internal")
+    assert any(record.exc_info for record in caplog.records)
+
+
+async def test_a_bug_in_a_stream(provider: FakeProvider, gw: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    """A bug after the first event ends the stream with an error event, and lets the provider go."""
+    provider.will(events(chat_events("a", done=False), end="hang"))
+    async with gw.connect() as (reader, writer):
+        writer.write(written(CHAT, question(stream=True)))
+        await reader.readuntil(b'"a"')
+        (x,) = gw.rt.open
+        x.tap = None
+        gw.rt.limits.between_events = "never"  # type: ignore[assignment]  # something that cannot be
+        (task,) = gw.rt.open.values()
+        answer_bytes = b""
+        assert not task.done()
+        await gw.session.get(gw.url + "/health")
+        writer.write_eof()
+        answer_bytes = await reader.read()
+    assert b"[DONE]" not in answer_bytes
+    await provider.requests[0].connection.closed.wait()
+    await gw.quiet()
+    assert len(await gw.rows()) == 1
+
+
+STAGES = ["body", "silent", "silent stream", "commented stream", "stream"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_client_that_leaves(provider: FakeProvider, gw: Gateway, stage: str) -> None:
+    """Whenever a client leaves, its provider is let go, one row says so, and no task or count is left behind."""
+    before = {task for task in asyncio.all_tasks() if "bash" not in task.get_name()}
+    provider.will(events(chat_events("a", done=False), end="hang") if stage == "stream" else hang)
+    if stage == "commented stream":
+        gw.rt.limits.keep_alive = 0.01
+    request = written(CHAT, question(stream="stream" in stage))
+    async with gw.connect() as (reader, writer):
+        writer.write(request[:-1] if stage == "body" else request)
+        if stage == "body":
+            while not gw.rt.open:
+                await asyncio.sleep(0.001)
+        else:
+            await provider.asked()
+        if stage in {"stream", "commented stream"}:
+            await reader.readuntil(b"\n\n")
+    for connection in provider.connections:
+        await connection.closed.wait()
+    await gw.quiet()
+    (row,) = await gw.rows()
+    assert row.status == "client_disconnected"
+    assert gw.rt.health.of(row.deployment_id).in_flight == 0 if row.deployment_id else stage == "body"
+    assert gw.rt.health.of(row.deployment_id).failures == 0
+    while any("_handle_request" in repr(task) or "client_connected" in repr(task) for task in asyncio.all_tasks() - before):
+        await asyncio.sleep(0.001)
+
+
+async def test_a_client_that_leaves_between_two_attempts(provider: FakeProvider, tmp_path: Path) -> None:
+    """A client that leaves while the gateway waits to ask again is not asked for any more."""
+    config = config_for(provider, router_settings={"num_retries": 5, "cooldown_time": 0})
+    provider.will(whole({"error": {"message": "no"}}, 500, {"retry-after": "9"}))
+    async with gateway(config, tmp_path) as gw:
+        async with gw.connect() as (_, writer):
+            writer.write(written(CHAT, question()))
+            await provider.asked()
+            while not any(x.attempts and x.attempts[-1].error for x in gw.rt.open):
+                await asyncio.sleep(0.001)
+        await gw.quiet()
+        (row,) = await gw.rows()
+    assert (row.status, len(row.attempts), len(provider.requests)) == ("client_disconnected", 1, 1)
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("stage", STAGES)
+async def test_patience_ends(provider: FakeProvider, gw: Gateway, stage: str, path: str) -> None:
+    """A request that outlives the drain ends with an error in its dialect, not as if its client had left."""
+    provider.will(events(chat_events("a", done=False), end="hang") if stage == "stream" else hang)
+    if stage == "commented stream":
+        gw.rt.limits.keep_alive = 0.01
+    request = written(path, question(stream="stream" in stage))
+    async with gw.connect() as (reader, writer):
+        writer.write(request[:-1] if stage == "body" else request)
+        begun = b""
+        if stage in {"stream", "commented stream"}:
+            begun = await reader.readuntil(b"\n\n")
+        while not gw.rt.open or (stage != "body" and not provider.requests):
+            await asyncio.sleep(0.001)
+        gw.rt.draining = True
+        gw.rt.impatient.set()
+        await _drain(gw.rt, [])
+        rest = await reader.read()
+    (row,) = await gw.rows()
+    told = begun + rest
+    assert told.startswith(b"HTTP/1.1 200" if begun else b"HTTP/1.1 503")
+    assert b'"error"' in rest
+    assert not rest.endswith(b"0\r\n\r\n")
+    assert (row.status, row.reason) == ("failure", "shutting_down")
+    assert (row.http_status, gw.rt.open) == (200 if begun else 503, {})
+    if provider.requests:
+        await provider.requests[0].connection.closed.wait()
+    assert gw.rt.health.of(row.deployment_id).in_flight == 0
+
+
+async def test_a_stream_may_finish(provider: FakeProvider, gw: Gateway) -> None:
+    """While the gateway drains, streams that are open run to their end."""
+    first, *rest = chat_events("a")
+    provider.will(events([first, None, *rest]))
+    async with gw.connect() as (reader, writer):
+        writer.write(written(CHAT, question(stream=True)))
+        await reader.readuntil(b"\n\n")
+        gw.rt.draining = True
+        draining = asyncio.get_running_loop().create_task(_drain(gw.rt, []))
+        provider.gate.set()
+        assert (await reader.readuntil(b"0\r\n\r\n")).count(b"[DONE]") == 1
+        await draining
+    (row,) = await gw.rows()
+    assert row.status == "success"
+
+
+CANARIES = {"provider": "sk-canary-provider-0123456789", "master": "canary-master-9876543210"}
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_secrets_stay_inside(
+    provider: FakeProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, stream: bool
+) -> None:
+    """Neither the provider's key nor the master key is in an answer, a header, a log line, a metric or a row."""
+    caplog.set_level(logging.DEBUG)
+    config = config_for(provider, general_settings={"master_key": CANARIES["master"]})
+    config = config.replace("sk-provider-key", CANARIES["provider"])
+    echo = {"error": {"message": f"Incorrect key: {CANARIES['provider']}", "type": CANARIES["provider"]}}
+    if status == 200:
+        provider.will(events(chat_events("a")) if stream else whole(chat_answer()))
+    else:
+        provider.will(whole(echo, status, {"x-request-id": "r"}))
+    key = {"authorization": f"Bearer {CANARIES['master']}"}
+    async with gateway(config, tmp_path) as gw:
+        seen = []
+        for path in (CHAT, MESSAGES):
+            answer = await gw.post(path, question(stream=stream), headers=key)
+            seen += [await answer.text(), str(answer.headers)]
+        for path in ("/metrics", "/health", "/spend/logs", "/v1/models", "/openapi.json", "/public/providers"):
+            seen.append(await (await gw.get(path, headers=key)).text())
+        seen += [repr(row) for row in await gw.rows(2)]
+    seen += [str(vars(record)) for record in caplog.records]
+    assert provider.requests[0].headers["authorization"] == f"Bearer {CANARIES['provider']}"
+    for canary in CANARIES.values():
+        assert not [text for text in seen if canary in text]
+
+
+async def test_many_at_once(provider: FakeProvider, gw: Gateway) -> None:
+    """Streams, answers, errors and clients that leave, all at once, leave every count at zero."""
+    provider.will(whole(chat_answer()), whole({"error": {"message": "no"}}, 500), events(chat_events("a", "b")))
+
+    async def leave() -> None:
+        async with gw.connect() as (reader, writer):
+            writer.write(written(CHAT, question(stream=True)))
+            await reader.read(1)
+
+    async def stay() -> None:
+        async with gw.connect() as (reader, writer):
+            writer.write(written(CHAT, question(stream=True)))
+            await receive(reader)
+
+    await asyncio.gather(*(job() for _ in range(20) for job in (leave, stay)))
+    await gw.quiet()
+    rows = await gw.rows(40)
+    assert len(rows) == 40
+    assert gw.rt.metrics.in_flight == 0
+    assert all(gw.rt.health.of(row.deployment_id).in_flight == 0 for row in rows)

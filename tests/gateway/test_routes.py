@@ -1,0 +1,306 @@
+"""Names and who serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from gateway.config.model import (
+    Alias,
+    Config,
+    Fallbacks,
+    GeneralSettings,
+    ModelEntry,
+    ModelParams,
+    Place,
+    RouterSettings,
+    Secret,
+)
+from gateway.pricing import PriceTable
+from gateway.routes import Deployment, Route, Routes, compile_routes
+from gateway.stages.upstream import _by_weight
+
+PRICES = PriceTable.load()
+
+
+def model(name: str, params: str, **more: Any) -> ModelEntry:
+    known = {"api_key": Secret("sk-a-key-of-a-test"), **more}
+    return ModelEntry(model_name=name, params=ModelParams(model=params, **known), place=Place("c.yaml", 1, 1))
+
+
+def routes(
+    *models: ModelEntry,
+    environ: Mapping[str, str] | None = None,
+    general: GeneralSettings | None = None,
+    **router: Any,
+) -> Routes:
+    config = Config(
+        model_list=models, router=RouterSettings(**router), general=general or GeneralSettings()
+    )
+    return compile_routes(config, environ or {}, PRICES)
+
+
+def found(compiled: Routes, name: str) -> Route:
+    route = compiled.find(name)
+    assert route is not None, name
+    return route
+
+
+def asked(compiled: Routes, name: str) -> list[str]:
+    return [deployment.model_name for deployment in found(compiled, name).deployments]
+
+
+def only(compiled: Routes, name: str) -> Deployment:
+    (deployment,) = found(compiled, name).deployments
+    return deployment
+
+
+def test_one_name_many_deployments() -> None:
+    """Entries of one name are one route, and each is a deployment of its own."""
+    compiled = routes(model("m", "openai/a"), model("m", "anthropic/b"), model("m", "openai/a"))
+    assert asked(compiled, "m") == ["openai/a", "anthropic/b", "openai/a"]
+    assert len({deployment.id for deployment in found(compiled, "m").deployments}) == 3
+    assert compiled.find("a") is None
+
+
+def test_ids_are_stable() -> None:
+    """The same configuration gives the same ids, and `model_info.id` sets one."""
+    first, second = (only(routes(model("m", "openai/a")), "m").id for _ in range(2))
+    assert first == second
+    entry = ModelEntry(
+        model_name="m", params=ModelParams(model="openai/a", api_key=Secret("k")), info={"id": "mine"}, place=Place("", 0, 0)
+    )
+    assert only(routes(entry), "m").id == "mine"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "params", "name", "asks"),
+    [
+        ("openai/*", "openai/*", "openai/gpt-4o", "openai/gpt-4o"),
+        ("team/*", "openai/*", "team/gpt-4o", "openai/gpt-4o"),
+        ("team/*", "openai/gpt-4o", "team/anything", "openai/gpt-4o"),
+        ("*", "*", "anthropic/claude-x", "anthropic/claude-x"),
+        ("*", "*", "gpt-4o", "openai/gpt-4o"),
+        ("*", "openrouter/*", "meta/llama", "openrouter/meta/llama"),
+        ("*-eu", "openai/*", "gpt-4o-eu", "openai/gpt-4o"),
+        ("gpt-*", "azure/gpt-*", "gpt-4o", "azure/gpt-4o"),
+        ("o/*/x", "openai/*", "o/a/b/x", "openai/a/b"),
+    ],
+)
+def test_wildcards(pattern: str, params: str, name: str, asks: str) -> None:
+    """What the star of the public name matched stands where the star of the model was."""
+    compiled = routes(model(pattern, params, api_base="http://h/v1"))
+    assert asked(compiled, name) == [asks]
+    assert found(compiled, name).name == name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "params", "name"),
+    [
+        ("openai/*", "openai/*", "openai/"),
+        ("openai/*", "openai/*", "openai"),
+        ("openai/*", "openai/*", "gpt-4o"),
+        ("a*a", "openai/*", "a"),
+        ("*", "*", "nobody-knows-this"),
+        ("*", "*", "nosuchprovider/x"),
+    ],
+)
+def test_what_wildcards_do_not_match(pattern: str, params: str, name: str) -> None:
+    """A star needs something to stand for, and somebody who serves it."""
+    assert routes(model(pattern, params)).find(name) is None
+
+
+def test_the_most_specific_wildcard() -> None:
+    """A whole name goes before a pattern, and a longer pattern before a shorter one, in whatever order they stand."""
+    compiled = routes(
+        model("*", "openai/*"), model("team/*", "groq/*"), model("team/a/*", "mistral/*"), model("team/a/x", "xai/x")
+    )
+    assert asked(compiled, "team/a/x") == ["xai/x"]
+    assert asked(compiled, "team/a/y") == ["mistral/y"]
+    assert asked(compiled, "team/b") == ["groq/b"]
+    assert asked(compiled, "other") == ["openai/other"]
+
+
+def test_what_callers_ask_for_is_not_kept_without_bound() -> None:
+    """Names that callers make up fill neither the memory nor the list of what cannot be served."""
+    compiled = routes(model("*", "*"), model("openai/*", "openai/*"))
+    for number in range(5_000):
+        compiled.find(f"nosuchprovider/{number}")
+        compiled.find(f"openai/{number}")
+    assert len(compiled._found) <= 2_000
+    assert compiled.unserved == []
+
+
+def test_aliases() -> None:
+    """A string is another name, a list is a group of all their deployments, and a hidden one is not listed."""
+    compiled = routes(
+        model("a", "openai/a"),
+        model("b", "openai/b1"),
+        model("b", "openai/b2"),
+        model_group_alias={
+            "x": Alias(("a",)),
+            "y": Alias(("a", "b", "nobody")),
+            "z": Alias(("b",), hidden=True),
+            "lost": Alias(("nobody",)),
+        },
+    )
+    assert asked(compiled, "x") == ["openai/a"]
+    assert asked(compiled, "y") == ["openai/a", "openai/b1", "openai/b2"]
+    assert asked(compiled, "z") == ["openai/b1", "openai/b2"]
+    assert compiled.find("lost") is None
+    assert compiled.names() == ["a", "b", "x", "y"]
+
+
+def test_an_alias_of_a_wildcard() -> None:
+    """An alias may name what only a pattern serves."""
+    compiled = routes(model("openai/*", "openai/*"), model_group_alias={"fast": Alias(("openai/gpt-4o",))})
+    assert asked(compiled, "fast") == ["openai/gpt-4o"]
+
+
+KEYS = {"OPENAI_API_KEY": "sk-o", "ANTHROPIC_API_KEY": "sk-a", "GROQ_API_KEY": "gsk"}
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        ("gpt-4o", "openai/gpt-4o"),
+        ("o3-mini", "openai/o3-mini"),
+        ("openai/gpt-4o", "openai/gpt-4o"),
+        ("claude-sonnet-4-5", "anthropic/claude-sonnet-4-5"),
+        ("anthropic/claude-sonnet-4-5", "anthropic/claude-sonnet-4-5"),
+        ("groq/llama-3", "groq/llama-3"),
+    ],
+)
+def test_providers_of_the_environment(name: str, asks: str) -> None:
+    """A key in the environment makes its provider's models answer, by prefix and by the names that everyone knows."""
+    assert asked(routes(environ=KEYS), name) == [asks]
+
+
+@pytest.mark.parametrize("name", ["mistral/x", "gemini-pro", "nobody", "openai/", "/gpt-4o", ""])
+def test_providers_without_a_key(name: str) -> None:
+    """Without a key there is no route."""
+    assert routes(environ=KEYS).find(name) is None
+
+
+def test_a_list_stays_closed() -> None:
+    """Beside a `model_list` the environment opens nothing, unless `env_providers` says so."""
+    assert routes(model("m", "openai/m"), environ=KEYS).find("gpt-4o") is None
+    both = routes(model("m", "openai/m"), environ=KEYS, general=GeneralSettings(env_providers=True))
+    assert asked(both, "gpt-4o") == ["openai/gpt-4o"]
+    assert asked(both, "m") == ["openai/m"]
+    closed = routes(environ=KEYS, general=GeneralSettings(env_providers=False))
+    assert closed.find("gpt-4o") is None
+    assert closed.names() == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "name", "base"),
+    [
+        ({"OPENAI_API_BASE": "http://h:1/v1"}, "gpt-4o", "http://h:1"),
+        ({"OPENAI_BASE_URL": "http://h:1/"}, "gpt-4o", "http://h:1"),
+        ({"ANTHROPIC_API_BASE": "http://h:2"}, "claude-x", "http://h:2"),
+        ({"ANTHROPIC_BASE_URL": "http://h:2/v1"}, "claude-x", "http://h:2"),
+    ],
+)
+def test_base_urls_of_the_environment(environ: dict[str, str], name: str, base: str) -> None:
+    """A provider's address may come from the environment, with and without a version at its end."""
+    assert only(routes(environ={**KEYS, **environ}), name).origin == base
+    listed = routes(model("m", "openai/m" if name == "gpt-4o" else "anthropic/m"), environ=environ)
+    assert only(listed, "m").origin == base
+    own = routes(model("m", "openai/m", api_base="http://own:3/v1"), environ=environ)
+    assert only(own, "m").origin == "http://own:3"
+
+
+def test_azure_of_the_environment() -> None:
+    """Azure needs an address, and takes its version from the environment too."""
+    assert routes(environ={"AZURE_API_KEY": "k"}).find("azure/gpt-4o") is None
+    environ = {"AZURE_API_KEY": "k", "AZURE_API_BASE": "https://r.openai.azure.com/", "AZURE_API_VERSION": "2024-02-15-preview"}
+    deployment = only(routes(environ=environ), "azure/gpt-4o")
+    assert deployment.origin == "https://r.openai.azure.com"
+    assert "2024-02-15-preview" in deployment.target.provider.paths["chat"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        (ModelParams(model="openai/a"), "OPENAI_API_KEY"),
+        (ModelParams(model="nobody/a"), "no provider is known"),
+        (ModelParams(model="who"), "no provider is known"),
+        (ModelParams(model="azure/a", api_key=Secret("k")), "base URL"),
+        (ModelParams(model="x", custom_llm_provider="nobody"), "no provider is known"),
+    ],
+)
+def test_what_cannot_be_served(entry: ModelParams, why: str) -> None:
+    """An entry that cannot work is left out, with its reason and its place."""
+    compiled = routes(ModelEntry(model_name="m", params=entry, place=Place("c.yaml", 7, 3)))
+    (row,) = compiled.unserved
+    assert compiled.find("m") is None
+    assert why in row.why
+    assert str(row.place) == "c.yaml:7:3"
+
+
+def test_any_server_by_its_address() -> None:
+    """With an `api_base` a model needs neither a known provider nor a key."""
+    bare = ModelEntry(model_name="m", params=ModelParams(model="llama", api_base="http://h:1/v1"), place=Place("", 0, 0))
+    deployment = only(routes(bare), "m")
+    assert (deployment.origin, deployment.api_key, deployment.scope) == ("http://h:1", None, "")
+
+
+def test_pools_are_apart() -> None:
+    """Two keys never share a connection; the scope does not tell which key it is."""
+    compiled = routes(model("a", "openai/a", api_key=Secret("one")), model("b", "openai/b", api_key=Secret("two")))
+    scopes = {only(compiled, "a").scope, only(compiled, "b").scope}
+    assert len(scopes) == 2
+    assert not any("one" in scope or "two" in scope for scope in scopes)
+
+
+def test_stand_ins() -> None:
+    """A chain goes before a ring, a ring before the default; the caller's own before all; unknown names are passed over."""
+    models = [model(name, f"openai/{name}") for name in "abcde"]
+    fallbacks = Fallbacks(chains={"a": ("b", "nobody")}, rings=(("c", "d"),))
+    compiled = routes(*models, fallbacks=fallbacks, default_fallbacks=("e",))
+
+    def names(name: str, own: tuple[str, ...] = ()) -> list[str]:
+        return [route.name for route in compiled.stand_ins(name, own)]
+
+    assert names("a") == ["b"]
+    assert names("c") == ["d"]
+    assert names("d") == ["e"]
+    assert names("b") == ["c", "d"]
+    assert names("a", ("e", "a")) == ["e"]
+
+
+def test_weights() -> None:
+    """Deployments are chosen in the proportion of their weights; `rpm` and `tpm` are weights where none is given."""
+    compiled = routes(
+        model("m", "openai/a", weight=3.0), model("m", "openai/b", rpm=1), model("m", "openai/c", weight=0.0, tpm=100)
+    )
+    deployments = list(found(compiled, "m").deployments)
+    assert [deployment.weight for deployment in deployments] == [3.0, 1.0, 0.0]
+    counts = {deployment.target.model: 0 for deployment in deployments}
+    for _ in range(4_000):
+        counts[_by_weight(deployments).target.model] += 1
+    assert counts["c"] == 0
+    assert 2_700 < counts["a"] < 3_300  # 11 standard deviations
+    assert _by_weight(deployments[2:]).target.model == "c"
+
+
+def test_names_that_are_listed() -> None:
+    """Listed are the names of the list in its order, what wildcards are known to serve, and the environment's models."""
+    compiled = routes(model("b", "openai/b"), model("team/*", "anthropic/*"), model("a", "openai/a"))
+    names = compiled.names()
+    assert names[:2] == ["b", "a"]
+    assert names[2:]
+    assert all(name.startswith("team/claude") for name in names[2:])
+    opened = routes(environ={"OPENAI_API_KEY": "k"}).names()
+    assert "gpt-4o" in opened
+    assert all(routes(environ={"OPENAI_API_KEY": "k"}).find(name) for name in opened)
+
+
+def test_secrets_are_told() -> None:
+    """Every key that could be sent is known to the redactor."""
+    entry = model("m", "openai/a", api_key=Secret("one"), extra_headers={"x": Secret("two")}, options={"a": Secret("three")})
+    told = {secret.reveal() for secret in routes(entry, environ=KEYS).secrets()}
+    assert told == {"one", "two", "three", *KEYS.values()}
