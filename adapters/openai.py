@@ -65,6 +65,7 @@ from adapters.types import (
     Usage,
     UsageDelta,
 )
+from adapters.upstream_errors import said_besides
 from adapters.wire import openai as wire
 from adapters.wire.openai import given
 
@@ -572,13 +573,19 @@ def write_stream(*, answer_id: str, model: str, now: int, wants_usage: bool) -> 
     return ChatWriter(answer_id, model, now, wants_usage=wants_usage)
 
 
+_SAID = frozenset({"message", "type", "param", "code"})
+
+
 def write_error(
     error: GatewayError,
     *,
     request_id: str,
     mid_stream: bool,
 ) -> bytes:
-    """`{"error": {message, type, param, code}}`, as a body or as the event that ends a stream; never `[DONE]`."""
+    """`{"error": {message, type, param, code}}`, as a body or as the event that ends a stream; never `[DONE]`.
+
+    What else a provider of this format said of its error follows these four.
+    """
     said = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    body = _encode({"error": said})
+    body = _encode({"error": said | said_besides(error, _SAID)})
     return b"data: " + body + b"\n\n" if mid_stream else body

@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+
+import msgspec
+from msgspec import Raw, Struct
 
 from adapters.errors import (
     ContentPolicyViolation,
     ContextWindowExceeded,
+    GatewayError,
     UpstreamAuth,
     UpstreamError,
     UpstreamForbidden,
@@ -104,6 +108,16 @@ _WORD_STATUS = (
     (_CONTEXT_WORDS | _POLICY_WORDS, 400),
 )
 _KEYS = re.compile(r"\b(?:(?:sk|pk|rk|gsk|xai|pplx|hf|csk|nvapi)[-_]|AIza|AKIA)[\w*.-]{6,}")
+
+
+_BODY_LIMIT = 64 * 1024
+
+
+class _ErrorObject(Struct):
+    error: dict[str, Raw]
+
+
+_ERROR_OBJECT = msgspec.json.Decoder(_ErrorObject)
 
 
 def classify(
@@ -193,6 +207,20 @@ def _presentable(message: str) -> str:
     if text[:200].lower().startswith(("<!doctype", "<html", "<?xml")):
         return ""
     return _KEYS.sub("[key]", text[:MESSAGE_LIMIT])
+
+
+def said_besides(error: GatewayError, known: Collection[str]) -> dict[str, Raw]:
+    """What a provider's error object says beyond the fields in `known` (Groq's `failed_generation`, Azure's
+    `innererror` …), for a client that speaks the provider's format; whatever looks like a key is cut from it.
+    """
+    body = error.body if isinstance(error, UpstreamError) else None
+    if body is None or len(body) > _BODY_LIMIT:
+        return {}
+    try:
+        said = _ERROR_OBJECT.decode(_KEYS.sub("[key]", body.decode("utf-8", "replace"))).error
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    return {name: value for name, value in said.items() if name not in known}
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

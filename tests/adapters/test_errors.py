@@ -23,7 +23,7 @@ def test_each_class_is_complete(kind: type[GatewayError]) -> None:
 
 def test_reasons_tell_classes_apart() -> None:
     """No two classes share a reason, so a metric's label names one thing."""
-    reasons = [kind.reason for kind in CLASSES]
+    reasons = [kind.reason for kind in CLASSES if kind is not GatewayError]
     assert len(set(reasons)) == len(reasons)
 
 

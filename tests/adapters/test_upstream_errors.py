@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.errors import (
+    BadRequest,
     ContentPolicyViolation,
     ContextWindowExceeded,
     UpstreamAuth,
@@ -17,7 +18,7 @@ from adapters.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from adapters.upstream_errors import REFUSED_CREDENTIALS, classify, retry_after_seconds
+from adapters.upstream_errors import REFUSED_CREDENTIALS, classify, retry_after_seconds, said_besides
 
 
 def error(status: int, message: str = "m", code: str | None = None, kind: str | None = None) -> UpstreamError:
@@ -215,3 +216,14 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     """The waiting time is read in every form, and what is no time is none."""
     assert retry_after_seconds(headers) == seconds
     assert classify(429, message="m", headers=headers, body=b"").retry_after == seconds
+
+
+def test_what_a_provider_says_besides() -> None:
+    """Other fields of the error object survive, without what looks like a key; what is no error object gives nothing."""
+    body = b'{"error":{"message":"m","type":"t","failed_generation":"<x>","hint":"sk-abcdefghijkl"}}'
+    error = classify(400, message="m", headers={}, body=body)
+    said = {name: bytes(value) for name, value in said_besides(error, {"message", "type"}).items()}
+    assert said == {"failed_generation": b'"<x>"', "hint": b'"[key]"'}
+    for other in (b"<html>", b'{"error":"text"}', b"[]", b"\xff", b""):
+        assert said_besides(classify(400, message="m", headers={}, body=other), set()) == {}
+    assert said_besides(BadRequest("x"), set()) == {}
