@@ -115,6 +115,7 @@ _BODY_LIMIT = 64 * 1024
 
 class _ErrorObject(Struct):
     error: dict[str, Raw]
+    type: str = ""
 
 
 _ERROR_OBJECT = msgspec.json.Decoder(_ErrorObject)
@@ -210,17 +211,19 @@ def _presentable(message: str) -> str:
 
 
 def said_besides(error: GatewayError, known: Collection[str]) -> dict[str, Raw]:
-    """What a provider's error object says beyond the fields in `known` (Groq's `failed_generation`, Azure's
+    """What an OpenAI-like error object says beyond the fields in `known` (Groq's `failed_generation`, Azure's
     `innererror` …), for a client that speaks the provider's format; whatever looks like a key is cut from it.
     """
     body = error.body if isinstance(error, UpstreamError) else None
     if body is None or len(body) > _BODY_LIMIT:
         return {}
     try:
-        said = _ERROR_OBJECT.decode(_KEYS.sub("[key]", body.decode("utf-8", "replace"))).error
+        said = _ERROR_OBJECT.decode(_KEYS.sub("[key]", body.decode("utf-8", "replace")))
     except (msgspec.DecodeError, RecursionError):
         return {}
-    return {name: value for name, value in said.items() if name not in known}
+    if said.type == "error":  # Anthropic's
+        return {}
+    return {name: value for name, value in said.error.items() if name not in known}
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

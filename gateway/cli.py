@@ -77,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in _OF_THE_WHOLE):
         arguments.insert(0, "serve")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # no model's name may be too odd for a terminal
+    _prepare_streams()
     parsed = _parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
@@ -94,6 +93,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 _OF_THE_WHOLE = ("-h", "--help", "-v", "--version")
+
+
+def _prepare_streams() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # a socket would get its number, and what is printed would go to a client
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open until the end
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - as above
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no model's name may be too odd for a terminal
 
 
 def _parser() -> argparse.ArgumentParser:

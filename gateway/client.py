@@ -71,8 +71,7 @@ class ClientWriter:
         "written",
     )
 
-    def __init__(self, http: web.BaseRequest, extra: Headers = (), *, last: bool = False) -> None:
-        # `last`: no other request shall come on this connection.
+    def __init__(self, http: web.BaseRequest, extra: Headers = ()) -> None:
         transport = http.transport
         if transport is None:
             raise ClientGone
@@ -81,7 +80,7 @@ class ClientWriter:
         self._transport = transport
         self._chunked = http.version >= HttpVersion11
         # HTTP/1.0 clients only keep what answers in words of their own; they are few, and closing is always right.
-        self._keep_alive = bool(http.keep_alive) and self._chunked and not last
+        self._keep_alive = bool(http.keep_alive) and self._chunked
         self._extra = tuple(extra)
         self._timer: asyncio.TimerHandle | None = None
         self.status = 0
@@ -90,6 +89,10 @@ class ClientWriter:
         self.ended = False
         self.written = 0
         """Bytes of body so far."""
+
+    def close_after(self) -> None:
+        """No other request shall come on this connection."""
+        self._keep_alive = False
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer in one write."""

@@ -25,7 +25,9 @@ log = logging.getLogger("penstock")
 
 async def handle(rt: Runtime, http: web.Request, endpoint: Endpoint) -> web.StreamResponse:
     """One request, from its first byte to its bill."""
-    client = ClientWriter(http, rt.cors_headers(http.headers.get("origin")), last=rt.draining)
+    client = ClientWriter(http, rt.cors_headers(http.headers.get("origin")))
+    if rt.draining:
+        client.close_after()
     x = Exchange(endpoint, http, client, rt.now())
     account.open_books(rt, x)
     try:

@@ -351,7 +351,9 @@ async def receive(reader: asyncio.StreamReader) -> Received:
     if status == 100:
         return await receive(reader)
     if "content-length" in headers:
-        return Received(status, headers, await reader.readexactly(int(headers["content-length"])), complete=True)
+        return Received(
+            status, headers, await reader.readexactly(int(headers["content-length"])), complete=True
+        )
     if "transfer-encoding" not in headers:
         return Received(status, headers, await reader.read(), complete=True)
     body = b""

@@ -12,7 +12,7 @@ import asyncio
 from contextlib import suppress
 
 from adapters import CLIENTS
-from adapters.errors import GatewayError, UpstreamTimeout
+from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
 from gateway import __version__
 from gateway.client import JSON_HEADERS
 from gateway.exchange import Answer, Exchange
@@ -118,13 +118,15 @@ async def _farewell(answer: Answer) -> None:
     closed = asyncio.get_running_loop().create_future()
     answer.on_data = lambda _: None
     answer.on_end = lambda: None if closed.done() else closed.set_result(None)
-    with suppress(asyncio.CancelledError):  # the client has its whole answer and may leave: that is no disconnect
+    with suppress(
+        asyncio.CancelledError
+    ):  # the client has its whole answer and may leave: that is no disconnect
         await asyncio.wait((closed,), timeout=_FAREWELL)
 
 
 def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
     """Say what is wrong in the client's own format: as an answer, or as the last event of a stream that has begun."""
-    error.message = scrub(error.message)  # a provider may repeat what it was sent
+    _scrub(error)
     x.error = error
     if x.client.ended:
         return
@@ -133,8 +135,19 @@ def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
         x.client.write(side.write_error(error, request_id=x.id, mid_stream=True))
         x.client.break_off(rt.limits.client_write)
         return
+    if rt.draining:
+        x.client.close_after()
     body = side.write_error(error, request_id=x.id, mid_stream=False)
     x.client.answer(error.status, [*JSON_HEADERS, *headers_of(rt, x, None), *error.headers.items()], body)
+
+
+def _scrub(error: GatewayError) -> None:
+    # A provider may repeat what it was sent, keys too.
+    error.message = scrub(error.message)
+    if isinstance(error, UpstreamError):
+        error.code = scrub(error.code)
+        if error.body:
+            error.body = scrub(error.body.decode("utf-8", "replace")).encode()
 
 
 def headers_of(rt: Runtime, x: Exchange, answer: Answer | None) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ import yaml
 from adapters import PROVIDERS
 from gateway.cli import main
 from gateway.config.load import load
+from gateway.config.vocabulary import SECTIONS as VOCABULARY
 from gateway.config.vocabulary import SETTINGS
 from tests.harness import Asked, FakeProvider, chat_answer, config_of, entry, gateway, message_answer, whole
 
@@ -297,7 +298,7 @@ def test_nothing_is_passed_over(
     (tmp_path / "litellm.yaml").write_text(block.text)
     notices = [str(notice) for notice in load(Path("litellm.yaml"), os.environ).notices]
     written = [
-        name for section in SECTIONS for name in document(block).get(section) or () if name in SETTINGS
+        name for section in VOCABULARY for name in document(block).get(section) or () if name in SETTINGS
     ]
     for name in written:
         if SETTINGS[name].status == "later":

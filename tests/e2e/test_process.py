@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import ssl
+import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.e2e.process import Process, free_port, penstock, question, run
+from tests.e2e.process import COMMAND, Process, environment, free_port, penstock, question, run
 from tests.harness import (
+    Asked,
     FakeProvider,
     chat_answer,
     chat_events,
@@ -24,11 +27,14 @@ from tests.harness import (
     events,
     hang,
     message_answer,
+    message_events,
     whole,
 )
 
 HERE = Path(__file__).parents[2]
 SHIPPED = str(HERE / "config.yaml")
+README = (HERE / "README.md").read_text()
+CURLS = re.findall(r"(?m)^    (curl (?:.*\\\n)*.*)$", README)
 HAS_IPV6 = socket.has_ipv6 and socket.has_dualstack_ipv6()
 
 
@@ -116,6 +122,49 @@ async def test_without_models_the_banner_says_so(tmp_path: Path) -> None:
         answer = await process.post("/v1/chat/completions", question("gpt-4o"))
         assert answer.status == 404
         assert (await answer.json())["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("command", CURLS if shutil.which("curl") else [])
+async def test_the_readme_can_be_pasted(tmp_path: Path, command: str) -> None:
+    """Each curl of the README works as it stands there, against a gateway with the shipped configuration."""
+    async with penstock("--config", SHIPPED, folder=tmp_path) as process:
+        told = await pasted(
+            command.replace("curl ", "curl -f ").replace("http://localhost:4000", process.url)
+        )
+    assert len(told) > 1
+
+
+@pytest.mark.parametrize("code", re.findall(r"(?ms)^```python\n(.*?)^```", README))
+async def test_the_readme_as_a_program(provider: FakeProvider, tmp_path: Path, code: str) -> None:
+    """Each Python example of the README runs, with either SDK and the other company's model."""
+    provider.will(by_path)
+    environ = {
+        "OPENAI_API_KEY": "sk-a-provider-key",
+        "OPENAI_BASE_URL": f"{provider.url}/v1",
+        "ANTHROPIC_API_KEY": "sk-ant-a-provider-key",
+        "ANTHROPIC_BASE_URL": provider.url,
+    }
+    async with penstock(folder=tmp_path, environ=environ) as process:
+        program = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            code.replace("http://localhost:4000", process.url),
+            stdout=asyncio.subprocess.PIPE,
+            env={"PATH": os.environ["PATH"]},
+        )
+        out, _ = await program.communicate()
+    assert (program.returncode, out.decode().strip()) == (0, "Hello!")
+
+
+async def by_path(provider: FakeProvider, asked: Asked) -> None:
+    """A provider of both formats: the answer is as the path and the request want it."""
+    wants_stream = asked.json.get("stream")
+    if asked.path == "/v1/messages":
+        await (events(message_events("Hel", "lo!")) if wants_stream else whole(message_answer()))(
+            provider, asked
+        )
+    else:
+        await (events(chat_events("Hel", "lo!")) if wants_stream else whole(chat_answer()))(provider, asked)
 
 
 async def test_idle_memory(tmp_path: Path) -> None:
@@ -624,6 +673,27 @@ async def test_a_client_that_leaves(provider: FakeProvider, tmp_path: Path) -> N
     assert (row["status"], row["usage_source"]) == ("client_disconnected", "estimated")
     assert row["output"] > 0
     assert row["input"] > 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_closed_standard_streams(tmp_path: Path, closed: str) -> None:
+    """Started without one of the standard streams, the gateway serves, and ends as always."""
+    port = free_port()
+    shell = await asyncio.create_subprocess_exec(
+        "bash",
+        "-c",
+        f"exec {COMMAND} --host 127.0.0.1 --port {port} {closed}",
+        env=environment(tmp_path, {}),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        while (await run("health", "--port", str(port), folder=tmp_path))[0]:
+            assert shell.returncode is None
+    finally:
+        shell.terminate()
+    assert await shell.wait() == 0
 
 
 async def test_a_start_that_is_interrupted(tmp_path: Path) -> None:

@@ -66,7 +66,11 @@ def free_port() -> int:
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int) -> None:
     """SIGTERM: readiness says 503, an open stream finishes (or, at a second signal, ends with an error), rows are kept."""
-    known = {"PENSTOCK_DATA_DIR": str(tmp_path), "PENSTOCK_DRAIN_DELAY": "0.2", "PENSTOCK_DRAIN_TIMEOUT": "30"}
+    known = {
+        "PENSTOCK_DATA_DIR": str(tmp_path),
+        "PENSTOCK_DRAIN_DELAY": "0.2",
+        "PENSTOCK_DRAIN_TIMEOUT": "30",
+    }
     path = tmp_path / "config.yaml"
     path.write_text(config_for(provider))
     rt = await open_runtime(load(path, known).config, read_environment(known), known)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import pytest
 import yaml
 
 import gateway
-from gateway import cli
+from gateway import cli, logs
 from gateway.cli import main
 from gateway.config.environment import LEVELS
+from tests.harness import gateway as gateway_of
 
 HERE = Path(__file__).parents[2]
 JSON_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -174,6 +177,20 @@ def test_an_interruption_before_the_start(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(cli, "_version", interrupted)
     assert main(["version"]) == 130
+
+
+async def test_lost_log_lines_are_counted(tmp_path: Path) -> None:
+    """What the log had to drop is a number in the metrics."""
+    stop = logs.setup(as_json=True, stream=io.StringIO())
+    try:
+        async with gateway_of(None, tmp_path) as gw:
+            cli._count_log_drops(gw.rt)
+            (handler,) = [h for h in logging.getLogger().handlers if isinstance(h, logs.QueuedHandler)]
+            handler.dropped = 3
+            told, _ = gw.rt.metrics.render()
+    finally:
+        stop()
+    assert b"penstock_log_dropped_total 3.0\n" in told
 
 
 def test_the_levels_of_the_log() -> None:

@@ -29,9 +29,13 @@ def question(**more: Any) -> dict[str, Any]:
 
 async def test_pipelining(provider: FakeProvider, gw: Gateway) -> None:
     """Requests that are sent at once are answered in their order, streams among them."""
-    provider.will(whole(chat_answer("1")), events(chat_events("2")), whole(chat_answer("3")), events(chat_events("4")))
+    provider.will(
+        whole(chat_answer("1")), events(chat_events("2")), whole(chat_answer("3")), events(chat_events("4"))
+    )
     async with gw.connect() as (reader, writer):
-        writer.write(b"".join(written(CHAT, question(stream=stream)) for stream in (False, True, False, True)))
+        writer.write(
+            b"".join(written(CHAT, question(stream=stream)) for stream in (False, True, False, True))
+        )
         answers = [await receive(reader) for _ in range(4)]
     assert [answer.status for answer in answers] == [200] * 4
     for word, answer in zip("1234", answers, strict=True):
@@ -171,7 +175,12 @@ async def test_a_client_that_leaves_while_it_sends(provider: FakeProvider, gw: G
             await asyncio.sleep(0.001)
     await gw.quiet()
     (row,) = await gw.rows()
-    assert (row.status, row.http_status, row.model_requested, row.usage_source) == ("client_disconnected", 499, "", "none")
+    assert (row.status, row.http_status, row.model_requested, row.usage_source) == (
+        "client_disconnected",
+        499,
+        "",
+        "none",
+    )
     assert (provider.requests, gw.rt.body_bytes) == ([], 0)
 
 

@@ -18,7 +18,11 @@ HELLO: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello
 @pytest.fixture
 async def listed(provider: FakeProvider, tmp_path: Path) -> AsyncIterator[Gateway]:
     """A keyed gateway whose list names one page."""
-    settings = {"master_key": "sk-master-of-the-test", "allowed_origins": [PAGE], "cors_allow_credentials": True}
+    settings = {
+        "master_key": "sk-master-of-the-test",
+        "allowed_origins": [PAGE],
+        "cors_allow_credentials": True,
+    }
     async with gateway(config_for(provider, general_settings=settings), tmp_path) as gw:
         yield gw
 
@@ -32,7 +36,9 @@ async def preflight(gw: Gateway, path: str, origin: str) -> Any:
     return await gw.session.options(gw.url + path, headers=headers)
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/openai/deployments/gpt-4o/embeddings"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/messages", "/openai/deployments/gpt-4o/embeddings"]
+)
 async def test_preflight(listed: Gateway, path: str) -> None:
     """A listed page may ask without a key what it may do, any other page gets no permission."""
     allowed = await preflight(listed, path, PAGE)
@@ -49,7 +55,9 @@ async def test_answers(provider: FakeProvider, listed: Gateway, stream: bool) ->
     provider.will(events(chat_events("Hi")) if stream else whole(chat_answer()))
     key = {"authorization": "Bearer sk-master-of-the-test"}
     for origin, expected in ((PAGE, PAGE), ("https://evil.example", None), ("null", None)):
-        answer = await listed.post("/v1/chat/completions", {**HELLO, "stream": stream}, headers={**key, "origin": origin})
+        answer = await listed.post(
+            "/v1/chat/completions", {**HELLO, "stream": stream}, headers={**key, "origin": origin}
+        )
         assert answer.status == 200
         assert answer.headers.get("access-control-allow-origin") == expected
         assert answer.headers.get("access-control-allow-credentials") == ("true" if expected else None)

@@ -31,7 +31,10 @@ async def test_every_endpoint_serves(provider: FakeProvider, gw: Gateway, endpoi
     if "model" in answer:
         assert (await got.json())["model"] == name
     assert (booked.endpoint, booked.operation, booked.status) == (row.path, row.operation, "success")
-    expected = {"chat": "/v1/chat/completions" if is_openai else "/v1/messages", "count_tokens": "/v1/messages/count_tokens"}
+    expected = {
+        "chat": "/v1/chat/completions" if is_openai else "/v1/messages",
+        "count_tokens": "/v1/messages/count_tokens",
+    }
     assert provider.requests[0].path == expected.get(row.operation, f"/v1/{row.operation}")
 
 

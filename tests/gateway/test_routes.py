@@ -36,9 +36,7 @@ def routes(
     general: GeneralSettings | None = None,
     **router: Any,
 ) -> Routes:
-    config = Config(
-        model_list=models, router=RouterSettings(**router), general=general or GeneralSettings()
-    )
+    config = Config(model_list=models, router=RouterSettings(**router), general=general or GeneralSettings())
     return compile_routes(config, environ or {}, PRICES)
 
 
@@ -70,7 +68,10 @@ def test_ids_are_stable() -> None:
     first, second = (only(routes(model("m", "openai/a")), "m").id for _ in range(2))
     assert first == second
     entry = ModelEntry(
-        model_name="m", params=ModelParams(model="openai/a", api_key=Secret("k")), info={"id": "mine"}, place=Place("", 0, 0)
+        model_name="m",
+        params=ModelParams(model="openai/a", api_key=Secret("k")),
+        info={"id": "mine"},
+        place=Place("", 0, 0),
     )
     assert only(routes(entry), "m").id == "mine"
 
@@ -115,7 +116,10 @@ def test_what_wildcards_do_not_match(pattern: str, params: str, name: str) -> No
 def test_the_most_specific_wildcard() -> None:
     """A whole name goes before a pattern, and a longer pattern before a shorter one, in whatever order they stand."""
     compiled = routes(
-        model("*", "openai/*"), model("team/*", "groq/*"), model("team/a/*", "mistral/*"), model("team/a/x", "xai/x")
+        model("*", "openai/*"),
+        model("team/*", "groq/*"),
+        model("team/a/*", "mistral/*"),
+        model("team/a/x", "xai/x"),
     )
     assert asked(compiled, "team/a/x") == ["xai/x"]
     assert asked(compiled, "team/a/y") == ["mistral/y"]
@@ -216,7 +220,11 @@ def test_base_urls_of_the_environment(environ: dict[str, str], name: str, base: 
 def test_azure_of_the_environment() -> None:
     """Azure needs an address, and takes its version from the environment too."""
     assert routes(environ={"AZURE_API_KEY": "k"}).find("azure/gpt-4o") is None
-    environ = {"AZURE_API_KEY": "k", "AZURE_API_BASE": "https://r.openai.azure.com/", "AZURE_API_VERSION": "2024-02-15-preview"}
+    environ = {
+        "AZURE_API_KEY": "k",
+        "AZURE_API_BASE": "https://r.openai.azure.com/",
+        "AZURE_API_VERSION": "2024-02-15-preview",
+    }
     deployment = only(routes(environ=environ), "azure/gpt-4o")
     assert deployment.origin == "https://r.openai.azure.com"
     assert "2024-02-15-preview" in deployment.target.provider.paths["chat"]
@@ -243,14 +251,18 @@ def test_what_cannot_be_served(entry: ModelParams, why: str) -> None:
 
 def test_any_server_by_its_address() -> None:
     """With an `api_base` a model needs neither a known provider nor a key."""
-    bare = ModelEntry(model_name="m", params=ModelParams(model="llama", api_base="http://h:1/v1"), place=Place("", 0, 0))
+    bare = ModelEntry(
+        model_name="m", params=ModelParams(model="llama", api_base="http://h:1/v1"), place=Place("", 0, 0)
+    )
     deployment = only(routes(bare), "m")
     assert (deployment.origin, deployment.api_key, deployment.scope) == ("http://h:1", None, "")
 
 
 def test_pools_are_apart() -> None:
     """Two keys never share a connection; the scope does not tell which key it is."""
-    compiled = routes(model("a", "openai/a", api_key=Secret("one")), model("b", "openai/b", api_key=Secret("two")))
+    compiled = routes(
+        model("a", "openai/a", api_key=Secret("one")), model("b", "openai/b", api_key=Secret("two"))
+    )
     scopes = {only(compiled, "a").scope, only(compiled, "b").scope}
     assert len(scopes) == 2
     assert not any("one" in scope or "two" in scope for scope in scopes)
@@ -275,7 +287,9 @@ def test_stand_ins() -> None:
 def test_weights() -> None:
     """Deployments are chosen in the proportion of their weights; `rpm` and `tpm` are weights where none is given."""
     compiled = routes(
-        model("m", "openai/a", weight=3.0), model("m", "openai/b", rpm=1), model("m", "openai/c", weight=0.0, tpm=100)
+        model("m", "openai/a", weight=3.0),
+        model("m", "openai/b", rpm=1),
+        model("m", "openai/c", weight=0.0, tpm=100),
     )
     deployments = list(found(compiled, "m").deployments)
     assert [deployment.weight for deployment in deployments] == [3.0, 1.0, 0.0]
@@ -301,6 +315,12 @@ def test_names_that_are_listed() -> None:
 
 def test_secrets_are_told() -> None:
     """Every key that could be sent is known to the redactor."""
-    entry = model("m", "openai/a", api_key=Secret("one"), extra_headers={"x": Secret("two")}, options={"a": Secret("three")})
+    entry = model(
+        "m",
+        "openai/a",
+        api_key=Secret("one"),
+        extra_headers={"x": Secret("two")},
+        options={"a": Secret("three")},
+    )
     told = {secret.reveal() for secret in routes(entry, environ=KEYS).secrets()}
     assert told == {"one", "two", "three", *KEYS.values()}

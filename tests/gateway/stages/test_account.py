@@ -38,7 +38,8 @@ async def test_a_success(provider: FakeProvider, tmp_path: Path, path: str, mode
     """The provider's tokens are billed exactly at the deployment's price, in all pairs of formats."""
     prices = {"input_cost_per_token": 0.000001, "output_cost_per_token": 0.00001}
     config = config_of(
-        entry("gpt-4o", "openai/gpt-4o", f"{provider.url}/v1", **prices), entry("claude", "anthropic/claude", provider.url, **prices)
+        entry("gpt-4o", "openai/gpt-4o", f"{provider.url}/v1", **prices),
+        entry("claude", "anthropic/claude", provider.url, **prices),
     )
     if model == "gpt-4o":
         provider.will(events(chat_events(*"abcde")) if stream else whole(chat_answer()))
@@ -80,7 +81,9 @@ async def test_an_unknown_price(provider: FakeProvider, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_a_silent_provider(provider: FakeProvider, gw: Gateway, stream: bool) -> None:
+async def test_a_client_that_leaves_a_silent_provider(
+    provider: FakeProvider, gw: Gateway, stream: bool
+) -> None:
     """Whoever leaves while the provider is at work is billed for the question, as an estimate."""
     provider.will(hang)
     async with gw.connect() as (_, writer):
@@ -103,17 +106,26 @@ async def test_a_client_that_leaves_a_stream(provider: FakeProvider, gw: Gateway
     await provider.requests[0].connection.closed.wait()
     await gw.quiet()
     (row,) = await gw.rows()
-    assert (row.status, row.http_status, row.output, row.usage_source) == ("client_disconnected", 200, 3, "estimated")
+    assert (row.status, row.http_status, row.output, row.usage_source) == (
+        "client_disconnected",
+        200,
+        3,
+        "estimated",
+    )
 
 
 async def test_a_mock(tmp_path: Path) -> None:
     """A mock answer is a request like any other, and free."""
-    config = config_of({"model_name": "m", "litellm_params": {"model": "openai/m", "mock_response": "one two"}})
+    config = config_of(
+        {"model_name": "m", "litellm_params": {"model": "openai/m", "mock_response": "one two"}}
+    )
     async with gateway(config, tmp_path) as gw:
         await gw.post(CHAT, question("m"))
         await gw.post(MESSAGES, question("m", stream=True))
         rows = await gw.rows(2)
-    assert [(row.mock, row.output, row.cost_nano, row.status) for row in rows] == [(True, 2, 0, "success")] * 2
+    assert [(row.mock, row.output, row.cost_nano, row.status) for row in rows] == [
+        (True, 2, 0, "success")
+    ] * 2
 
 
 async def test_one_row_each(provider: FakeProvider, gw: Gateway) -> None:
@@ -131,7 +143,11 @@ async def test_a_stream_that_fails_on_a_fallback(provider: FakeProvider, tmp_pat
     """A stand-in that is the last of its route is not left out because it broke mid-way."""
     base = f"{provider.url}/v1"
     config = config_of(
-        entry("m", "openai/a", base), entry("m", "openai/b", base), entry("n", "openai/c", base), fallbacks=[{"m": ["n"]}], num_retries=1
+        entry("m", "openai/a", base),
+        entry("m", "openai/b", base),
+        entry("n", "openai/c", base),
+        fallbacks=[{"m": ["n"]}],
+        num_retries=1,
     )
     bad = whole({"error": {"message": "no"}}, 500)
     provider.will(bad, bad, events(chat_events("a", done=False), end="close"))

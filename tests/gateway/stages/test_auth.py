@@ -73,7 +73,9 @@ async def test_keyed(keyed: Gateway, method: str, path: str, access: str) -> Non
     assert await status(keyed, method, path) == refused
     assert await status(keyed, method, path, {"authorization": "Bearer wrong"}) == refused
     assert await status(keyed, method, path, {"authorization": f"Bearer {MASTER}"}) == inside
-    assert await status(keyed, method, path, {"authorization": f"Bearer {MASTER}", "via": "1.1 proxy"}) == inside
+    assert (
+        await status(keyed, method, path, {"authorization": f"Bearer {MASTER}", "via": "1.1 proxy"}) == inside
+    )
 
 
 @pytest.mark.parametrize(("method", "path", "access"), ROUTES)
@@ -87,7 +89,8 @@ async def test_open(gw: Gateway, method: str, path: str, access: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://localhost:4000", "http://127.0.0.1:4000", "http://[::1]:4000", "http://[::ffff:127.0.0.1]"]
+    "origin",
+    ["http://localhost:4000", "http://127.0.0.1:4000", "http://[::1]:4000", "http://[::ffff:127.0.0.1]"],
 )
 async def test_pages_of_this_machine(gw: Gateway, origin: str) -> None:
     """A page that this machine serves may manage an open gateway."""
@@ -119,7 +122,10 @@ async def test_where_a_key_may_stand(keyed: Gateway, headers: dict[str, str]) ->
         ({"authorization": MASTER}, "Authentication Error, Malformed API Key passed in."),
         ({"authorization": "Basic dXNlcjpwdw=="}, "Authentication Error, Malformed API Key passed in."),
         ({"authorization": "Bearer "}, "Authentication Error, No api key passed in."),
-        ({"authorization": "Bearer wrong", "x-api-key": MASTER}, "Authentication Error, Invalid API key provided."),
+        (
+            {"authorization": "Bearer wrong", "x-api-key": MASTER},
+            "Authentication Error, Invalid API key provided.",
+        ),
         ({"x-api-key": MASTER + "x"}, "Authentication Error, Invalid API key provided."),
         ({"x-api-key": MASTER[:-1]}, "Authentication Error, Invalid API key provided."),
     ],
@@ -135,7 +141,9 @@ async def test_refusals(keyed: Gateway, path: str, headers: dict[str, str], mess
     assert await keyed.rows(0) == []
 
 
-@pytest.mark.parametrize("name", ["authorization", "x-api-key", "api-key", "x-litellm-api-key", "x-goog-api-key"])
+@pytest.mark.parametrize(
+    "name", ["authorization", "x-api-key", "api-key", "x-litellm-api-key", "x-goog-api-key"]
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/models"])
 async def test_a_credential_twice(keyed: Gateway, name: str, path: str) -> None:
     """The same credential header twice is 400, whatever stands in it."""
@@ -199,14 +207,24 @@ async def test_tricks(keyed: Gateway, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/global%2fspend", "/global/spend/", "/GLOBAL/SPEND", "/health/../global/spend", "/v1%2Fmodels", "/global/spend%20"]
+    "path",
+    [
+        "/global%2fspend",
+        "/global/spend/",
+        "/GLOBAL/SPEND",
+        "/health/../global/spend",
+        "/v1%2Fmodels",
+        "/global/spend%20",
+    ],
 )
 async def test_near_misses(keyed: Gateway, path: str) -> None:
     """Nothing but the path itself leads to a page."""
     assert await status(keyed, "GET", path) in {400, 401, 404}
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND"])
+@pytest.mark.parametrize(
+    "method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND"]
+)
 async def test_other_methods(keyed: Gateway, method: str) -> None:
     """A method that a page does not have gets nobody in, nor does a header that names another."""
     assert await status(keyed, method, "/global/spend") in {400, 404, 405}
@@ -221,7 +239,9 @@ async def test_an_absolute_url(keyed: Gateway) -> None:
 
 async def test_many_refusals_are_one_line(keyed: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     """Refusals are counted, and the log holds back what repeats; no line shows a key."""
-    await asyncio.gather(*(keyed.wire("/v1/chat/completions", {}, {"x-api-key": "sk-canary-0123456789"}) for _ in range(20)))
+    await asyncio.gather(
+        *(keyed.wire("/v1/chat/completions", {}, {"x-api-key": "sk-canary-0123456789"}) for _ in range(20))
+    )
     await keyed.quiet()
     metrics = await (await keyed.get("/metrics")).text()
     assert 'penstock_unidentified_refusals_total{reason="invalid_key"} 20.0' in metrics

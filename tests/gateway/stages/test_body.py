@@ -116,7 +116,9 @@ async def test_malformed(provider: FakeProvider, gw: Gateway, name: str, path: s
         "mock_testing_fallbacks",
     ],
 )
-async def test_where_requests_go_is_not_the_callers_choice(provider: FakeProvider, gw: Gateway, key: str) -> None:
+async def test_where_requests_go_is_not_the_callers_choice(
+    provider: FakeProvider, gw: Gateway, key: str
+) -> None:
     """A request that names an address, a credential or a provider is refused."""
     answer = await gw.post(CHAT, {"model": "gpt-4o", "messages": HELLO, key: "x"})
     assert answer.status == 400
@@ -146,7 +148,9 @@ CONTROLS = {
 
 
 @pytest.mark.parametrize(("path", "model"), [(p, m) for p in (CHAT, MESSAGES) for m in ("gpt-4o", "claude")])
-async def test_the_gateways_words_stay_here(provider: FakeProvider, gw: Gateway, path: str, model: str) -> None:
+async def test_the_gateways_words_stay_here(
+    provider: FakeProvider, gw: Gateway, path: str, model: str
+) -> None:
     """Control fields never reach a provider, and a caller cannot mock its answer."""
     provider.will(whole(chat_answer("real") if model == "gpt-4o" else message_answer("real")))
     body = {"model": model, "messages": HELLO, "max_tokens": 5, **CONTROLS}
@@ -162,7 +166,9 @@ async def test_metadata(provider: FakeProvider, gw: Gateway) -> None:
     provider.will(whole(chat_answer()), whole(message_answer()))
     told = {"tags": ["a"], "session_id": "s", "user_id": "u"}
     await gw.post(CHAT, {"model": "gpt-4o", "messages": HELLO, "metadata": told, "user": "v"})
-    await gw.post(MESSAGES, {"model": "claude", "messages": HELLO, "max_tokens": 5, "metadata": {"user_id": "u"}})
+    await gw.post(
+        MESSAGES, {"model": "claude", "messages": HELLO, "max_tokens": 5, "metadata": {"user_id": "u"}}
+    )
     first, second = (asked.json for asked in provider.requests)
     assert "metadata" not in first
     assert second["metadata"] == {"user_id": "u"}
@@ -192,7 +198,9 @@ async def test_headers_that_cross(provider: FakeProvider, gw: Gateway) -> None:
         "user-agent": "client/1",
         "x-litellm-tags": "t",
     }
-    await gw.post(MESSAGES, {"model": "claude", "messages": HELLO, "max_tokens": 5}, headers={**crossing, **staying})
+    await gw.post(
+        MESSAGES, {"model": "claude", "messages": HELLO, "max_tokens": 5}, headers={**crossing, **staying}
+    )
     got = provider.requests[0].headers
     assert {name: got[name] for name in crossing} == crossing
     assert got["x-api-key"] == "sk-provider-key"
@@ -200,7 +208,9 @@ async def test_headers_that_cross(provider: FakeProvider, gw: Gateway) -> None:
     assert "client" not in json.dumps(got)
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
 async def test_any_content_type(provider: FakeProvider, gw: Gateway, content_type: str) -> None:
     """JSON is read whatever it is called."""
     provider.will(whole(chat_answer()))
@@ -229,7 +239,9 @@ BIG = GOOD + b',"x":"' + b"a" * 2_000_000 + b'"}'
     ],
     ids=["plain", "gzip", "deflate", "bomb"],
 )
-async def test_too_large(provider: FakeProvider, small: Gateway, body: bytes, headers: dict[str, str]) -> None:
+async def test_too_large(
+    provider: FakeProvider, small: Gateway, body: bytes, headers: dict[str, str]
+) -> None:
     """A body over the limit is 413, packed or not: what counts is what it unpacks to."""
     answer = await small.wire(CHAT, body, headers)
     assert answer.status == 413
@@ -297,7 +309,9 @@ async def test_the_model_in_the_path(provider: FakeProvider, tmp_path: Path, roo
     config["model_list"] += [{**known, "model_name": "team/gpt"}, {**known, "model_name": "gpt:1"}]
     provider.will(whole(chat_answer()))
     async with gateway(json.dumps(config), tmp_path) as gw:
-        answer = await gw.wire(f"{root.format(name)}/chat/completions?api-version=2024-10-21", {"messages": HELLO})
+        answer = await gw.wire(
+            f"{root.format(name)}/chat/completions?api-version=2024-10-21", {"messages": HELLO}
+        )
         other = await gw.wire(f"{root.format(name)}/chat/completions", {"model": "claude", "messages": HELLO})
         (row, _) = await gw.rows(2)
     assert (answer.status, other.status) == (200, 200)
@@ -309,7 +323,13 @@ async def test_names_are_bounded(provider: FakeProvider, gw: Gateway) -> None:
     """What a caller calls things is kept, so it is cut to a length."""
     provider.will(whole(chat_answer()))
     long = "x" * 100_000
-    body = {"model": "gpt-4o", "messages": HELLO, "user": long, "tags": [long] * 100, "litellm_session_id": long}
+    body = {
+        "model": "gpt-4o",
+        "messages": HELLO,
+        "user": long,
+        "tags": [long] * 100,
+        "litellm_session_id": long,
+    }
     assert (await gw.post(CHAT, {**body, "fallbacks": [f"m{n}" for n in range(10_000)]})).status == 200
     (row,) = await gw.rows()
     assert len(row.end_user or "") == len(row.session_id or "") == 500

@@ -24,7 +24,12 @@ async def test_an_unknown_model(gw: Gateway, path: str) -> None:
         assert (error["code"], error["param"]) == ("model_not_found", "model")
     else:
         assert error["type"] == "not_found_error"
-    assert (row.reason, row.model_requested, row.cost_nano, row.attempts) == ("model_not_found", "gpt-4", 0, ())
+    assert (row.reason, row.model_requested, row.cost_nano, row.attempts) == (
+        "model_not_found",
+        "gpt-4",
+        0,
+        (),
+    )
 
 
 async def test_a_model_that_cannot_be_served(provider: FakeProvider, tmp_path: Path) -> None:
@@ -48,7 +53,9 @@ async def test_most_fallbacks(provider: FakeProvider, tmp_path: Path) -> None:
     base = f"{provider.url}/v1"
     names = "abcdefgh"
     config = config_of(
-        *(entry(name, f"openai/{name}", base) for name in names), fallbacks=[{"a": list(names[1:])}], max_fallbacks=2
+        *(entry(name, f"openai/{name}", base) for name in names),
+        fallbacks=[{"a": list(names[1:])}],
+        max_fallbacks=2,
     )
     provider.will(whole({"error": {"message": "no"}}, 500))
     async with gateway(config, tmp_path) as gw:

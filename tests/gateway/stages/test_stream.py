@@ -91,7 +91,9 @@ def broken(model: str) -> dict[str, Any]:
 
     async def wrong_length(_: FakeProvider, asked: Asked) -> None:
         body = b"".join(begun)
-        told = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % (len(body) + 9)
+        told = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % (
+            len(body) + 9
+        )
         asked.connection.writer.write(told + body)
         asked.connection.writer.close()
 
@@ -226,7 +228,9 @@ async def test_a_client_that_does_not_read(provider: FakeProvider, gw: Gateway) 
     async def flood(_: FakeProvider, asked: Asked) -> None:
         nonlocal sent
         writer = asked.connection.writer
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         (event,) = chat_events(word, done=False)[1:]
         while sent < 200_000_000 and not writer.is_closing():
             writer.write(chunk(event))
@@ -260,7 +264,9 @@ async def test_a_client_that_reads_slowly(provider: FakeProvider, gw: Gateway) -
             await asyncio.sleep(0.001)
         writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
         answer = await receive(reader)
-    said = "".join(event["choices"][0]["delta"].get("content", "") for event in data(answer) if event["choices"])
+    said = "".join(
+        event["choices"][0]["delta"].get("content", "") for event in data(answer) if event["choices"]
+    )
     assert said == "".join(words)
     assert answer.complete
 
@@ -279,7 +285,12 @@ async def test_http_1_0(provider: FakeProvider, gw: Gateway, path: str) -> None:
 
 async def test_the_connection_is_used_again(provider: FakeProvider, gw: Gateway) -> None:
     """After a stream, an answer and an error the same connections serve on, on both sides."""
-    provider.will(events(chat_events("1")), whole(chat_answer("2")), events(message_events("3")), whole(message_answer("4")))
+    provider.will(
+        events(chat_events("1")),
+        whole(chat_answer("2")),
+        events(message_events("3")),
+        whole(message_answer("4")),
+    )
     async with gw.connect() as (reader, writer):
         for path, body in (
             (CHAT, question()),
@@ -315,7 +326,9 @@ async def test_headers_of_an_answer(provider: FakeProvider, gw: Gateway) -> None
     assert told["x-ratelimit-remaining-tokens"] == told["llm_provider-x-ratelimit-remaining-tokens"] == "77"
     assert told["llm_provider-x-request-id"] == "req_theirs"
     assert told["x-request-id"] != "req_theirs"
-    assert not {"set-cookie", "server", "retry-after", "openai-organization"} & {name.lower() for name in told}
+    assert not {"set-cookie", "server", "retry-after", "openai-organization"} & {
+        name.lower() for name in told
+    }
 
 
 async def test_the_callers_id(provider: FakeProvider, gw: Gateway) -> None:

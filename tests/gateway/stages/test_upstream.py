@@ -53,10 +53,12 @@ def two(provider: FakeProvider, **router: Any) -> str:
 def chain(provider: FakeProvider, **router: Any) -> str:
     """`m` falls back to `n`."""
     base = f"{provider.url}/v1"
-    return config_of(entry("m", "openai/a", base), entry("n", "openai/b", base), fallbacks=[{"m": ["n"]}], **router)
+    return config_of(
+        entry("m", "openai/a", base), entry("n", "openai/b", base), fallbacks=[{"m": ["n"]}], **router
+    )
 
 
-ELSEWHERE = [
+ELSEWHERE: list[tuple[int, dict[str, str], int, str]] = [
     (401, {}, 502, "upstream_auth"),
     (403, {}, 403, "upstream_forbidden"),
     (404, {}, 404, "upstream_not_found"),
@@ -69,7 +71,7 @@ ELSEWHERE = [
     (504, {}, 504, "upstream_timeout"),
     (529, {}, 503, "upstream_overloaded"),
 ]
-HERE = [
+HERE: list[tuple[int, dict[str, str], int, str]] = [
     (400, {}, 400, "upstream_bad_request"),
     (409, {}, 400, "upstream_bad_request"),
     (413, {}, 413, "upstream_bad_request"),
@@ -101,7 +103,13 @@ async def test_a_single_deployment_tells_its_error(
 @pytest.mark.parametrize(("status", "more", "told", "reason"), ELSEWHERE)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_another_deployment_answers(
-    provider: FakeProvider, tmp_path: Path, status: int, more: dict[str, str], told: int, reason: str, stream: bool
+    provider: FakeProvider,
+    tmp_path: Path,
+    status: int,
+    more: dict[str, str],
+    told: int,
+    reason: str,
+    stream: bool,
 ) -> None:
     """What is wrong with one deployment is tried at the next, and the client sees a plain success."""
     good = events(chat_events("Hi")) if stream else whole(chat_answer("Hi"))
@@ -174,7 +182,9 @@ async def test_dialects_of_fallbacks(provider: FakeProvider, tmp_path: Path, fal
     assert models(provider) == ["m", "n", "o"]
 
 
-@pytest.mark.parametrize(("asked", "then"), [("m", ["n", "o"]), ("n", ["o"]), ("o", []), ("x", ["m", "n", "o"])])
+@pytest.mark.parametrize(
+    ("asked", "then"), [("m", ["n", "o"]), ("n", ["o"]), ("o", []), ("x", ["m", "n", "o"])]
+)
 async def test_a_ring(provider: FakeProvider, tmp_path: Path, asked: str, then: list[str]) -> None:
     """A member of a bare list falls to those after it, any other model to the whole list."""
     base = f"{provider.url}/v1"
@@ -255,7 +265,14 @@ async def test_retry_after_beyond_reason(provider: FakeProvider, gw: Gateway) ->
 
 async def test_all_are_cooling(provider: FakeProvider, tmp_path: Path) -> None:
     """When all deployments are left out the client is told 429 and the shortest wait, and nobody is asked."""
-    provider.will(by_model({"a": refusal(429, headers={"retry-after": "100"}), "b": refusal(429, headers={"retry-after": "20"})}))
+    provider.will(
+        by_model(
+            {
+                "a": refusal(429, headers={"retry-after": "100"}),
+                "b": refusal(429, headers={"retry-after": "20"}),
+            }
+        )
+    )
     async with gateway(two(provider), tmp_path) as gw:
         assert (await gw.post(CHAT, question())).status == 429
         answer = await gw.post(CHAT, question())
@@ -284,7 +301,9 @@ async def test_num_retries(provider: FakeProvider, tmp_path: Path) -> None:
     """A single deployment is asked `num_retries` more times; a request, a deployment and a header may say otherwise."""
     provider.will(refusal(500))
     base = f"{provider.url}/v1"
-    config = config_of(entry("m", "openai/a", base), entry("n", "openai/b", base, max_retries=1), num_retries=3)
+    config = config_of(
+        entry("m", "openai/a", base), entry("n", "openai/b", base, max_retries=1), num_retries=3
+    )
     async with gateway(config, tmp_path) as gw:
         for body, headers, count in (
             (question(), {}, 4),
@@ -344,7 +363,9 @@ OPENAI_FAILURES = {
 
 
 @pytest.mark.parametrize("piece", OPENAI_FAILURES.values(), ids=OPENAI_FAILURES.keys())
-async def test_a_stream_that_begins_with_an_error(provider: FakeProvider, tmp_path: Path, piece: bytes) -> None:
+async def test_a_stream_that_begins_with_an_error(
+    provider: FakeProvider, tmp_path: Path, piece: bytes
+) -> None:
     """A stream whose first event is an error has not begun: another deployment answers."""
     provider.will(by_model({"a": events([piece] if piece else []), "b": events(chat_events("Hi"))}))
     async with gateway(two(provider), tmp_path) as gw:
@@ -363,7 +384,9 @@ async def test_an_anthropic_stream_that_begins_with_an_error(tmp_path: Path, pat
     bad = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}\n\n'
     async with fake_provider() as provider:
         config = config_of(
-            entry("m", "anthropic/a", provider.url, order=1), entry("m", "anthropic/b", provider.url, order=2), num_retries=1
+            entry("m", "anthropic/a", provider.url, order=1),
+            entry("m", "anthropic/b", provider.url, order=2),
+            num_retries=1,
         )
         provider.will(by_model({"a": events([bad]), "b": events(message_events("Hi"))}))
         async with gateway(config, tmp_path) as gw:
@@ -463,7 +486,15 @@ async def test_a_deployments_defaults(provider: FakeProvider, tmp_path: Path) ->
     """What an operator sets fills what the request leaves open, and what he drops is gone."""
     base = f"{provider.url}/v1"
     config = config_of(
-        entry("m", "openai/a", base, temperature=0.5, max_tokens=7, additional_drop_params=["seed"], extra_body={"x": 1})
+        entry(
+            "m",
+            "openai/a",
+            base,
+            temperature=0.5,
+            max_tokens=7,
+            additional_drop_params=["seed"],
+            extra_body={"x": 1},
+        )
     )
     provider.will(whole(chat_answer()))
     async with gateway(config, tmp_path) as gw:
@@ -498,9 +529,13 @@ async def test_what_a_provider_cannot(provider: FakeProvider, gw: Gateway) -> No
 async def test_a_group_of_two_formats(provider: FakeProvider, tmp_path: Path) -> None:
     """What one deployment's format cannot say, another deployment of the same name is asked."""
     config = config_of(
-        entry("m", "anthropic/a", provider.url, order=1), entry("m", "openai/b", f"{provider.url}/v1", order=2), num_retries=1
+        entry("m", "anthropic/a", provider.url, order=1),
+        entry("m", "openai/b", f"{provider.url}/v1", order=2),
+        num_retries=1,
     )
-    provider.will(whole({"object": "list", "data": [], "model": "b", "usage": {"prompt_tokens": 3, "total_tokens": 3}}))
+    provider.will(
+        whole({"object": "list", "data": [], "model": "b", "usage": {"prompt_tokens": 3, "total_tokens": 3}})
+    )
     async with gateway(config, tmp_path) as gw:
         answer = await gw.post("/v1/embeddings", {"model": "m", "input": "x"})
         (row,) = await gw.rows()
