@@ -2,7 +2,7 @@
 # the lock file and pyproject.toml have not changed. PYTHON=… chooses the interpreter, ARGS=… is handed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check format test bench prices image-check lock clean
+.PHONY: help setup run check format test bench docs prices image-check lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -34,6 +34,9 @@ test: setup  ## all tests, with a real Redis and a real Postgres that they start
 
 bench: setup  ## what the gateway costs, side by side with its peers (bench/README.md)
 	$(BIN)/python -m bench.run $(ARGS)
+
+docs: setup  ## write the pages that are made from the code
+	$(BIN)/python -m docs.build
 
 prices: setup  ## build the price table again from its sources
 	$(BIN)/python -m gateway.data.build $(ARGS)

@@ -111,9 +111,15 @@ class RateLimited(GatewayError):
 
 
 class Draining(GatewayError):
-    """The gateway is going down, or has no room."""
+    """The gateway is going down."""
 
     status, type, reason = 503, "server_error", "shutting_down"
+
+
+class Busy(GatewayError):
+    """The gateway has as much to do as it may."""
+
+    status, type, reason = 503, "server_error", "busy"
 
 
 class NoDeployment(GatewayError):

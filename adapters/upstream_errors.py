@@ -195,7 +195,9 @@ _PLAIN: dict[int, tuple[type[UpstreamError], str | None, int | None]] = {
     402: (UpstreamOutOfMoney, "insufficient_quota", None),
     403: (UpstreamForbidden, None, None),
     408: (UpstreamTimeout, None, None),
+    409: (UpstreamRefused, None, 409),
     413: (UpstreamRefused, "request_too_large", 413),
+    422: (UpstreamRefused, None, 422),
     424: (UpstreamError, None, None),  # Amazon: the model failed
     504: (UpstreamTimeout, None, None),
     524: (UpstreamTimeout, None, None),

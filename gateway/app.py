@@ -8,6 +8,7 @@ is accepted, streams may finish, those that take too long end with an error even
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import re
@@ -288,7 +289,7 @@ def _listen(host: str, port: int) -> list[socket.socket]:
             sock.bind(address[1])
         except OSError as error:
             sock.close()
-            hint = " (is another gateway running? try --port)" if error.errno == 98 else ""
+            hint = " (is another gateway running? try --port)" if error.errno == errno.EADDRINUSE else ""
             raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}{hint}", code=98) from None
         sock.setblocking(False)
         sockets.append(sock)

@@ -305,7 +305,7 @@ class Routes:
         key = params.api_key or self._key_of(provider)
         headers = {"openai-organization": Secret(params.organization)} if params.organization else {}
         return Deployment(
-            id=str(entry.info.get("id") or _stable_id(entry, name, model, position)),
+            id=_id(entry, name, model, position),
             route=name,
             target=target,
             api_key=key,
@@ -425,7 +425,9 @@ def _mock(params: ModelParams) -> Mock | None:
     return Mock(params.mock_response, params.mock_first_delay or 0.0, params.mock_delay or 0.0)
 
 
-def _stable_id(entry: ModelEntry, name: str, model: str, position: str) -> str:
-    params = entry.params
+def _id(entry: ModelEntry, name: str, model: str, position: str) -> str:
+    own, params = entry.info.get("id"), entry.params
+    if own:
+        return f"{own}/{name}" if "*" in entry.model_name else str(own)
     told = (name, model, params.api_base, params.api_version, params.region_name, position)
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()

@@ -158,9 +158,9 @@ class _Variables:
             value = self.first(name)
             if value is None:
                 continue
-            if re.fullmatch(r"\d{1,5}", value, re.ASCII) and int(value) < 65536:
+            if re.fullmatch(r"\d{1,5}", value, re.ASCII) and 0 < int(value) < 65536:
                 return int(value)
-            self._report.error(PLACE, "", f"{name} must be a port (0 to 65535), not {shown(value)}")
+            self._report.error(PLACE, "", f"{name} must be a port (1 to 65535), not {shown(value)}")
             return None
         return None
 

@@ -85,7 +85,7 @@ def _usage(x: Exchange) -> Usage | None:
     if x.usage is not None:
         return x.usage
     if tap is None or not tap.events:
-        return _unanswered(x)
+        return _unanswered(x) if x.cancelled else _unreported(x)
     if tap.usage is not None and tap.done:
         return tap.usage
     words = tap.deltas if tap.chars <= _SHORT_DELTA * tap.deltas else tap.chars // _BYTES_PER_TOKEN
@@ -100,9 +100,17 @@ def _usage(x: Exchange) -> Usage | None:
 def _unanswered(x: Exchange) -> Usage | None:
     """The question alone, if the client left while somebody was at it: a provider charges for what it has read."""
     asked = x.attempts[-1] if x.attempts else None
-    if not x.cancelled or asked is None or asked.error is not None or asked.deployment.mock is not None:
+    if asked is None or asked.error is not None or asked.deployment.mock is not None:
         return None
     return Usage(input=max(1, x.body_size // _BYTES_PER_TOKEN), estimated=True)
+
+
+def _unreported(x: Exchange) -> Usage | None:
+    """A whole answer whose provider counts nothing: four bytes of JSON are taken for a token, both ways."""
+    if x.error is not None or x.endpoint.operation == "count_tokens":
+        return None
+    words = 0 if x.endpoint.operation == "embeddings" else max(1, x.client.written // _BYTES_PER_TOKEN)
+    return Usage(input=max(1, x.body_size // _BYTES_PER_TOKEN), output=words, estimated=True)
 
 
 def _row(x: Exchange) -> LedgerRow:

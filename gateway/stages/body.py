@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Raw
 
 from adapters.envelope import open_envelope, text_of
-from adapters.errors import BadRequest, Draining, MalformedJson, TooLarge, TooSlow
+from adapters.errors import BadRequest, Busy, MalformedJson, TooLarge, TooSlow
 from gateway.exchange import Controls, Exchange
 from gateway.runtime import Runtime
 
@@ -91,7 +91,7 @@ async def _read_bytes(rt: Runtime, http: web.Request) -> bytes:
     if expected > rt.body_limit:
         raise TooLarge(f"The request is over {rt.body_limit} bytes")
     if rt.body_bytes + expected > rt.body_budget:
-        raise Draining(
+        raise Busy(
             "The gateway holds as many request bytes as it may; try again", headers={"retry-after": "1"}
         )
     rt.body_bytes += expected

@@ -111,7 +111,7 @@ async def test_usage_is_always_asked_of_the_provider(gw: Gateway, provider: Fake
 async def test_tools_of_an_anthropic_model(gw: Gateway, provider: FakeProvider) -> None:
     """A tool call streams through the translation and its result goes back."""
     started = {"id": "toolu_1", "type": "tool_use", "name": "weather", "input": {}}
-    pieces = [
+    pieces: list[tuple[str, dict[str, Any]]] = [
         ("content_block_start", {"index": 0, "content_block": started}),
         ("content_block_delta", {"index": 0, "delta": {"type": "input_json_delta", "partial_json": '{"ci'}}),
         (

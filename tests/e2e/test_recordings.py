@@ -196,7 +196,7 @@ def check_tokens(row: LedgerRow, replay: Replay) -> None:
     )
     if tokens is None:
         # Whole answers without usage, and count_tokens, which costs nothing.
-        assert row.usage_source == ("estimated" if replay.is_stream else "none")
+        assert row.usage_source == ("none" if replay.operation == "count_tokens" else "estimated")
         return
     assert row.usage_source == "reported"
     assert tokens == plain.Tokens(

@@ -297,7 +297,7 @@ def test_a_variable_that_is_wrong(
     """A port in the environment that is none keeps the server from starting, with a line that names the variable."""
     monkeypatch.setenv("LITELLM_PORT", "tcp://10.0.0.1:4000")
     assert main([]) == 1
-    assert capsys.readouterr().err.startswith("environment: LITELLM_PORT must be a port (0 to 65535)")
+    assert capsys.readouterr().err.startswith("environment: LITELLM_PORT must be a port (1 to 65535)")
 
 
 def test_the_shipped_configuration_is_checked(capsys: pytest.CaptureFixture[str]) -> None:

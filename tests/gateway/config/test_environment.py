@@ -64,8 +64,8 @@ def test_variables_and_their_precedence(environ: dict[str, str], field: str, val
 @pytest.mark.parametrize(
     ("environ", "severity", "line"),
     [
-        ({"PORT": "http"}, "error", 'environment: PORT must be a port (0 to 65535), not "http"'),
-        ({"LITELLM_PORT": "70000"}, "error", 'environment: LITELLM_PORT must be a port (0 to 65535), not "70000"'),
+        ({"PORT": "http"}, "error", 'environment: PORT must be a port (1 to 65535), not "http"'),
+        ({"LITELLM_PORT": "70000"}, "error", 'environment: LITELLM_PORT must be a port (1 to 65535), not "70000"'),
         ({"PENSTOCK_DRAIN_DELAY": "x"}, "error", 'environment: PENSTOCK_DRAIN_DELAY must be a number of seconds, not "x"'),
         ({"LITELLM_MASTER_KEY": ""}, "warning", "environment: LITELLM_MASTER_KEY is empty, which counts as not set"),
         ({"LITELLM_LOG": "loud"}, "warning", 'environment: LITELLM_LOG must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, not "LOUD"'),

@@ -73,9 +73,9 @@ ELSEWHERE: list[tuple[int, dict[str, str], int, str]] = [
 ]
 HERE: list[tuple[int, dict[str, str], int, str]] = [
     (400, {}, 400, "upstream_bad_request"),
-    (409, {}, 400, "upstream_bad_request"),
+    (409, {}, 409, "upstream_bad_request"),
     (413, {}, 413, "upstream_bad_request"),
-    (422, {}, 400, "upstream_bad_request"),
+    (422, {}, 422, "upstream_bad_request"),
 ]
 ANOTHER_MODEL = [
     (400, {"code": "context_length_exceeded"}, 400, "context_window_exceeded"),
