@@ -22,6 +22,7 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from prometheus_async import aio
 
 from adapters import CLIENTS
 from adapters.errors import BadRequest, Bug, GatewayError, MethodNotAllowed, RouteNotFound
@@ -171,7 +172,7 @@ async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamRespons
     """One management page: who may is decided by its row, on the matched route."""
     _authorize(rt, page, http)
     try:
-        shown = await page.show(rt, http)
+        shown = await aio.time(rt.metrics.management(page.path), page.show(rt, http))
     except GatewayError:
         raise
     except Exception as bug:

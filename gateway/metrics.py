@@ -105,6 +105,13 @@ SERIES: tuple[Series, ...] = (
     Series(
         "penstock_overhead_seconds", "histogram", (), "What the gateway itself added to a request", MOMENTS
     ),
+    Series(
+        "penstock_management_duration_seconds",
+        "histogram",
+        ("path",),
+        "Requests to /health, /metrics, /v1/models and the other routes that are not a model's",
+        MOMENTS,
+    ),
     Series("penstock_in_flight_requests", "gauge", (), "Requests that are under way"),
     Series(
         "penstock_upstream_attempts_total",
@@ -289,6 +296,10 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """A request was refused before it was known who asked."""
         self._counters["penstock_unidentified_refusals_total"].add((reason,))
+
+    def management(self, path: str) -> _Stopwatch:
+        """What takes the seconds of a management request, for `prometheus_async.aio.time`; `path` is a template."""
+        return _Stopwatch(self._histograms["penstock_management_duration_seconds"], (path,))
 
     def observe(self, rows: Sequence[LedgerRow]) -> None:
         """Count finished requests; a listener of the ledger."""
@@ -485,6 +496,17 @@ class _Histogram:
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
+
+
+class _Stopwatch:
+    """One series of a histogram, as `prometheus_client` would have it."""
+
+    def __init__(self, histogram: _Histogram, labels: Labels) -> None:
+        self._histogram = histogram
+        self._labels = labels
+
+    def observe(self, value: float) -> None:
+        self._histogram.add(self._labels, value)
 
 
 def _label(value: str) -> str:

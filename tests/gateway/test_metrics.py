@@ -38,6 +38,7 @@ def full() -> Metrics:
     metrics.watch_ledger = lambda: (7, 3)
     metrics.observe([row(), failure(), row(cost_nano=None, usage_source="estimated", fallbacks=1)])
     metrics.refused("unauthorized")
+    metrics.management("/health").observe(0.002)
     return metrics
 
 
@@ -218,3 +219,11 @@ def test_a_row_that_knows_little() -> None:
         ]
     )
     assert value(metrics, "penstock_requests_total", reason="bad_request", status_class="4xx") == 1
+
+
+def test_management_requests_have_their_own_histogram() -> None:
+    """What a management page took is counted under its path."""
+    metrics = Metrics()
+    metrics.management("/health").observe(0.002)
+    text = metrics.render()[0].decode()
+    assert 'penstock_management_duration_seconds_count{path="/health"} 1.0' in text
