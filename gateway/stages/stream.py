@@ -199,4 +199,6 @@ def _from_provider(answer: Answer) -> list[tuple[str, str]]:
 
 
 def _clean(value: str) -> str:
-    return "".join(char for char in value if char.isprintable())[:500]
+    if not value.isprintable():
+        value = "".join(char for char in value if char.isprintable())
+    return value[:500]
