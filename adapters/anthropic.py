@@ -26,11 +26,12 @@ from adapters.anthropic_answers import kind_of, read_error, read_response, read_
 from adapters.anthropic_editor import pass_response, pass_stream
 from adapters.anthropic_questions import (
     address,
-    clean_id,
+    clean,
     input_object,
     is_object,
     pass_request,
     text_block,
+    tool_id,
     write_request,
 )
 from adapters.base import StreamWriter
@@ -337,7 +338,7 @@ def _answer_block(part: Part, spare_id: str) -> dict[str, Any] | Raw | None:
     if isinstance(part, RedactedThinking):
         return {"type": "redacted_thinking", "data": part.data}
     if isinstance(part, ToolCall):
-        ident = clean_id(part.id) or spare_id
+        ident = tool_id(part.id) or spare_id
         return {"type": "tool_use", "id": ident, "name": part.name, "input": input_object(part.arguments)}
     if isinstance(part, Opaque) and part.format == NAME:
         return part.raw
@@ -345,7 +346,7 @@ def _answer_block(part: Part, spare_id: str) -> dict[str, Any] | Raw | None:
 
 
 def _message_id(answer_id: str) -> str:
-    return answer_id if answer_id.startswith("msg_") else f"msg_{clean_id(answer_id)}"
+    return answer_id if answer_id.startswith("msg_") else f"msg_{clean(answer_id)}"
 
 
 def _stop(reason: FinishReason, stop_sequence: str | None, detail: Raw | None) -> dict[str, Any]:
@@ -503,7 +504,7 @@ class _Writer:
             self._close_block()
         elif isinstance(delta, ToolStart):
             self._close_block()
-            ident = clean_id(delta.id) or f"toolu_{self._id}_{delta.index}"
+            ident = tool_id(delta.id) or f"toolu_{self._id}_{delta.index}"
             block = {"type": "tool_use", "id": ident, "name": delta.name, "input": {}}
             self._open("tool_use", block, b"input_json_delta", b"partial_json")
             self._tool = delta.index

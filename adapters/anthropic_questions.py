@@ -7,6 +7,7 @@ dropped otherwise; a field that Anthropic has no word for is refused, unless `Ta
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -134,7 +135,7 @@ def _write_part(part: Part) -> dict[str, Any] | Raw | None:
     if isinstance(part, RedactedThinking):
         return {"type": "redacted_thinking", "data": part.data}
     if isinstance(part, ToolCall):
-        ident = clean_id(part.id)
+        ident = tool_id(part.id)
         block = {"type": "tool_use", "id": ident, "name": part.name, "input": input_object(part.arguments)}
         return _marked(block, part.cache)
     if isinstance(part, ToolResult):
@@ -163,7 +164,7 @@ def text_block(part: Text) -> dict[str, Any]:
 
 
 def _tool_result_block(part: ToolResult) -> dict[str, Any]:
-    block: dict[str, Any] = {"type": "tool_result", "tool_use_id": clean_id(part.id)}
+    block: dict[str, Any] = {"type": "tool_result", "tool_use_id": tool_id(part.id)}
     content = _write_parts(part.parts)
     if content:
         block["content"] = content
@@ -204,9 +205,16 @@ def _document_source(document: Document) -> dict[str, Any]:
     return {"type": "file", "file_id": document.file_id}
 
 
-def clean_id(ident: str) -> str:
-    """A tool call's id with the characters that Anthropic allows; the same id always gives the same."""
-    return ident if _TOOL_ID.fullmatch(ident) else _NOT_IN_ID.sub("_", ident)
+def clean(text: str) -> str:
+    """Text with the characters that Anthropic allows in ids."""
+    return _NOT_IN_ID.sub("_", text)
+
+
+def tool_id(ident: str) -> str:
+    """A tool call's id as Anthropic allows it; the same id always gives the same, and another id another."""
+    if not ident or _TOOL_ID.fullmatch(ident):
+        return ident
+    return f"{clean(ident)}_{hashlib.sha256(ident.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def input_object(arguments: str) -> Raw | dict[str, str]:

@@ -22,6 +22,9 @@ from adapters.errors import MalformedJson, UpstreamMalformed
 
 T = TypeVar("T")
 
+_MOST_KEYS = 1_000
+"""No API has a hundred; a million of them would hold up the loop for seconds."""
+
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _ENCODER = msgspec.json.Encoder()
 _KEY = re.compile(rb'[ \t\n\r,]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
@@ -47,6 +50,10 @@ def open_envelope(body: bytes) -> dict[str, Raw]:
         raise MalformedJson(f"Invalid JSON payload: {error}", param="request_body") from None
     except RecursionError:
         raise MalformedJson("Invalid JSON payload: nested too deeply", param="request_body") from None
+    if len(envelope) > _MOST_KEYS:
+        raise MalformedJson(
+            f"Invalid JSON payload: more than {_MOST_KEYS} top-level keys", param="request_body"
+        )
     _refuse_duplicates(body, envelope)
     return envelope
 
@@ -64,6 +71,7 @@ def _refuse_duplicates(body: bytes, envelope: Mapping[str, Raw]) -> None:
         if len(seen) == len(envelope):
             return
         name = next((key for key in envelope if key not in seen), name)
+    name = name[:100]
     raise MalformedJson(f"Invalid JSON payload: the key {name!r} stands there twice", param=name)
 
 

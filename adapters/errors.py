@@ -104,12 +104,6 @@ class TooSlow(GatewayError):
     status, type, reason = 408, "invalid_request_error", "request_timeout"
 
 
-class RateLimited(GatewayError):
-    """The gateway's own limit."""
-
-    status, type, reason = 429, "throttling_error", "rate_limited"
-
-
 class Draining(GatewayError):
     """The gateway is going down."""
 

@@ -334,6 +334,8 @@ def address(
     path = (provider.paths or _PATHS).get(operation)
     if not path:
         raise Unsupported(f"{provider.name} does not offer {operation}.", param="model")
+    if target.model in {".", ".."}:
+        raise Unsupported(f"{target.model!r} is no model's name.", param="model")
     names = {
         name: quote(value, safe="") for name, value in ({"model": target.model} | target.options).items()
     }

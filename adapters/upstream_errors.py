@@ -136,6 +136,7 @@ def classify(
     `status` is its HTTP status; for an error inside a stream (a status under 400, or 0) the nearest one is found from
     `code` and `type`. `message` may be empty. `headers` have lower-case names; they are only read for the waiting time.
     """
+    message = message[:MESSAGE_LIMIT]  # some of the patterns below take the square of its length
     words = {word.strip().lower() for word in (code, type) if word}
     if status < 400:
         status = _status_from(code, words)

@@ -113,7 +113,7 @@ def _deployment_states(rt: Runtime) -> Iterator[DeploymentState]:
     now = rt.now()
     for route in rt.routes.configured():
         for deployment in route.deployments:
-            condition = rt.health.of(deployment.id)
+            condition = rt.health.look(deployment.id)
             cooling = condition.cooled_until > now
             yield DeploymentState(
                 deployment.id,

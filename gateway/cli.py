@@ -148,8 +148,8 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     add("--api_base", help="with --model: where it is")
     add("--api_version", help="with --model azure/…: the API version")
     add("--drop_params", action="store_true", help="drop parameters that a provider does not know")
-    add("--num_retries", type=int, help="more attempts than one")
-    add("--request_timeout", type=float, metavar="SECONDS", help="seconds until an answer must begin")
+    add("--num_retries", type=_count, help="more attempts than one")
+    add("--request_timeout", type=_seconds, metavar="SECONDS", help="seconds until an answer must begin")
     add("--validate_config", action="store_true", help="the same as `penstock check`")
     add("--health", action="store_true", help="the same as `penstock health`")
     for flag, values in _HISTORIC.items():
@@ -165,6 +165,19 @@ def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError(f"not a port (1 to 65535): {text!r}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) > 100:
+        raise argparse.ArgumentTypeError("must be between 0 and 100")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 86_400:
+        raise argparse.ArgumentTypeError("must be more than 0 and at most 86400")
+    return number
 
 
 class _Historic(argparse.Action):

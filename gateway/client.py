@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 
 from aiohttp import HttpVersion11, web
@@ -174,6 +175,21 @@ class ClientWriter:
         """Wait until the client has read. Raises `TimeoutError` after `timeout` seconds without room."""
         async with asyncio.timeout(timeout):
             await self._protocol._drain_helper()  # noqa: SLF001 - see the head of this module
+
+    async def flushed(self, patience: float) -> None:
+        """Wait until the kernel has taken most of a finished answer, so that neither a large one nor pipelined ones pile
+        up here. A client that takes nothing for `patience` seconds is dropped; one that leaves has had its answer.
+        """
+        left = self._transport.get_write_buffer_size()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            while self.is_full:
+                try:
+                    await self.drained(patience)
+                except TimeoutError:
+                    if self._transport.get_write_buffer_size() >= left:
+                        self.drop()
+                        return
+                    left = self._transport.get_write_buffer_size()
 
     def response(self) -> Written:
         """What the handler returns to aiohttp."""

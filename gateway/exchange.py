@@ -67,14 +67,11 @@ class Attempt(Struct):
 class Timings:
     """Seconds on `Runtime.now`'s clock; 0.0 where it has not come to that."""
 
-    __slots__ = ("began", "body_read", "ended", "first_event", "head", "planned", "sent")
+    __slots__ = ("began", "ended", "first_event", "sent")
 
     def __init__(self, began: float) -> None:
         self.began = began
-        self.body_read = 0.0
-        self.planned = 0.0
         self.sent = 0.0
-        self.head = 0.0
         self.first_event = 0.0
         self.ended = 0.0
 
@@ -90,6 +87,11 @@ class Controls(Struct, frozen=True):
     drop_params: bool = False
     tags: tuple[str, ...] = ()
     session_id: str | None = None
+
+    @property
+    def is_hasty(self) -> bool:
+        """The caller has set a time of its own."""
+        return self.timeout is not None or self.stream_timeout is not None
 
 
 class Answer:

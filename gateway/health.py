@@ -8,6 +8,8 @@ time-outs, and for a rate limit only as long as the provider said.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from adapters.errors import (
     GatewayError,
     UpstreamAuth,
@@ -24,8 +26,14 @@ LONGEST_COOLDOWN = 300.0
 SHORTEST_COOLDOWN = 1.0
 _REMEMBERED = 10_000
 
-_NOT_ITS_FAULT = (UpstreamRefused,)
 _STAYS_BROKEN = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney)
+
+
+def _is_the_callers(error: GatewayError) -> bool:
+    """The question was wrong, or named something that does not exist: another's would be answered."""
+    return isinstance(error, UpstreamRefused) or (
+        isinstance(error, UpstreamNotFound) and error.code != "model_not_found"
+    )
 
 
 class Condition:
@@ -60,6 +68,10 @@ class Health:
             condition = self._conditions[deployment_id] = Condition()
         return condition
 
+    def look(self, deployment_id: str) -> Condition:
+        """The condition of a deployment for whoever only shows it: nothing is remembered by looking."""
+        return self._conditions.get(deployment_id) or Condition()
+
     def is_available(self, deployment_id: str, now: float) -> bool:
         """It is not cooling down."""
         condition = self._conditions.get(deployment_id)
@@ -84,12 +96,13 @@ class Health:
         """It is no longer asked, and that says nothing about it (the client left, the question was wrong)."""
         self.of(deployment_id).in_flight -= 1
 
-    def failed(self, deployment_id: str, error: GatewayError, now: float, *, is_last: bool) -> None:
-        """It failed. `is_last`: no other deployment of its route is available."""
+    def failed(self, deployment_id: str, error: GatewayError, now: float, *, peers: Iterable[str]) -> None:
+        """It failed. `peers` are the ids of its route's deployments: if no other is available, it is the last."""
         condition = self.of(deployment_id)
         condition.in_flight -= 1
-        if isinstance(error, _NOT_ITS_FAULT):
+        if _is_the_callers(error):
             return
+        is_last = not any(peer != deployment_id and self.is_available(peer, now) for peer in peers)
         condition.failures += 1
         condition.last_reason = error.reason
         seconds = self._cooldown_for(error, is_last=is_last)

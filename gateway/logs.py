@@ -57,7 +57,7 @@ _LABELLED = (
 )
 _CREDENTIAL = re.compile(
     r"(?P<key>\b(?:sk-[\w-]{6,}|(?:gsk|xai|pplx|nvapi|hf|r8|gh[opsu]|glpat|rk|pk)[-_][\w-]{16,}"
-    r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{20,}|ya29\.[\w.-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*))"
+    r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{20,}|ya29\.[\w.-]{16,}|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+))"
     r"|(?P<scheme>\b(?i:bearer)\s{1,3}(?=[\w\-.~+/=]{12})|\b(?i:basic)\s{1,3}(?=[\w\-.~+/=]{16}))[\w\-.~+/=]+"
     rf"|(?P<label>\b(?i:{_LABELLED})[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?(?:(?i:bearer|basic)\s{{1,3}})?)(?!\*\*\*|(?i:bearer|basic)\s)[^\s\"'\\,;&)}}\]]{{4,}}"
     r"|(?P<userinfo>://[^/\s:@]{0,64}:)[^@/\s]{1,256}(?=@)"

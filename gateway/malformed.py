@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 _PEERS = 1_000
 _TLS = ("Received HTTPS traffic", r"b'\x16\x03")
@@ -28,6 +29,8 @@ class OncePerPeer(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """True if the record is to be written. One about a malformed request is changed on the way."""
         error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, RequestPayloadError):  # a body that cannot be unpacked: whoever read it was told
+            return False
         if not isinstance(error, HttpProcessingError):
             return record.levelno > logging.DEBUG
         peer = str(record.args[0]) if isinstance(record.args, tuple) and record.args else "somebody"

@@ -493,10 +493,6 @@ class _Histogram:
 
 # -- exposition ------------------------------------------------------------------------------------------------------
 
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
-)
-
 
 class _Stopwatch:
     """One series of a histogram, as `prometheus_client` would have it."""
@@ -507,10 +503,6 @@ class _Stopwatch:
 
     def observe(self, value: float) -> None:
         self._histogram.add(self._labels, value)
-
-
-def _label(value: str) -> str:
-    return _UNPRINTABLE.sub("?", value[:_LONGEST_LABEL])
 
 
 class _Exposition(Collector):

@@ -291,17 +291,6 @@ def tiered(base: Mapping[str, int], tiers: Mapping[int, Mapping[str, int]]) -> P
     return msgspec.convert({**base, "tiers": steps}, Price)
 
 
-def price_per_token(value: object, key: str = "cost_per_token") -> Price:
-    """The price that `cost_per_token` gives: dollars for each token, one number or `{input, output}`."""
-    if isinstance(value, Mapping):
-        unknown = set(value) - {"input", "output"}
-        if unknown or not value:
-            raise ValueError(f"{key}: expected a number or {{input, output}}, not {sorted(map(str, value))}")
-        return msgspec.convert({name: _rate(rate, f"{key}.{name}") for name, rate in value.items()}, Price)
-    rate = _rate(value, key)
-    return Price(input=rate, output=rate)
-
-
 def _rate(value: object, key: str) -> int:
     """Dollars per token as nano-dollars per million."""
     return _scaled(value, PER_DOLLAR * MILLION, key)
@@ -324,11 +313,6 @@ def _scaled(value: object, scale: int, key: str) -> int:
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"{key}: expected a number of dollars that is not negative, not {value!r}")
     return int((amount * scale).to_integral_value())
-
-
-def dollars(amount: int) -> float:
-    """Nano-dollars as dollars, for JSON that people read. Never calculate with it."""
-    return amount / PER_DOLLAR
 
 
 def dollars_text(amount: int) -> str:

@@ -62,7 +62,7 @@ def _describe(
 ) -> dict[str, Any]:
     shown: dict[str, Any] = {"model": name, "status": "healthy" if available else "unhealthy"}
     if details:
-        condition = rt.health.of(deployment.id)
+        condition = rt.health.look(deployment.id)
         shown |= {
             "litellm_model": deployment.model_name,
             "model_id": deployment.id,

@@ -352,6 +352,11 @@ class _Sections:
         if "master_key" in settings and not general.master_key:
             message = "master_key is named but there is none: give it a value, or remove the line to run without keys"
             error(*where("master_key"), message)
+        elif unset := self._reader.unset_of("master_key"):
+            message = (
+                f"a part of the master key is not set ({', '.join(unset)}), and the rest is easily guessed"
+            )
+            error(*where("master_key"), message)
         if general.master_key and general.master_key.reveal() in _WELL_KNOWN:
             self._report.warning(*where("master_key"), "this master key is well known, anybody may guess it")
         if general.cors_allow_credentials and "*" in general.allowed_origins:

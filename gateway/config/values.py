@@ -144,6 +144,11 @@ class Reader:
         if value is not None and not re.match(r"https?://[^\s/]", value):
             self.report.error(node.place, path, "must begin with http:// or https://")
             return None
+        if value is not None and "@" in value.split("/", 3)[2]:
+            self.report.error(
+                node.place, path, "must not have a user or a password in it; use api_key or extra_headers"
+            )
+            return None
         return value
 
     def secret(self, node: Node, path: str) -> Secret | None:

@@ -16,14 +16,14 @@ import msgspec
 
 from adapters.errors import GatewayError, UpstreamError
 from adapters.types import Usage
+from gateway.estimates import tokens_asked, tokens_said
 from gateway.exchange import Exchange
 from gateway.logs import scrub
 from gateway.pricing import cost
 from gateway.runtime import Runtime
 from gateway.state.records import AttemptRow, LedgerRow, Status
 
-_SHORT_DELTA = 8
-_BYTES_PER_TOKEN = 4
+_MOST_TOKENS = 10**9
 
 
 def open_books(rt: Runtime, x: Exchange) -> None:
@@ -37,6 +37,7 @@ def open_books(rt: Runtime, x: Exchange) -> None:
 def settle(rt: Runtime, x: Exchange) -> None:
     """Write the row, and let go of the deployment."""
     rt.open.pop(x, None)
+    rt.body_bytes -= x.body_size
     rt.metrics.in_flight -= 1
     x.at.ended = rt.now()
     _let_go(rt, x)
@@ -71,9 +72,8 @@ def _let_go(rt: Runtime, x: Exchange) -> None:
     deployment = attempt.deployment
     if isinstance(x.error, UpstreamError):
         attempt.error = x.error
-        others = (other for other in x.plan[x.fallbacks].deployments if other is not deployment)
-        is_last = not any(rt.health.is_available(other.id, x.at.ended) for other in others)
-        rt.health.failed(deployment.id, x.error, x.at.ended, is_last=is_last)
+        peers = [other.id for other in x.plan[x.fallbacks].deployments]
+        rt.health.failed(deployment.id, x.error, x.at.ended, peers=peers)
     elif x.cancelled or x.error is not None:
         rt.health.released(deployment.id)
     else:
@@ -81,36 +81,43 @@ def _let_go(rt: Runtime, x: Exchange) -> None:
 
 
 def _usage(x: Exchange) -> Usage | None:
+    """What the provider reported, else an estimate, None if nothing was used."""
     tap = x.tap
-    if x.usage is not None:
-        return x.usage
-    if tap is None or not tap.events:
-        return _unanswered(x) if x.cancelled else _unreported(x)
-    if tap.usage is not None and tap.done:
-        return tap.usage
-    words = tap.deltas if tap.chars <= _SHORT_DELTA * tap.deltas else tap.chars // _BYTES_PER_TOKEN
-    if tap.usage is None:
-        return Usage(input=max(1, x.body_size // _BYTES_PER_TOKEN), output=words, estimated=True)
-    missing = words - tap.usage.completion
+    reported = x.usage if tap is None else tap.usage
+    if reported is not None and reported.total > _MOST_TOKENS:
+        reported = None  # no model could have; the number would not even fit into the books
+    if tap is None:
+        return reported or _unreported(x)
+    if not tap.events:
+        return _unreported(x)
+    if reported is not None and tap.done:
+        return reported
+    said = tokens_said(tap.deltas, tap.chars)
+    if reported is None:
+        return Usage(input=tokens_asked(x.envelope), output=said, estimated=True)
+    missing = said - reported.completion
     if missing <= 0:
-        return tap.usage
-    return msgspec.structs.replace(tap.usage, output=tap.usage.output + missing, estimated=True)
-
-
-def _unanswered(x: Exchange) -> Usage | None:
-    """The question alone, if the client left while somebody was at it: a provider charges for what it has read."""
-    asked = x.attempts[-1] if x.attempts else None
-    if asked is None or asked.error is not None or asked.deployment.mock is not None:
-        return None
-    return Usage(input=max(1, x.body_size // _BYTES_PER_TOKEN), estimated=True)
+        return reported
+    return msgspec.structs.replace(reported, output=reported.output + missing, estimated=True)
 
 
 def _unreported(x: Exchange) -> Usage | None:
-    """A whole answer whose provider counts nothing: four bytes of JSON are taken for a token, both ways."""
-    if x.error is not None or x.endpoint.operation == "count_tokens":
+    """Nothing was counted: a whole answer of a provider that does not, or a client that left while one was at work.
+
+    A provider charges for what it has read.
+    """
+    asked = x.attempts[-1] if x.attempts else None
+    if (
+        x.error is not None
+        or asked is None
+        or asked.error is not None
+        or x.endpoint.operation == "count_tokens"
+    ):
         return None
-    words = 0 if x.endpoint.operation == "embeddings" else max(1, x.client.written // _BYTES_PER_TOKEN)
-    return Usage(input=max(1, x.body_size // _BYTES_PER_TOKEN), output=words, estimated=True)
+    if x.cancelled:
+        return None if asked.deployment.mock else Usage(input=tokens_asked(x.envelope), estimated=True)
+    said = 0 if x.endpoint.operation == "embeddings" else max(1, x.client.written // 4)
+    return Usage(input=tokens_asked(x.envelope), output=said, estimated=True)
 
 
 def _row(x: Exchange) -> LedgerRow:

@@ -16,7 +16,7 @@ from gateway.keyring import ANONYMOUS, Caller
 from gateway.runtime import Runtime
 
 _KEY_HEADERS = ("x-litellm-api-key", "authorization", "api-key", "x-api-key", "x-goog-api-key")
-_FORWARDED = ("forwarded", "via")
+_FORWARDED = frozenset({"forwarded", "via", "x-real-ip", "cf-connecting-ip", "true-client-ip", "x-client-ip"})
 
 
 def identify(rt: Runtime, x: Exchange) -> None:
@@ -85,14 +85,19 @@ def _credential(http: web.BaseRequest, *, needed: bool) -> str | None:
 
 
 def _is_local(http: web.BaseRequest) -> bool:
-    if any(name in http.headers for name in _FORWARDED):
+    if any(_tells_of_another(name) for name in http.headers):
         return False
-    if any(name.lower().startswith("x-forwarded-") for name in http.headers):
+    if http.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return False
     # A page whose name was made to point here (DNS rebinding) comes from loopback too, and no `Origin` tells: its
     # `Host` does.
     names = [f"//{http.host}", *http.headers.getall("origin", ())]
     return _is_loopback(http.remote) and all(_is_loopback(_hostname(name)) for name in names)
+
+
+def _tells_of_another(header: str) -> bool:
+    name = header.lower().replace("_", "-")
+    return name in _FORWARDED or name.startswith("x-forwarded")
 
 
 def _hostname(url: str) -> str | None:

@@ -48,6 +48,7 @@ async def read(rt: Runtime, x: Exchange) -> None:
     """Fill `x.envelope`, `x.model`, `x.wants_stream`, `x.controls` and `x.headers`. Raises `BadRequest` and its kin."""
     body = await _read_bytes(rt, x.http)
     x.body_size = len(body)
+    rt.body_bytes += x.body_size  # until the bill is written
     envelope = open_envelope(body)
     _refuse_routing(envelope)
     x.headers = {name: ",".join(x.http.headers.getall(name)) for name in _CROSSING if name in x.http.headers}
@@ -112,7 +113,8 @@ def _refuse_routing(envelope: Mapping[str, Raw]) -> None:
     for key in envelope:
         if key in _REFUSED or key.startswith(_REFUSED_PREFIXES):
             raise BadRequest(
-                f"{key!r} cannot be set by a request; the gateway's configuration decides it", param=key
+                f"{key[:100]!r} cannot be set by a request; the gateway's configuration decides it",
+                param=key[:100],
             )
 
 

@@ -39,13 +39,20 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
     if answer.tap is None:
         x.started = True
         x.client.answer(200, [*JSON_HEADERS, *headers_of(rt, x, answer)], answer.body)
+        await _flush(rt, x)
         return
     if not x.client.opened:
         x.client.open_stream(headers_of(rt, x, answer))
     await _Relay(rt, x, answer).run()
     x.client.end()
+    await _flush(rt, x)
     if not answer.ended:
         await _farewell(answer)
+
+
+async def _flush(rt: Runtime, x: Exchange) -> None:
+    if x.client.is_full:
+        await x.client.flushed(rt.limits.client_write)
 
 
 class _Relay:
@@ -82,9 +89,11 @@ class _Relay:
         while tap is not None:
             if tap.failure is not None:
                 raise tap.failure
+            if tap.done:
+                return  # whatever happens to the connection now, the answer is whole
             if answer.error is not None:
                 raise answer.error
-            if tap.done or answer.ended:
+            if answer.ended:
                 return
             if self._client.is_full:
                 await self._let_the_client_read()
@@ -146,6 +155,7 @@ def _scrub(error: GatewayError) -> None:
     error.message = scrub(error.message)
     if isinstance(error, UpstreamError):
         error.code = scrub(error.code)
+        error.param = error.param and scrub(error.param)
         if error.body:
             error.body = scrub(error.body.decode("utf-8", "replace")).encode()
 
@@ -192,9 +202,9 @@ def _from_provider(answer: Answer) -> list[tuple[str, str]]:
     found = []
     for name, value in answer.response.headers.items():
         if name.startswith(_RATE_HEADERS):
-            found += [(name, _clean(value)), (f"llm_provider-{name}", _clean(value))]
+            found += [(name, scrub(_clean(value))), (f"llm_provider-{name}", scrub(_clean(value)))]
         elif name in _REQUEST_IDS:
-            found.append((f"llm_provider-{name}", _clean(value)))
+            found.append((f"llm_provider-{name}", scrub(_clean(value))))
     return found
 
 

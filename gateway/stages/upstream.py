@@ -38,6 +38,7 @@ from adapters.framing import SseCutter
 from adapters.taps import Passthrough, Tap, Translation
 from adapters.types import ChatRequest, HttpRequest, Target
 from gateway.credentials import sign
+from gateway.estimates import tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange, Response
 from gateway.routes import Deployment, Route
 from gateway.runtime import Runtime
@@ -135,7 +136,7 @@ def _wait_before(attempt: int, last: UpstreamError, pause: float) -> float:
 
 def _all_cooling(rt: Runtime, route: Route) -> NoDeployment:
     now = rt.now()
-    waits = [rt.health.of(d.id).cooled_until - now for d in route.deployments]
+    waits = [rt.health.look(d.id).cooled_until - now for d in route.deployments]
     seconds = max(1, round(min(waits, default=1.0) + 0.5))
     return NoDeployment(
         f"No deployments available for selected model, Try again in {seconds} seconds. "
@@ -159,9 +160,10 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
         answer = await _begin(rt, x, deployment, question, attempt)
     except UpstreamError as error:
         attempt.error = error
-        now = rt.now()
-        others = [d for d in route.deployments if d is not deployment and rt.health.is_available(d.id, now)]
-        rt.health.failed(deployment.id, error, now, is_last=not others)
+        if isinstance(error, UpstreamTimeout) and x.controls.is_hasty:
+            rt.health.released(deployment.id)  # the caller's impatience says nothing about the provider
+        else:
+            rt.health.failed(deployment.id, error, rt.now(), peers=[d.id for d in route.deployments])
         raise
     except BaseException as error:
         attempt.error = error if isinstance(error, GatewayError) else None
@@ -174,10 +176,9 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
 
 
 def _estimate(x: Exchange, deployment: Deployment) -> Answer:
-    """`count_tokens` where the provider cannot count: a quarter of the bytes of what would be sent."""
+    """`count_tokens` where the provider cannot count."""
     x.deployment = deployment
-    size = sum(len(bytes(x.envelope[key])) for key in ("system", "messages", "tools") if key in x.envelope)
-    return Answer(None, body=msgspec.json.encode({"input_tokens": max(1, size // 4)}))
+    return Answer(None, body=msgspec.json.encode({"input_tokens": tokens_asked(x.envelope)}))
 
 
 async def _begin(
@@ -223,7 +224,7 @@ async def _send(
             include_usage=True,
             first_delay=deployment.mock.first_delay,
             delay=deployment.mock.delay,
-            prompt_tokens=max(1, x.body_size // 4),
+            prompt_tokens=tokens_asked(x.envelope),
         )
     response = await rt.upstreams.send(
         sign(question.http, deployment),
@@ -231,7 +232,6 @@ async def _send(
         head_timeout=deadline,
         scope=deployment.scope,
     )
-    x.at.head = rt.now()
     attempt.status = response.status
     attempt.possible_duplicate = response.possible_duplicate
     return response
@@ -390,7 +390,7 @@ def _told(error: GatewayError, x: Exchange) -> GatewayError:
     exhausted = len(x.attempts) > 1
     if isinstance(error, UpstreamError):
         if error.retry_after is not None:
-            error.headers["retry-after"] = str(max(1, round(error.retry_after)))
+            error.headers["retry-after"] = str(round(min(max(1, error.retry_after), 86_400)))
         elif exhausted:
             error.headers["x-should-retry"] = "false"  # the gateway has done what SDKs would do again
     if exhausted:

@@ -21,7 +21,6 @@ from adapters.errors import (
     BadRequest,
     GatewayError,
     ModelNotFound,
-    RateLimited,
     TooLarge,
     Unauthorized,
     Unsupported,
@@ -430,7 +429,12 @@ def test_writes_an_answer() -> None:
 
 @pytest.mark.parametrize(
     ("ident", "expected"),
-    [("call_A-9", "call_A-9"), ("functions.f:0", "functions_f_0"), ("", "toolu_msg_a_1_0"), ("é\n", "__")],
+    [
+        ("call_A-9", "call_A-9"),
+        ("functions.f:0", "functions_f_0_d6bdd4de"),
+        ("", "toolu_msg_a_1_0"),
+        ("é\n", "___edd3a863"),
+    ],
 )
 def test_tool_ids_are_clean(ident: str, expected: str) -> None:
     """A provider's tool id is kept if Anthropic's clients may send it back, else cleaned."""
@@ -513,7 +517,7 @@ def test_usage_is_told_in_anthropics_way() -> None:
         (Unauthorized("x"), "authentication_error"),
         (ModelNotFound("x"), "not_found_error"),
         (TooLarge("x"), "request_too_large"),
-        (RateLimited("x"), "rate_limit_error"),
+        (UpstreamRateLimited("x"), "rate_limit_error"),
         (UpstreamOutOfMoney("x"), "rate_limit_error"),
         (UpstreamOverloaded("x"), "overloaded_error"),
         (UpstreamTimeout("x"), "timeout_error"),
@@ -719,7 +723,7 @@ def test_turns_are_merged_and_sorted() -> None:
             "role": "assistant",
             "content": [
                 {"type": "thinking", "thinking": "hm", "signature": "sig"},
-                {"type": "tool_use", "id": "a_b", "name": "f", "input": {}},
+                {"type": "tool_use", "id": "a_b_2e7336dc", "name": "f", "input": {}},
                 {"type": "tool_use", "id": "c", "name": "g", "input": {"x": 1}},
             ],
         },
@@ -728,7 +732,7 @@ def test_turns_are_merged_and_sorted() -> None:
             "content": [
                 {
                     "type": "tool_result",
-                    "tool_use_id": "a_b",
+                    "tool_use_id": "a_b_2e7336dc",
                     "content": [{"type": "text", "text": "1"}],
                     "is_error": True,
                 },

@@ -95,7 +95,7 @@ def test_version(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str])
         (("--port", "http"), "not a port (1 to 65535): 'http'"),
         (("--port", "70000"), "not a port"),
         (("--port", "0"), "not a port"),
-        (("--num_retries", "many"), "invalid int value"),
+        (("--num_retries", "many"), "must be between 0 and 100"),
         (("--log-level", "loud"), "invalid choice: 'LOUD'"),
         (("config",), "COMMAND"),
         (("config", "scheme"), "invalid choice"),
@@ -160,7 +160,7 @@ def test_a_bug_is_told_without_secrets(
     """An exception that nobody expected ends with 1 and its traceback, in which nothing looks like a key."""
 
     def burst(_: argparse.Namespace) -> int:
-        raise RuntimeError("the key sk-proj-abcdefghijklmnop is odd")
+        raise RuntimeError("the key sk-proj-onlyhere-abcdefghmnop is odd")
 
     monkeypatch.setattr(cli, "_version", burst)
     assert main(["version"]) == 1
@@ -232,7 +232,7 @@ def test_check_prints_the_routes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file without mistakes gives its routes: deployments, stand-ins, wildcards, and what is off and why."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-proj-abcdefghijklmnop")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-proj-onlyhere-abcdefghmnop")
     (tmp_path / "config.yaml").write_text(
         """\
 model_list:

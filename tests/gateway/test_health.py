@@ -7,6 +7,7 @@ import pytest
 from adapters.errors import (
     GatewayError,
     UpstreamAuth,
+    UpstreamNotFound,
     UpstreamOverloaded,
     UpstreamRateLimited,
     UpstreamRefused,
@@ -17,7 +18,7 @@ from gateway.health import Health
 
 def fail(health: Health, error: GatewayError, *, is_last: bool) -> None:
     health.began("a")
-    health.failed("a", error, 100.0, is_last=is_last)
+    health.failed("a", error, 100.0, peers=["a"] if is_last else ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,8 @@ def fail(health: Health, error: GatewayError, *, is_last: bool) -> None:
         (UpstreamRateLimited("x", retry_after=9e99), False, 300.0),
         (UpstreamAuth("x"), False, 5.0),
         (UpstreamRefused("x"), False, 0.0),
+        (UpstreamNotFound("x", code="model_not_found"), False, 5.0),
+        (UpstreamNotFound("no such file"), False, 0.0),
     ],
 )
 def test_how_long_it_is_left_out(error: GatewayError, is_last: bool, seconds: float) -> None:

@@ -24,11 +24,9 @@ from gateway.pricing import (
     PriceTable,
     Tier,
     cost,
-    dollars,
     dollars_text,
     nano,
     price_from_params,
-    price_per_token,
 )
 
 PRICES = PriceTable.load()
@@ -428,16 +426,6 @@ def test_bad_prices_are_refused_by_name(value: object) -> None:
         price_from_params({"output_cost_per_token": value})
 
 
-def test_cost_per_token() -> None:
-    """One number is the price of both directions; a mapping names them apart."""
-    assert price_per_token(0.00006) == per_million(input="60", output="60")
-    assert price_per_token({"input": "0.000003", "output": 0.000015}) == per_million(input="3", output="15")
-    assert price_per_token({"input": 0.000003}) == per_million(input="3")
-    for bad in ({"in": 1}, {}, "x", None):
-        with pytest.raises(ValueError, match="cost_per_token"):
-            price_per_token(bad)
-
-
 def test_dollars() -> None:
     """Dollars are exact as text, readable as numbers, and come back as they went."""
     assert dollars_text(0) == "0.0"
@@ -445,7 +433,6 @@ def test_dollars() -> None:
     assert dollars_text(4_638_000) == "0.004638"
     assert dollars_text(12_000_000_000) == "12.0"
     assert dollars_text(-1_500_000_000) == "-1.5"
-    assert dollars(4_638_000) == pytest.approx(0.004638)
     assert nano("0.004638") == 4_638_000
     assert nano(10) == 10 * PER_DOLLAR
     assert nano(0.0001) == 100_000

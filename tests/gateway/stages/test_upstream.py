@@ -288,7 +288,7 @@ async def test_all_are_cooling(provider: FakeProvider, tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [500, 503, 504, 401, 404])
 async def test_the_last_one_is_never_left_out(provider: FakeProvider, tmp_path: Path, status: int) -> None:
     """A route's only available deployment is asked again, however often it fails."""
-    provider.will(refusal(status))
+    provider.will(refusal(status, "no such model"))
     async with gateway(two(provider), tmp_path) as gw:
         for _ in range(3):
             await gw.post(CHAT, question())
