@@ -133,7 +133,7 @@ def build_app(rt: Runtime) -> web.Application:
     for endpoint in ENDPOINTS:
         handler = partial(pipeline.handle, rt, endpoint=endpoint)
         handler.told = (f"{endpoint.client_format} {endpoint.operation}", "caller")  # type: ignore[attr-defined]  # read by /openapi.json
-        app.router.add_route(endpoint.method, endpoint.path, handler, name=None)
+        app.router.add_route(endpoint.method, endpoint.path, handler, expect_handler=_no_promise)
     for page in PAGES:
         shown = partial(_show, rt, page)
         shown.told = (page.title, page.access)  # type: ignore[attr-defined]  # as above
@@ -142,6 +142,10 @@ def build_app(rt: Runtime) -> web.Application:
             app.router.add_route("HEAD", page.path, shown)
     cors.allow(app, rt.config.general.allowed_origins, credentials=rt.config.general.cors_allow_credentials)
     return app
+
+
+async def _no_promise(request: web.Request) -> None:
+    """Aiohttp would invite the body (`100 Continue`) before anybody knows who asks; `stages.body` does it afterwards."""
 
 
 @web.middleware

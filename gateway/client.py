@@ -95,6 +95,11 @@ class ClientWriter:
         """No other request shall come on this connection."""
         self._keep_alive = False
 
+    def invite_body(self) -> None:
+        """Tell a client that waits for it (`Expect: 100-continue`) that its body is wanted."""
+        if self._http.headers.get("expect", "").lower() == "100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer in one write."""
         self._stop_comments()

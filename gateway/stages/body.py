@@ -46,7 +46,7 @@ _CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta", "idempotency-
 
 async def read(rt: Runtime, x: Exchange) -> None:
     """Fill `x.envelope`, `x.model`, `x.wants_stream`, `x.controls` and `x.headers`. Raises `BadRequest` and its kin."""
-    body = await _read_bytes(rt, x.http)
+    body = await _read_bytes(rt, x)
     x.body_size = len(body)
     rt.body_bytes += x.body_size  # until the bill is written
     envelope = open_envelope(body)
@@ -87,7 +87,8 @@ def _demand(x: Exchange, envelope: Mapping[str, Raw]) -> None:
         raise BadRequest("'messages' must be an array", param=needed)
 
 
-async def _read_bytes(rt: Runtime, http: web.Request) -> bytes:
+async def _read_bytes(rt: Runtime, x: Exchange) -> bytes:
+    http = x.http
     expected = http.content_length or _UNKNOWN_SIZE
     if expected > rt.body_limit:
         raise TooLarge(f"The request is over {rt.body_limit} bytes")
@@ -95,6 +96,7 @@ async def _read_bytes(rt: Runtime, http: web.Request) -> bytes:
         raise Busy(
             "The gateway holds as many request bytes as it may; try again", headers={"retry-after": "1"}
         )
+    x.client.invite_body()
     rt.body_bytes += expected
     try:
         async with asyncio.timeout(rt.limits.body_grace + expected / rt.limits.body_rate):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from tests.harness import (
     Gateway,
     chat_answer,
     chat_events,
+    config_for,
     events,
+    gateway,
     hang,
     receive,
     whole,
@@ -196,3 +199,18 @@ async def test_half_closed(provider: FakeProvider, gw: Gateway, stream: bool) ->
         await gw.quiet()
     (row,) = await gw.rows()
     assert row.status == "client_disconnected"
+
+
+async def test_nobody_is_invited_before_it_is_known_who_asks(provider: FakeProvider, tmp_path: Path) -> None:
+    """A client without a key that waits for `100 Continue` gets its 401 at once, and never sends the body."""
+    async with (
+        gateway(config_for(provider), tmp_path, {"LITELLM_MASTER_KEY": "secret"}) as gw,
+        gw.connect() as (
+            reader,
+            writer,
+        ),
+    ):
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n"
+        )
+        assert await reader.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
