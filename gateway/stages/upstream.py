@@ -46,7 +46,7 @@ from gateway.upstreams.mock import mock_answer
 
 _POINTLESS_TO_REPEAT = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney, Unsupported)
 _ANOTHER_MODEL_MAY = (ContextWindowExceeded, ContentPolicyViolation)
-_shuffle = random.SystemRandom()
+_shuffle = random.Random()  # noqa: S311 - shares of traffic, no secrets
 
 
 async def ask(rt: Runtime, x: Exchange) -> Answer:
