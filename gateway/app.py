@@ -140,8 +140,14 @@ def build_app(rt: Runtime) -> web.Application:
         app.router.add_route(page.method, page.path, shown)
         if page.method == "GET":
             app.router.add_route("HEAD", page.path, shown)
+    app.on_response_prepare.append(_sign)
     cors.allow(app, rt.config.general.allowed_origins, credentials=rt.config.general.cors_allow_credentials)
     return app
+
+
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Aiohttp would say which versions run here."""
+    response.headers["server"] = "penstock"
 
 
 async def _no_promise(request: web.Request) -> None:

@@ -162,10 +162,16 @@ class PriceTable:
         return self._file.checked
 
     def models(self, provider: str, mode: str = "chat") -> list[str]:
-        """The names of this provider's models of that mode, without the provider in front."""
+        """The names of this provider's models of that mode that can be asked for, without the provider in front.
+
+        Prices of what only looks like a model (a fine-tuned base, a container's hour) are not names.
+        """
         start = f"{provider}/"
         rows = self._file.models.items()
-        return [name.removeprefix(start) for name, row in rows if name.startswith(start) and row.mode == mode]
+        names = [
+            name.removeprefix(start) for name, row in rows if name.startswith(start) and row.mode == mode
+        ]
+        return [name for name in names if name != "container" and not name.startswith("ft:")]
 
     def find(self, provider: str, model: str) -> ModelFacts | None:
         """The facts of `model` at `provider`, both as in `adapters.providers`; None if the table has nothing.

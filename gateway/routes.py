@@ -172,6 +172,22 @@ class Routes:
                 listed[model if _is_bare(model, provider) else f"{provider.name}/{model}"] = None
         return list(listed)
 
+    def patterns(self) -> list[str]:
+        """What can be asked for, in short: configured names, wildcards, `provider/*` of the environment."""
+        shown = [name for name, route in self._exact.items() if not route.hidden]
+        shown += [f"{wildcard.prefix}*{wildcard.suffix}" for wildcard in self._wildcards]
+        return [*shown, *(f"{name}/*" for name in self.env_providers)]
+
+    def what_is_missing(self, name: str) -> str:
+        """Why a model of a provider that we know cannot be asked for, empty if nobody knows whose it is."""
+        found = find_provider(name)
+        if found is None or found[0].name in self.env_providers:
+            return ""
+        if not _env_allowed(self._config):
+            return "It is not in the configuration's model_list, and general_settings.env_providers is off."
+        row = found[0]
+        return f"Set {' or '.join(row.env or row.base_env)} to use the models of {row.title or row.name}."
+
     def secrets(self) -> Iterator[Secret]:
         """Every key that may be sent somewhere, for the redactor."""
         for entry in self._config.model_list:
@@ -377,12 +393,14 @@ def compile_routes(config: Config, environ: Mapping[str, str], prices: PriceTabl
 
 
 def _env_providers(config: Config, environ: Mapping[str, str]) -> dict[str, Provider]:
-    allowed = config.general.env_providers
-    if allowed is None:
-        allowed = not config.model_list
-    if not allowed:
+    if not _env_allowed(config):
         return {}
     return {name: provider for name, provider in PROVIDERS.items() if _is_set_up(provider, environ)}
+
+
+def _env_allowed(config: Config) -> bool:
+    allowed = config.general.env_providers
+    return not config.model_list if allowed is None else allowed
 
 
 def _is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:

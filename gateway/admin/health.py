@@ -18,15 +18,20 @@ def health(rt: Runtime, *, details: bool) -> tuple[int, dict[str, Any]]:
     healthy: list[dict[str, Any]] = []
     unhealthy: list[dict[str, Any]] = []
     now = rt.now()
-    for route in rt.routes.configured():
+    seen: set[str] = set()
+    shown_routes = [route for route in rt.routes.configured() if not route.hidden]
+    for route in shown_routes:
         for deployment in route.deployments:
+            if deployment.id in seen:
+                continue  # another name for the same: an alias
+            seen.add(deployment.id)
             available = rt.health.is_available(deployment.id, now)
             shown = _describe(rt, deployment, route.name, available=available, details=details)
             (healthy if available else unhealthy).append(shown)
     store = rt.records.describe()
     body: dict[str, Any] = {
         "status": "shutting_down" if rt.draining else "healthy",
-        "models": list(dict.fromkeys(shown["model"] for shown in healthy + unhealthy)),
+        "models": [route.name for route in shown_routes],
         "healthy_endpoints": healthy,
         "unhealthy_endpoints": unhealthy,
         "healthy_count": len(healthy),

@@ -22,14 +22,19 @@ def plan(rt: Runtime, x: Exchange) -> None:
 
 
 def _not_found(rt: Runtime, model: str) -> str:
-    names = rt.routes.names()
-    said = f"The model {model[:200]!r} does not exist here."
-    near = difflib.get_close_matches(model, names, n=1)
-    if near:
-        said += f" Did you mean {near[0]!r}?"
     for unserved in rt.routes.unserved:
         if unserved.model_name == model:
             return f"The model {model!r} is configured but cannot be served: {unserved.why}."
-    if names:
-        said += f" Models: {', '.join(names[:_NAMES_SHOWN])}{' …' if len(names) > _NAMES_SHOWN else ''}"
-    return said
+    said = [f"The model {model[:200]!r} does not exist here."]
+    near = difflib.get_close_matches(model, rt.routes.names(), n=1)
+    if near:
+        said.append(f"Did you mean {near[0]!r}?")
+    missing = rt.routes.what_is_missing(model)
+    if missing:
+        said.append(missing)
+    patterns = rt.routes.patterns()
+    if patterns:
+        said.append(
+            f"Models: {', '.join(patterns[:_NAMES_SHOWN])}{' …' if len(patterns) > _NAMES_SHOWN else ''}"
+        )
+    return " ".join(said)

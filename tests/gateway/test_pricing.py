@@ -445,3 +445,13 @@ def test_dollars_as_text_are_exact(amount: int) -> None:
     """No amount is changed by writing it down."""
     assert nano(dollars_text(amount)) == amount
     assert "e" not in dollars_text(amount)
+
+
+def test_only_what_can_be_asked_for_is_a_model() -> None:
+    """Prices of fine-tuned bases and of containers are found, but are no names of models."""
+    table = PriceTable.load()
+    names = table.models("openai")
+    assert "gpt-4o" in names
+    assert "container" not in names
+    assert [name for name in names if name.startswith("ft:")] == []
+    assert table.find("openai", "ft:gpt-4o-2024-08-06:us::1") is not None

@@ -68,3 +68,13 @@ async def test_what_is_not_served(provider: FakeProvider, tmp_path: Any) -> None
     async with gateway(config_of(entry("n", "openai/b", provider.url), broken), tmp_path) as gw:
         told = await (await gw.get("/health")).json()
     assert [(row["model"], "NOWHERE" in row["why"]) for row in told["unserved"]] == [("m", True)]
+
+
+async def test_aliases(provider: FakeProvider, tmp_path: Any) -> None:
+    """A hidden alias is shown to nobody, another one is a name but no endpoint of its own."""
+    aliases = {"quick": "m", "secret": {"model": "m", "hidden": True}}
+    config = config_of(entry("m", "openai/a", provider.url), model_group_alias=aliases)
+    async with gateway(config, tmp_path) as gw:
+        told = await (await gw.get("/health")).json()
+    assert told["models"] == ["m", "quick"]
+    assert told["healthy_count"] == 1

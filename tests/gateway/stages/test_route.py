@@ -74,3 +74,21 @@ async def test_default_fallbacks(provider: FakeProvider, tmp_path: Path) -> None
         answer = await gw.post("/v1/chat/completions", {"model": "a", "messages": HELLO})
     assert answer.status == 200
     assert [asked.json["model"] for asked in provider.requests] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "closed", "words"),
+    [
+        ({}, False, "Set GROQ_API_KEY to use the models of Groq."),
+        ({}, True, "general_settings.env_providers is off"),
+        ({"OPENAI_API_KEY": "k"}, False, "Models: openai/*"),
+    ],
+)
+async def test_a_known_providers_model(
+    provider: FakeProvider, tmp_path: Path, environ: dict[str, str], closed: bool, words: str
+) -> None:
+    """A model of a provider that is not set up says what is missing; the list is short patterns."""
+    config = config_of(entry("m", "openai/a", provider.url)) if closed else None
+    async with gateway(config, tmp_path, environ) as gw:
+        answer = await gw.post("/v1/chat/completions", {"model": "groq/llama-3.3-70b", "messages": HELLO})
+    assert words in (await answer.json())["error"]["message"]
