@@ -20,6 +20,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import fields
 
+from adapters.providers import ALIASES, PROVIDERS
+from adapters.providers import find as find_provider
 from gateway.config.dialects import Dialects, Mention
 from gateway.config.environment import PLACE as ENVIRONMENT
 from gateway.config.environment import Environment, read_environment
@@ -484,7 +486,20 @@ class _Models:
         model = self._required(node, "model", path, misspelled)
         if model and not values.get("model"):
             self._report.error(model.place, path, "model has no value")
-        return ModelParams(**values) if values.get("model") else None
+        if not values.get("model"):
+            return None
+        if model and not node.items.keys() & {"api_base", "base_url", "custom_llm_provider", "mock_response"}:
+            self._whose(model.place, values["model"], join(path, "model"))
+        return ModelParams(**values)
+
+    def _whose(self, place: Place, model: str, path: str) -> None:
+        """A model that nobody has is a mistake: most often of the provider's name."""
+        if model == "*" or find_provider(model.replace("*", "x")) is not None:
+            return
+        prefix, slash, rest = model.partition("/")
+        near = closest(prefix, (*PROVIDERS, *ALIASES)) if slash else None
+        message = f'no provider is known for "{model}"; write provider/model, or give api_base'
+        self._report.doubt(place, path, message, f"{near}/{rest}" if near else None)
 
     def _known(self, key: Key, item: Item, path: str, values: dict[str, Any]) -> None:
         _judge(key, item, path, self._report)

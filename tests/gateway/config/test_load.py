@@ -298,23 +298,23 @@ def test_everything_that_an_entry_can_say(folder: Path) -> None:
 
 def test_model_info_is_kept(folder: Path) -> None:
     """model_info keeps any JSON value, its id becomes a text."""
-    text = "model_list: [{model_name: a, litellm_params: {model: m}, model_info: {id: 7, mode: chat, x: [1, {y: null}]}}]"
+    text = "model_list: [{model_name: a, litellm_params: {model: openai/m}, model_info: {id: 7, mode: chat, x: [1, {y: null}]}}]"
     assert config(text).model_list[0].info == {"id": "7", "mode": "chat", "x": [1, {"y": None}]}
 
 
 @pytest.mark.parametrize(
     ("entry_text", "lines"),
     [
-        ("{litellm_params: {model: m}}", ['"model_name" is missing (model_list[0])']),
+        ("{litellm_params: {model: openai/m}}", ['"model_name" is missing (model_list[0])']),
         ("{model_name: a}", ['"litellm_params" is missing (model_list[0])']),
         ("{model_name: a, litellm_params: m}", ["must be a mapping with at least model (model_list[0].litellm_params)"]),
         ("{model_name: a, litellm_params: {}}", ['"model" is missing (model_list[0].litellm_params)']),
-        ("{model_nam: a, litellm_params: {model: m}}", ['unknown key "model_nam", did you mean "model_name"? (model_list[0])']),
-        ("{model_name: [a], litellm_params: {model: m}}", ["must be a text, not a list (model_list[0].model_name)"]),
-        ("{model_name: a, litellm_params: {model: m, api_base: host}}", ["must begin with http:// or https:// (model_list[0].litellm_params.api_base)"]),
-        ("{model_name: a, litellm_params: {model: m, api_base: http://a, base_url: http://b}}", ["api_base and base_url say different things (model_list[0].litellm_params)"]),
-        ("{model_name: a, litellm_params: {model: m, ssl_verify: false}, model_info: [a]}", ["must be a mapping, not a list (model_list[0].model_info)"]),
-        ("{model_name: a, litellm_params: {model: m, ssl_verify: ca.pem}}", ["ssl_verify: TLS settings of one deployment are not available (model_list[0].litellm_params)"]),
+        ("{model_nam: a, litellm_params: {model: openai/m}}", ['unknown key "model_nam", did you mean "model_name"? (model_list[0])']),
+        ("{model_name: [a], litellm_params: {model: openai/m}}", ["must be a text, not a list (model_list[0].model_name)"]),
+        ("{model_name: a, litellm_params: {model: openai/m, api_base: host}}", ["must begin with http:// or https:// (model_list[0].litellm_params.api_base)"]),
+        ("{model_name: a, litellm_params: {model: openai/m, api_base: http://a, base_url: http://b}}", ["api_base and base_url say different things (model_list[0].litellm_params)"]),
+        ("{model_name: a, litellm_params: {model: openai/m, ssl_verify: false}, model_info: [a]}", ["must be a mapping, not a list (model_list[0].model_info)"]),
+        ("{model_name: a, litellm_params: {model: openai/m, ssl_verify: ca.pem}}", ["ssl_verify: TLS settings of one deployment are not available (model_list[0].litellm_params)"]),
     ],
 )  # fmt: skip
 def test_entries_that_cannot_be_used(folder: Path, entry_text: str, lines: list[str]) -> None:
@@ -326,10 +326,12 @@ def test_entries_that_cannot_be_used(folder: Path, entry_text: str, lines: list[
 @pytest.mark.parametrize(
     ("entry_text", "line"),
     [
-        ("{model_name: a, litellm_params: {model: m, temprature: 1}}", 'unknown key "temprature", did you mean "temperature"? (model_list[0].litellm_params)'),
-        ("{model_name: a, litellm_params: {model: m, api_kye: x}}", 'unknown key "api_kye", did you mean "api_key"? (model_list[0].litellm_params)'),
-        ("{model_name: a, weight: 2, litellm_params: {model: m}}", '"weight" belongs under litellm_params (model_list[0])'),
-        ("{model_name: a, flavour: 2, litellm_params: {model: m}}", 'unknown key "flavour" (model_list[0])'),
+        ("{model_name: a, litellm_params: {model: openai/m, temprature: 1}}", 'unknown key "temprature", did you mean "temperature"? (model_list[0].litellm_params)'),
+        ("{model_name: a, litellm_params: {model: openai/m, api_kye: x}}", 'unknown key "api_kye", did you mean "api_key"? (model_list[0].litellm_params)'),
+        ("{model_name: a, weight: 2, litellm_params: {model: openai/m}}", '"weight" belongs under litellm_params (model_list[0])'),
+        ("{model_name: a, litellm_params: {model: opnai/m}}", 'no provider is known for "opnai/m"; write provider/model, or give api_base, did you mean "openai/m"? (model_list[0].litellm_params.model)'),
+        ("{model_name: a, litellm_params: {model: llama}}", 'no provider is known for "llama"; write provider/model, or give api_base (model_list[0].litellm_params.model)'),
+        ("{model_name: a, flavour: 2, litellm_params: {model: openai/m}}", 'unknown key "flavour" (model_list[0])'),
     ],
 )  # fmt: skip
 def test_entries_that_are_doubted(folder: Path, entry_text: str, line: str) -> None:
@@ -349,9 +351,9 @@ def test_a_misspelled_key_is_never_sent_as_a_parameter(folder: Path) -> None:
 
 def test_one_id_for_two_deployments_is_an_error(folder: Path) -> None:
     """The same id twice names both places."""
-    one = "  - {model_name: a, litellm_params: {model: m}, model_info: {id: x}}\n"
+    one = "  - {model_name: a, litellm_params: {model: openai/m}, model_info: {id: x}}\n"
     assert errors("model_list:\n" + one + one) == [
-        'config.yaml:3:49: the id "x" is taken by the entry at config.yaml:2:49 (model_list[1].model_info)'
+        'config.yaml:3:56: the id "x" is taken by the entry at config.yaml:2:56 (model_list[1].model_info)'
     ]
 
 
@@ -440,7 +442,7 @@ def test_a_setting_in_two_places(folder: Path) -> None:
         ("temperature_: 1\n", 'config.yaml:1:1: unknown key "temperature_"'),
         ("api_key: x\n", 'config.yaml:1:1: "api_key" belongs in an entry of model_list'),
         ("router_settings: {routing_strategy: round-robin}", 'config.yaml:1:37: unknown strategy "round-robin", shuffling instead (router_settings.routing_strategy)'),
-        ("model_list: [{model_name: gpt-4o, litellm_params: {model: m}}]\nrouter_settings: {fallbacks: [{gpt-4o: [gpt-4p]}]}",
+        ("model_list: [{model_name: gpt-4o, litellm_params: {model: openai/m}}]\nrouter_settings: {fallbacks: [{gpt-4o: [gpt-4p]}]}",
          'config.yaml:2:41: no model is called "gpt-4p", did you mean "gpt-4o"? (router_settings.fallbacks[0].gpt-4o)'),
     ],
 )  # fmt: skip
