@@ -3,7 +3,8 @@
 A format is a module of plain functions. Four things (request, response, stream, error) in two directions: `read_` takes
 a vendor's bytes apart, `write_` puts them together. A module offers `ClientSide` if clients may speak its format to us,
 `ProviderSide` if providers speak it, and `SameFormat` if both: then nothing is translated, bytes pass.
-`tests/adapters/test_contract.py` and mypy check the modules against these Protocols; there is nothing to inherit.
+mypy checks the modules against these Protocols, where `adapters/__init__.py` lists them; there is nothing to inherit. What no
+type can say is tested with each format: `tests/adapters/test_openai.py`, `tests/adapters/test_anthropic.py`.
 
 Rules, each with a test:
 

@@ -5,7 +5,7 @@ do it, those that belong to another server are named in a notice, and those that
 reason are refused.
 
 Exit codes: 0 well, 1 not well (a configuration that cannot be used, an unhealthy gateway), 2 a command that was not
-understood, 98 an address that cannot be listened on, 130 interrupted before it began.
+understood, 98 an address that cannot be listened on, 130 interrupted before it began, 141 whoever read the output left.
 """
 
 from __future__ import annotations
@@ -81,11 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
+        sys.stdout.flush()  # here, where a pipe that was closed is understood
     except CannotStart as error:
         print(f"penstock: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        _discard_output()
+        return 141
     except Exception:  # a bug, or a machine in distress: told whole, but for secrets
         print(scrub(traceback.format_exc()), file=sys.stderr)
         return 1
@@ -105,6 +109,12 @@ def _prepare_streams() -> None:
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - as above
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # no model's name may be too odd for a terminal
+
+
+def _discard_output() -> None:
+    """Whoever read it has left: what is still buffered must not fail once more at exit."""
+    with suppress(OSError, ValueError):  # a replaced stdout has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,7 +157,7 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     add("-m", "--model", help="serve this model too, without writing a configuration")
     add("--api_base", help="with --model: where it is")
     add("--api_version", help="with --model azure/…: the API version")
-    add("--drop_params", action="store_true", help="drop parameters that a provider does not know")
+    add("--drop_params", action="store_true", help="drop parameters that a provider does not support")
     add("--num_retries", type=_count, help="more attempts than one")
     add("--request_timeout", type=_seconds, metavar="SECONDS", help="seconds until an answer must begin")
     add("--validate_config", action="store_true", help="the same as `penstock check`")
@@ -232,8 +242,6 @@ def _serve(parsed: argparse.Namespace) -> int:
     malformed.watch()
     for notice in parsed.notices:
         log.warning("%s", notice)
-    for problem in settings.notices:
-        log.log(logging.WARNING if problem.severity == "warning" else logging.INFO, "%s", problem)
     log.info("log level %s", level)
     try:
         uvloop.run(_run(settings))
@@ -296,13 +304,17 @@ def _with_flags(config: Config, parsed: argparse.Namespace) -> Config:
 async def _run(settings: _Settings) -> None:
     environment = settings.environment
     rt = await open_runtime(settings.config, environment, settings.environ)
+    for problem in _told_once(settings.notices, settings.config, rt.routes):
+        log.log(logging.WARNING if problem.severity == "warning" else logging.INFO, "%s", problem)
     _count_log_drops(rt)
     ready = asyncio.Event()
 
     async def say() -> None:
         await ready.wait()
-        with suppress(OSError):  # whoever read our output has left; clients have not
+        try:
             print(banner(rt, environment.host, environment.port), flush=True)
+        except OSError:  # whoever read our output has left; clients have not
+            _discard_output()
 
     await asyncio.gather(serve(rt, host=environment.host, port=environment.port, ready=ready), say())
 
@@ -325,15 +337,31 @@ def _check(parsed: argparse.Namespace) -> int:
         for problem in invalid.problems:
             print(problem)
         return 1
-    for notice in loaded.notices:
+    routes = compile_routes(loaded.config, environ, PriceTable.load())
+    for notice in _told_once(loaded.notices, loaded.config, routes):
         print(notice)
-    print(describe(compile_routes(loaded.config, environ, PriceTable.load()), loaded.config))
+    print(describe(routes, loaded.config))
     return 0
+
+
+def _told_once(notices: Sequence[Problem], config: Config, routes: Routes) -> list[Problem]:
+    """The notices without those of variables that are not set and that an `off:` line names."""
+    off = {row.place: row.why for row in routes.unserved}
+    named = {name for entry in config.model_list for name in entry.unset if name in off.get(entry.place, "")}
+    again = {
+        f"the environment variable {name} {state}" for name in named for state in ("is not set", "is empty")
+    }
+    keys = ("api_key", "api_base")  # elsewhere an unset variable does not put the entry off
+    return [
+        notice
+        for notice in notices
+        if notice.message not in again or notice.path.rpartition(".")[2] not in keys
+    ]
 
 
 def describe(routes: Routes, config: Config) -> str:
     """The compiled routes, one deployment a line."""
-    lines = [f"{path}: read" for path in config.files]
+    lines = [f"{path}: ok, {_models_of(path, config)}" for path in config.files]
     for route in routes.configured():
         lines.append(route.name + (" (hidden)" if route.hidden else ""))
         for deployment in route.deployments:
@@ -347,11 +375,30 @@ def describe(routes: Routes, config: Config) -> str:
             lines.append(f"  falls back to: {', '.join(stand_ins)}")
     for pattern, entries in routes.wildcards():
         lines.append(pattern)
-        lines += [f"  {entry.params.model}  ({entry.place})" for entry in entries]
+        lines += [_wildcard_line(entry) for entry in entries]
     lines += [f"off: {row.model_name}: {row.why} ({row.place})" for row in routes.unserved]
     if routes.env_providers:
         lines.append(f"from the environment: {', '.join(routes.env_providers)}")
+    elif not config.model_list:
+        lines.append("nothing is served: there are no models, and no provider is taken from the environment")
     return "\n".join(lines)
+
+
+def _models_of(file: str, config: Config) -> str:
+    count = sum(entry.place.file == file for entry in config.model_list)
+    return f"{count or 'no'} model{'' if count == 1 else 's'}"
+
+
+def _wildcard_line(entry: ModelEntry) -> str:
+    params = entry.params
+    parts = [params.model]
+    if params.mock_response is not None:
+        parts.append("mock")
+    elif params.api_base:
+        parts.append("/".join(params.api_base.split("/", 3)[:3]))
+    if params.weight is not None:
+        parts.append(f"weight {params.weight:g}")
+    return f"  {'  '.join(parts)}  ({entry.place})"
 
 
 def _health(parsed: argparse.Namespace) -> int:

@@ -351,16 +351,23 @@ class _Sections:
 
     def _check(self, general: GeneralSettings, settings: Settings) -> None:
         error, where = self._report.error, partial(_where, settings)
+        unset = self._reader.unset_of("master_key")
         if "master_key" in settings and not general.master_key:
-            message = "master_key is named but there is none: give it a value, or remove the line to run without keys"
+            why = f"{', '.join(unset)} is not set" if unset else "there is none"
+            message = (
+                f"master_key is named but {why}: give it a value, or remove the line to run without keys"
+            )
             error(*where("master_key"), message)
-        elif unset := self._reader.unset_of("master_key"):
+        elif unset:
             message = (
                 f"a part of the master key is not set ({', '.join(unset)}), and the rest is easily guessed"
             )
             error(*where("master_key"), message)
         if general.master_key and general.master_key.reveal() in _WELL_KNOWN:
             self._report.warning(*where("master_key"), "this master key is well known, anybody may guess it")
+        if general.master_key and self._environment.master_key not in (None, general.master_key):
+            message = "differs from LITELLM_MASTER_KEY in the environment, and is the one that counts"
+            self._report.notice(*where("master_key"), message)
         if general.cors_allow_credentials and "*" in general.allowed_origins:
             message = "the origin * and credentials exclude each other: name the origins"
             error(*where("allowed_origins"), message)

@@ -142,8 +142,7 @@ def _default(key: Key) -> str | float | bool | None:
 _INTRODUCTION = """\
 # Configuration reference
 
-This page is generated from the tables in `gateway/config/vocabulary.py`; change it there and run
-`python -m gateway.config.schema > docs/CONFIGURATION.md`.
+This page is generated from the tables in `gateway/config/vocabulary.py`; change it there and run `make docs`.
 
 `penstock --config config.yaml` reads one YAML or JSON file; without a file the environment says everything. All
 problems are reported at once, each with file, line and column. `penstock check config.yaml` is stricter than the
@@ -218,7 +217,3 @@ def _shown_default(key: Key) -> str:
     if default is None or default is False:
         return "" if default is None else "`false`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{str(default).lower()}`"
-
-
-if __name__ == "__main__":
-    print(reference(), end="")  # noqa: T201 - this is what it is for

@@ -72,7 +72,7 @@ PARAMS: tuple[Key, ...] = (
     Key("timeout", "seconds", "Seconds within which an answer must begin."),
     Key("stream_timeout", "seconds", "The same for streams, where it differs."),
     Key("max_retries", "integer", "As `num_retries`, for this entry."),
-    Key("drop_params", "boolean", "Leave out request parameters that the provider does not know, instead of refusing the request."),
+    Key("drop_params", "boolean", "Parameters of the client's format that the provider does not support are dropped instead of refused; fields that no format knows are passed on as they are."),
     Key("additional_drop_params", "texts", "Request parameters that are always left out."),
     Key("extra_headers", "secrets_by_name", "Headers that are added to each request to the provider."),
     Key("extra_body", "object", "Fields that are added to each request to the provider."),
@@ -229,7 +229,7 @@ _ROUTER: tuple[Key, ...] = (
 
 _GENERAL: tuple[Section, ...] = ("general_settings",)
 _LITELLM_SETTINGS: tuple[Key, ...] = (
-    Key("drop_params", "boolean", "Leave out request parameters that a provider does not know, instead of refusing the request."),
+    Key("drop_params", "boolean", "Parameters of the client's format that a provider does not support are dropped instead of refused; fields that no format knows are passed on as they are."),
     Key("set_verbose", "boolean", "Log at level DEBUG."),
     Key("request_timeout", "seconds", "As `timeout` of `router_settings`, and before it."),
     Key("require_auth_for_metrics_endpoint", "boolean", "`/metrics` wants a key.", also=_GENERAL),

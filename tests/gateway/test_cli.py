@@ -6,6 +6,9 @@ import argparse
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -179,6 +182,23 @@ def test_an_interruption_before_the_start(monkeypatch: pytest.MonkeyPatch) -> No
     assert main(["version"]) == 130
 
 
+def test_a_reader_that_left() -> None:
+    """Where the pipe on stdout is closed, a command ends with 141 and without a word."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "gateway", "config", "schema"],
+            cwd=HERE,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
 async def test_lost_log_lines_are_counted(tmp_path: Path) -> None:
     """What the log had to drop is a number in the metrics."""
     stop = logs.setup(as_json=True, stream=io.StringIO())
@@ -246,6 +266,10 @@ model_list:
     litellm_params: { model: hosted_vllm/llama, api_base: "http://localhost:8000/v1" }
   - model_name: team/*
     litellm_params: { model: openai/* }
+  - model_name: team/*
+    litellm_params: { model: hosted_vllm/*, api_base: "http://localhost:8000/v1", weight: 3 }
+  - model_name: team/*
+    litellm_params: { model: openai/*, mock_response: Hello }
 router_settings:
   fallbacks: [{ fast: [local] }]
   model_group_alias: { quick: { model: fast, hidden: true } }
@@ -254,7 +278,7 @@ router_settings:
     assert main(["check"]) == 0
     told = capsys.readouterr().out
     assert told.splitlines() == [
-        "config.yaml: read",
+        "config.yaml: ok, 7 models",
         "fast",
         "  openai/gpt-4o-mini  https://api.openai.com  weight 2  priced  (config.yaml:2:5)",
         "  openai/some-new-model  https://api.openai.com  weight 1  no price known  (config.yaml:4:5)",
@@ -266,9 +290,47 @@ router_settings:
         "  openai/some-new-model  https://api.openai.com  weight 1  no price known  (config.yaml:4:5)",
         "team/*",
         "  openai/*  (config.yaml:10:5)",
+        "  hosted_vllm/*  http://localhost:8000  weight 3  (config.yaml:12:5)",
+        "  openai/*  mock  (config.yaml:14:5)",
         "off: smart: no key: set api_key or ANTHROPIC_API_KEY (config.yaml:6:5)",
     ]
     assert "abcdefgh" not in told
+
+
+@pytest.mark.parametrize("text", ["", "{}"])
+def test_checking_a_file_without_models(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty file is well, and what is served then is said: providers of the environment, or nothing."""
+    Path("config.yaml").write_text(text)
+    monkeypatch.setattr(os, "environ", {"OPENAI_API_KEY": "sk-proj-onlyhere-abcdefghmnop"})
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == "config.yaml: ok, no models\nfrom the environment: openai\n"
+    monkeypatch.setattr(os, "environ", {})
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "config.yaml: ok, no models",
+        "nothing is served: there are no models, and no provider is taken from the environment",
+    ]
+
+
+def test_a_variable_that_is_not_set_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """An entry that is off for want of its key has one line; a variable that puts nothing off keeps its notice."""
+    Path("config.yaml").write_text(
+        """\
+model_list:
+  - model_name: a
+    litellm_params: { model: openai/a, api_key: os.environ/NOPE }
+  - model_name: b
+    litellm_params: { model: openai/b, api_key: a-key, extra_headers: { x-team: os.environ/NOPE } }
+"""
+    )
+    path = "model_list[1].litellm_params.extra_headers.x-team"
+    assert main(["check"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "NOPE" in line] == [
+        f"config.yaml:5:81: the environment variable NOPE is not set ({path})",
+        "off: a: NOPE is not set (config.yaml:2:5)",
+    ]
 
 
 def test_checking_is_stricter_than_serving(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,10 +218,20 @@ def test_a_model_that_is_not_set_is_an_error(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("value", ["os.environ/NOPE", "~", "''", "${NOPE}", "os.environ/EMPTY"])
-def test_a_master_key_that_is_named_must_be_there(folder: Path, value: str) -> None:
-    """A configuration that names a master key without having one does not become an open gateway."""
-    message = "master_key is named but there is none: give it a value, or remove the line to run without keys"
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("os.environ/NOPE", "NOPE is not set"),
+        ("~", "there is none"),
+        ("''", "there is none"),
+        ("${NOPE}", "NOPE is not set"),
+        ("${NOPE}${EMPTY}", "NOPE, EMPTY is not set"),
+        ("os.environ/EMPTY", "EMPTY is not set"),
+    ],
+)
+def test_a_master_key_that_is_named_must_be_there(folder: Path, value: str, why: str) -> None:
+    """A configuration that names a master key without having one does not become an open gateway, and the variable is named."""
+    message = f"master_key is named but {why}: give it a value, or remove the line to run without keys"
     text = f"general_settings:\n  master_key: {value}\n"
     environ = {"EMPTY": "", "LITELLM_MASTER_KEY": "another"}
     assert errors(text, environ=environ) == [f"config.yaml:2:15: {message} (general_settings.master_key)"]
@@ -235,6 +245,17 @@ def test_the_master_key_of_the_file_wins(folder: Path) -> None:
     unnamed = config("general_settings: {}", environ).general
     assert (unnamed.master_key, unnamed.master_key_named) == (Secret("from-env"), True)
     assert config("{}", {"LITELLM_MASTER_KEY": ""}).general.master_key_named is False
+
+
+def test_two_master_keys_are_a_notice(folder: Path) -> None:
+    """That the file's master key is not the environment's is told without showing either; the same one twice is nothing."""
+    text = "general_settings: {master_key: of-the-file}"
+    message = "differs from LITELLM_MASTER_KEY in the environment, and is the one that counts"
+    assert told(text, {"LITELLM_MASTER_KEY": "of-the-environment"}) == [
+        ("notice", f"config.yaml:1:32: {message} (general_settings.master_key)")
+    ]
+    assert told(text, {"LITELLM_MASTER_KEY": "of-the-file"}) == []
+    assert told("general_settings: {}", {"LITELLM_MASTER_KEY": "of-the-environment"}) == []
 
 
 def test_a_well_known_master_key_is_a_warning(folder: Path) -> None:
