@@ -197,6 +197,7 @@ def request_fields(row: LedgerRow) -> dict[str, Any]:
         "id": row.id,
         "endpoint": row.endpoint,
         "model": safe(row.model_group or row.model_requested),
+        "requested_model": safe(row.model_requested),
         "status": row.status,
         "http_status": row.http_status,
         "reason": row.reason,
@@ -219,12 +220,19 @@ def request_fields(row: LedgerRow) -> dict[str, Any]:
         "cost_usd": None if row.cost_nano is None else usd(row.cost_nano),
         "price_source": row.price_source,
         "attempts": len(row.attempts),
+        "failed_attempts": [
+            safe(
+                f"{attempt.provider}/{attempt.model}: {attempt.status or '-'} {attempt.reason} {attempt.ms} ms"
+            )
+            for attempt in row.attempts
+            if attempt.reason
+        ],
         "retries": row.retries,
         "fallbacks": row.fallbacks,
         "finish": row.finish,
         "cache_hit": row.cache_hit,
         "caller": row.caller_kind,
-        "key": row.key_digest[:8] if row.key_digest else None,
+        "key": row.key_digest[:8] if row.key_digest and row.caller_kind != "master" else None,
         "key_alias": safe(row.key_alias),
         "end_user": safe(row.end_user),
         "session": safe(row.session_id),

@@ -125,8 +125,18 @@ SERIES: tuple[Series, ...] = (
         ("deployment", "model", "provider"),
         "0 healthy, 1 failing at times, 2 cooling down",
     ),
-    Series("penstock_retries_total", "counter", ("model",), "Attempts after the first one of the same route"),
-    Series("penstock_fallbacks_total", "counter", ("model",), "Requests' moves to another route"),
+    Series(
+        "penstock_retries_total",
+        "counter",
+        ("model",),
+        "Attempts after the first one, by the model that was asked for",
+    ),
+    Series(
+        "penstock_fallbacks_total",
+        "counter",
+        ("model",),
+        "Moves to another route, by the model that was asked for",
+    ),
     Series(
         "penstock_unidentified_refusals_total",
         "counter",
@@ -327,9 +337,9 @@ class Metrics:
             labels = (*key, group, code, _exception(row.http_status), row.endpoint, *deployment)
             counters["litellm_proxy_failed_requests_metric_total"].add(labels)
         if row.retries:
-            counters["penstock_retries_total"].add((group,), row.retries)
+            counters["penstock_retries_total"].add((self._model(row.model_requested),), row.retries)
         if row.fallbacks:
-            counters["penstock_fallbacks_total"].add((group,), row.fallbacks)
+            counters["penstock_fallbacks_total"].add((self._model(row.model_requested),), row.fallbacks)
         seconds = row.seconds
         histograms["penstock_request_duration_seconds"].add((group, provider), seconds)
         if row.overhead_us is not None:

@@ -185,7 +185,8 @@ def _row(x: Exchange) -> LedgerRow:
         mock=deployment is not None and deployment.mock is not None,
         ttfb_us=_between(x.at.began, x.at.first_event),
         total_us=_between(x.at.began, x.at.ended),
-        overhead_us=_between(x.at.began, x.at.sent),
+        # what was lost on others and in waiting is not the gateway's own time
+        overhead_us=_between(x.at.began, x.at.sent) if len(x.attempts) == 1 else None,
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import logging
 
 from adapters.errors import ModelNotFound
 from gateway.exchange import Exchange
 from gateway.runtime import Runtime
+
+log = logging.getLogger("penstock")
 
 _NAMES_SHOWN = 10
 
@@ -19,6 +22,9 @@ def plan(rt: Runtime, x: Exchange) -> None:
     x.plan = [route]
     if not x.controls.disable_fallbacks:
         x.plan += rt.routes.stand_ins(x.model, x.controls.fallbacks)
+    if log.isEnabledFor(logging.DEBUG):
+        plan_told = [f"{route.name} ({len(route.deployments)})" for route in x.plan]
+        log.debug("request %s for %s: %s (deployments)", x.id, x.model, ", then ".join(plan_told))
 
 
 def _not_found(rt: Runtime, model: str) -> str:

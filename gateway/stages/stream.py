@@ -182,7 +182,9 @@ def headers_of(rt: Runtime, x: Exchange, answer: Answer | None) -> list[tuple[st
         return headers
     if answer.tap is None:
         now = rt.now()
-        upstream = sum(attempt.seconds for attempt in x.attempts)
+        upstream = (
+            x.attempts[-1].started + x.attempts[-1].seconds - x.attempts[0].started if x.attempts else 0.0
+        )
         headers += [
             ("x-litellm-response-duration-ms", f"{(now - x.at.began) * 1000:.3f}"),
             ("x-litellm-overhead-duration-ms", f"{(now - x.at.began - upstream) * 1000:.3f}"),

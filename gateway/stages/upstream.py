@@ -13,6 +13,7 @@ the fallbacks.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 
 import msgspec
@@ -43,6 +44,8 @@ from gateway.exchange import Answer, Attempt, Exchange, Response
 from gateway.routes import Deployment, Route
 from gateway.runtime import Runtime
 from gateway.upstreams.mock import mock_answer
+
+log = logging.getLogger("penstock")
 
 _POINTLESS_TO_REPEAT = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney, Unsupported)
 _ANOTHER_MODEL_MAY = (ContextWindowExceeded, ContentPolicyViolation)
@@ -171,8 +174,23 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
         raise
     finally:
         attempt.seconds = rt.now() - attempt.started
+        if log.isEnabledFor(logging.DEBUG):
+            _say(x, attempt)
     attempt.answered = True
     return answer
+
+
+def _say(x: Exchange, attempt: Attempt) -> None:
+    log.debug(
+        "request %s asked %s (%s) at %s: status %s, %s after %.1f ms",
+        x.id,
+        attempt.deployment.model_name,
+        attempt.deployment.id[:16],
+        attempt.deployment.origin,
+        attempt.status or "-",
+        attempt.error.reason if attempt.error else "it answers",
+        attempt.seconds * 1000,
+    )
 
 
 def _estimate(x: Exchange, deployment: Deployment) -> Answer:
