@@ -8,6 +8,7 @@ time-outs, and for a rate limit only as long as the provider said.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from adapters.errors import (
@@ -21,6 +22,8 @@ from adapters.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
+
+log = logging.getLogger("penstock")
 
 LONGEST_COOLDOWN = 300.0
 SHORTEST_COOLDOWN = 1.0
@@ -108,6 +111,7 @@ class Health:
         seconds = self._cooldown_for(error, is_last=is_last)
         if self._enabled and seconds > 0:
             condition.cooled_until = max(condition.cooled_until, now + seconds)
+            log.debug("deployment %s cools down for %g s: %s", deployment_id, seconds, error.reason)
 
     def _cooldown_for(self, error: GatewayError, *, is_last: bool) -> float:
         wished = error.retry_after if isinstance(error, UpstreamError) else None

@@ -220,13 +220,7 @@ def request_fields(row: LedgerRow) -> dict[str, Any]:
         "cost_usd": None if row.cost_nano is None else usd(row.cost_nano),
         "price_source": row.price_source,
         "attempts": len(row.attempts),
-        "failed_attempts": [
-            safe(
-                f"{attempt.provider}/{attempt.model}: {attempt.status or '-'} {attempt.reason} {attempt.ms} ms"
-            )
-            for attempt in row.attempts
-            if attempt.reason
-        ],
+        "failed_attempts": _failed_attempts(row),
         "retries": row.retries,
         "fallbacks": row.fallbacks,
         "finish": row.finish,
@@ -241,6 +235,15 @@ def request_fields(row: LedgerRow) -> dict[str, Any]:
         "user_agent": safe(row.user_agent),
         "mock": row.mock,
     }
+
+
+def _failed_attempts(row: LedgerRow) -> list[str]:
+    """`openai/gpt-4o: 503 upstream_overloaded 12 ms` for each deployment that was asked in vain."""
+    return [
+        safe(f"{a.provider}/{a.model}: {a.status or '-'} {a.reason} {a.ms} ms")
+        for a in row.attempts
+        if a.reason
+    ]
 
 
 def _ms(microseconds: int | None) -> float | None:
@@ -272,13 +275,14 @@ class RefusalLog:
         self._seen[kind] = (now, 0)
         if len(self._seen) > self._kinds:
             self._seen.popitem(last=False)
-        fields = {
+        fields: dict[str, Any] = {
             "reason": reason,
             "key": mask(credential) if credential else None,
             "path": path,
             "client_ip": client_ip,
-            "kept_back": kept_back,
         }
+        if kept_back:
+            fields["kept_back"] = kept_back
         log.warning("request refused", extra={"fields": fields})
 
 
@@ -322,16 +326,32 @@ def _plain(record: logging.LogRecord) -> str:
 
 
 def _plain_request(row: LedgerRow) -> str:
-    cost = "cost unknown" if row.cost_nano is None else f"cost ${usd(row.cost_nano):.6f}"
-    tokens = f"{row.prompt_tokens}+{row.completion_tokens} tokens"
-    where = f"{row.provider}/{row.model}" if row.provider else "-"
+    asked = f"{row.http_status} {row.endpoint} {safe(row.model_requested)}".rstrip()
+    failed = "" if row.status == "success" else f"{row.status} {row.reason} {safe(row.error_message)}"
+    before = _failed_attempts(row) if row.status == "success" else []  # a failure's message says them
     parts = [
-        f"{row.http_status} {row.endpoint} {safe(row.model_group or row.model_requested)} → {safe(where)}",
-        f"{row.seconds * 1000:.0f} ms, {tokens}, {cost}",
-        "" if row.status == "success" else f"{row.status} {row.reason} {safe(row.error_message)}",
+        asked + _answerer(row),
+        _bill(row),
+        failed,
+        f"after {'; '.join(before)}" if before else "",
         f"id={row.id}",
     ]
     return "  ".join(filter(None, parts))
+
+
+def _answerer(row: LedgerRow) -> str:
+    """` → openai/gpt-4o`, the stand-in's name before it if there was one; nothing if no provider was asked."""
+    if not row.provider:
+        return ""
+    stand_in = f" → {safe(row.model_group)}" if row.fallbacks else ""
+    return f"{stand_in} → {safe(f'{row.provider}/{row.model}')}"
+
+
+def _bill(row: LedgerRow) -> str:
+    if not row.provider:
+        return ""
+    cost = "cost unknown" if row.cost_nano is None else f"cost ${usd(row.cost_nano):.6f}"
+    return f"{row.seconds * 1000:.0f} ms, {row.prompt_tokens}+{row.completion_tokens} tokens, {cost}"
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -103,7 +103,11 @@ SERIES: tuple[Series, ...] = (
         SECONDS,
     ),
     Series(
-        "penstock_overhead_seconds", "histogram", (), "What the gateway itself added to a request", MOMENTS
+        "penstock_overhead_seconds",
+        "histogram",
+        (),
+        "What the gateway itself added before it asked the provider; only requests whose first attempt answered",
+        MOMENTS,
     ),
     Series(
         "penstock_management_duration_seconds",

@@ -185,8 +185,7 @@ def _row(x: Exchange) -> LedgerRow:
         mock=deployment is not None and deployment.mock is not None,
         ttfb_us=_between(x.at.began, x.at.first_event),
         total_us=_between(x.at.began, x.at.ended),
-        # what was lost on others and in waiting is not the gateway's own time
-        overhead_us=_between(x.at.began, x.at.sent) if len(x.attempts) == 1 else None,
+        overhead_us=_overhead(x),
     )
 
 
@@ -194,6 +193,12 @@ def _status(x: Exchange) -> Status:
     if x.cancelled:
         return "client_disconnected"
     return "failure" if x.error is not None else "success"
+
+
+def _overhead(x: Exchange) -> int | None:
+    """Microseconds until the provider was asked, if the first one answered: what is lost on others is not ours."""
+    answered_at_once = len(x.attempts) == 1 and x.attempts[0].answered
+    return _between(x.at.began, x.at.sent) if answered_at_once else None
 
 
 def _between(start: float, end: float) -> int | None:

@@ -163,6 +163,8 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
         answer = await _begin(rt, x, deployment, question, attempt)
     except UpstreamError as error:
         attempt.error = error
+        if isinstance(error, UpstreamAuth):
+            _say_refused_key(deployment)
         if isinstance(error, UpstreamTimeout) and x.controls.is_hasty:
             rt.health.released(deployment.id)  # the caller's impatience says nothing about the provider
         else:
@@ -190,6 +192,15 @@ def _say(x: Exchange, attempt: Attempt) -> None:
         attempt.status or "-",
         attempt.error.reason if attempt.error else "it answers",
         attempt.seconds * 1000,
+    )
+
+
+def _say_refused_key(deployment: Deployment) -> None:
+    log.warning(
+        "the provider refused the key of %s, a deployment of %s (%s)",
+        deployment.model_name,
+        deployment.route,
+        deployment.place or deployment.id,
     )
 
 

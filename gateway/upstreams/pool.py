@@ -9,11 +9,14 @@ passes on what it was given.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 from adapters.errors import UpstreamTimeout, UpstreamUnreachable
 from gateway.upstreams.connection import Connection
+
+log = logging.getLogger("penstock")
 
 Dial = Callable[[Callable[[], asyncio.Protocol]], Awaitable[None]]
 """Opens a connection for the protocol that the function makes. Raises `UpstreamUnreachable`."""
@@ -122,6 +125,7 @@ class Pool:
             self._free(connection)
             raise UpstreamUnreachable(f"{self.name} closed the connection at once")
         self._sockets.add(connection)
+        log.debug("connection to %s opened, %d open now", self.name, len(self._sockets))
 
     def _new(self) -> Connection:
         connection = Connection(self, self._loop)

@@ -273,6 +273,20 @@ def test_plain_request_line(speak: Callable[..., list[str]]) -> None:
         assert word in line
 
 
+def test_a_plain_line_of_a_stand_in(speak: Callable[..., list[str]]) -> None:
+    """A person reads what was asked for, who stood in and what had failed before."""
+    (line,) = speak(lambda: log_requests([row(model_group="spare", fallbacks=1)]), as_json=False)
+    assert "smart → spare → openai/gpt-4o" in line
+    assert "after azure/gpt-4o: 503 upstream_overloaded 40 ms" in line
+
+
+def test_a_plain_line_without_a_provider(speak: Callable[..., list[str]]) -> None:
+    """A request that got to no provider says its status and its reason, no tokens and no money."""
+    refused = failure(provider="", model="", model_group="", http_status=404, reason="model_not_found")
+    (line,) = speak(lambda: log_requests([refused]), as_json=False)
+    assert "404 /v1/chat/completions smart  failure model_not_found no capacity  id=req-failed" in line
+
+
 def test_refusals_are_held_back(speak: Callable[..., list[str]]) -> None:
     """A flood of refusals is one line per second and kind, which says how many were kept back."""
     now = [100.0]
@@ -287,10 +301,10 @@ def test_refusals_are_held_back(speak: Callable[..., list[str]]) -> None:
         refusals.refused(reason="unauthorized", credential=None, path="/v1/x", client_ip="192.0.2.2")
 
     lines = [json.loads(line) for line in speak(flood)]
-    assert [(line["client_ip"], line["kept_back"]) for line in lines] == [
-        ("192.0.2.1", 0),
+    assert [(line["client_ip"], line.get("kept_back")) for line in lines] == [
+        ("192.0.2.1", None),
         ("192.0.2.1", 2),
-        ("192.0.2.2", 0),
+        ("192.0.2.2", None),
     ]
     assert lines[0]["key"] == "sk-...cdef"
     assert len(refusals._seen) == 2

@@ -104,6 +104,14 @@ def test_one_request() -> None:
     assert value(metrics, "penstock_time_to_first_token_seconds_count", **where) == 1
 
 
+def test_failing_over_is_the_requested_models() -> None:
+    """Retries and fallbacks are counted for the model that was asked for, not for the one that stood in."""
+    metrics = Metrics(known_models=["smart", "spare"])
+    metrics.observe([row(model_group="spare", fallbacks=1)])
+    for name in ("penstock_retries_total", "penstock_fallbacks_total"):
+        assert (value(metrics, name, model="smart"), value(metrics, name)) == (1, 1)
+
+
 def test_dashboards_see_the_same_numbers() -> None:
     """The compatible series carry the same sums under the labels that dashboards group by."""
     metrics = Metrics(known_models=["smart", "gpt-4o"])

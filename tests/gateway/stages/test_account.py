@@ -156,3 +156,4 @@ async def test_a_stream_that_fails_on_a_fallback(provider: FakeProvider, tmp_pat
         (row,) = await gw.rows()
         assert gw.rt.health.is_available(row.deployment_id, gw.rt.now())
     assert (row.fallbacks, row.retries, row.model_group, row.status) == (1, 1, "n", "failure")
+    assert row.overhead_us is None

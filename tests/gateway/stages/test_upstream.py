@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -541,3 +542,21 @@ async def test_a_group_of_two_formats(provider: FakeProvider, tmp_path: Path) ->
         (row,) = await gw.rows()
     assert answer.status == 200
     assert (row.input, row.output, row.status) == (3, 0, "success")
+
+
+async def test_debug_tells_the_story(
+    provider: FakeProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At DEBUG the log tells each attempt, the connection that was opened and the cooldown; a refused key is a warning."""
+    caplog.set_level(logging.DEBUG, "penstock")
+    provider.will(refusal(401), whole(chat_answer()))
+    async with gateway(two(provider), tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+        request = answer.headers["x-request-id"]
+    told = [record.getMessage() for record in caplog.records]
+    asked = [text for text in told if text.startswith(f"request {request} asked")]
+    assert ["openai/a" in asked[0], "upstream_auth" in asked[0], "openai/b" in asked[1]] == [True] * 3
+    assert any(text.startswith(f"connection to {provider.url} opened") for text in told)
+    assert any("cools down for 5 s: upstream_auth" in text for text in told)
+    (warned,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "refused the key of openai/a, a deployment of m" in warned
