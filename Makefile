@@ -2,7 +2,7 @@
 # the lock file and pyproject.toml have not changed. PYTHON=… chooses the interpreter, ARGS=… is handed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check format test bench docs prices image-check lock clean
+.PHONY: help setup run check format test bench bench-peers soak docs prices image-check lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -32,8 +32,14 @@ format: setup  ## put the code into its shape
 test: setup  ## all tests, with a real Redis and a real Postgres that they start themselves
 	$(BIN)/python -m pytest -q $(ARGS)
 
-bench: setup  ## what the gateway costs, side by side with its peers (bench/README.md)
+bench: setup  ## what the gateway costs beside nginx and plain aiohttp, in five minutes (bench/README.md)
 	$(BIN)/python -m bench.run $(ARGS)
+
+bench-peers: setup  ## every case, and LiteLLM and Portkey too, which it installs into .peers/ (half an hour)
+	$(BIN)/python -m bench.run --whole $(ARGS)
+
+soak: setup  ## an hour of requests and streams, with memory and lag over time
+	$(BIN)/python -m bench.soak $(ARGS)
 
 docs: setup  ## write the pages that are made from the code
 	$(BIN)/python -m docs.build
@@ -51,7 +57,8 @@ lock: setup  ## resolve pyproject.toml into the lock files (ARGS=--upgrade for n
 		--output-file requirements-dev.lock $(ARGS)
 
 clean:  ## remove what the other targets made; the next one sets up from nothing
-	rm -rf .venv build dist bench/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find bench/results -name '*.json' ! -name 'reference.json' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An interrupted set-up leaves no .ready, and a .venv without pip is made again.

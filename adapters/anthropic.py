@@ -424,6 +424,11 @@ class _Writer:
         self._usage: Usage | None = None
         self._stop = _stop("stop", None, None)
 
+    def words(self, text: bytes) -> bytes:
+        if self._kind == "text":
+            return self._head + text + b"}}\n\n"
+        return self.feed((TextDelta(Raw(text)),))
+
     def feed(self, deltas: Sequence[Delta]) -> bytes:
         out = self._out = []
         for delta in deltas:

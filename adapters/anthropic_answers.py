@@ -7,15 +7,16 @@ counted anew. An `error` event may come at any time, as the first event of a 200
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import Raw
 
 from adapters.base import StreamReader
-from adapters.envelope import decode
+from adapters.envelope import PLAIN_STRING, decode, is_utf8
 from adapters.errors import UpstreamError, UpstreamMalformed
-from adapters.framing import read_event, split_events
+from adapters.framing import NEVER, read_event, whole_events
 from adapters.types import (
     ChatRequest,
     ChatResponse,
@@ -50,6 +51,7 @@ _EVENT = msgspec.json.Decoder(wire.Event)
 _PIECE = msgspec.json.Decoder(wire.BlockDelta)
 _ANSWER = msgspec.json.Decoder(wire.Answer)
 _encode = msgspec.json.Encoder().encode
+_LAST_STRING = re.compile(rb"(%b) *\} *\}\n\n" % PLAIN_STRING)
 _NO_ARGUMENTS = Raw(b'"{}"')
 _EMPTY_OBJECT = Raw(b"{}")
 
@@ -171,13 +173,6 @@ def is_one_delta(events: bytes) -> bool:
     return events.startswith(_DELTA_HEAD) and events.find(b"\n", DELTA_AT) == len(events) - 2
 
 
-def split(events: bytes) -> Iterable[bytes]:
-    """Each event with the blank line that ends it."""
-    if b"\r" in events:  # never inside JSON, so it ends a line
-        return split_events(events)
-    return [event + b"\n\n" for event in events.split(b"\n\n") if event]
-
-
 def open_event(name: bytes, data: bytes) -> wire.Event | None:
     """One event; None for what is none of ours. Raises the error that it is, or `UpstreamMalformed`."""
     if name == b"error":
@@ -220,7 +215,7 @@ def read_stream(request: ChatRequest, target: Target) -> StreamReader:
 class _Reader:
     """Takes a stream of blocks apart."""
 
-    __slots__ = ("_bare", "_broken", "_finished", "_started", "_tools", "_usage", "done")
+    __slots__ = ("_at", "_bare", "_broken", "_finished", "_head", "_started", "_tools", "_usage", "done")
 
     def __init__(self) -> None:
         self.done = False
@@ -230,30 +225,54 @@ class _Reader:
         self._tools: dict[int, int] = {}  # block → number of its tool call
         self._bare: dict[int, int] = {}  # those of them that have no arguments yet
         self._usage = wire.Usage()
+        self._head = NEVER  # what a delta of text begins with, its opening quote included
+        self._at = 0  # where that quote stands
+
+    def words(self, events: bytes) -> bytes:
+        if events.startswith(self._head):
+            found = _LAST_STRING.fullmatch(events, self._at)
+            if found is not None and is_utf8(found[1]):
+                return found[1]
+        return b""
 
     def feed(self, events: bytes) -> list[Delta]:
         deltas: list[Delta] = []
         if not events.isascii():
             events = events.decode("utf-8", "replace").encode()
         try:
-            if is_one_delta(events):
-                if not self.done and not self._broken:
-                    self._piece(events[DELTA_AT:-2], deltas)
-            else:
-                self._each(events, deltas)
+            for event in (events,) if is_one_delta(events) else whole_events(events):
+                if self.done or self._broken:
+                    break
+                text = self.words(event)
+                if text:
+                    deltas.append(TextDelta(Raw(text)))
+                elif is_one_delta(event):
+                    self._piece(event[DELTA_AT:-2], deltas)
+                    self._learn(event, deltas)
+                else:
+                    self._event(*read_event(event), deltas)
         except UpstreamError as error:
             self._broken = True
             deltas.append(Failure(error))
+        if self.done or self._broken:
+            self._head = NEVER
         return deltas
 
-    def _each(self, events: bytes, deltas: list[Delta]) -> None:
-        for event in split(events):
-            if self.done or self._broken:
-                break
-            if is_one_delta(event):
-                self._piece(event[DELTA_AT:-2], deltas)
-            else:
-                self._event(*read_event(event), deltas)
+    def _learn(self, event: bytes, deltas: list[Delta]) -> None:
+        """Learn how a delta of text begins. That its words are where they seem to be is proved with other words there."""
+        last = deltas[-1] if deltas else None
+        if type(last) is not TextDelta or event.startswith(self._head):
+            return
+        at = event.find(bytes(last.text))
+        head = event[: at + 1]
+        if at < DELTA_AT or not _LAST_STRING.fullmatch(event, at):
+            return
+        try:
+            probe = _PIECE.decode(head[DELTA_AT:] + b'?"}}').delta
+        except msgspec.DecodeError:
+            return
+        if probe.type == "text_delta" and bytes(probe.text) == b'"?"':
+            self._head, self._at = head, at
 
     def close(self) -> list[Delta]:
         if self.done or self._broken:

@@ -6,8 +6,9 @@ of the whole answer are opened. The whitespace with which Anthropic pads its eve
 
 from __future__ import annotations
 
+import re
+
 import msgspec
-from msgspec import Raw
 
 from adapters.anthropic_answers import (
     error_in,
@@ -16,12 +17,11 @@ from adapters.anthropic_answers import (
     open_event,
     read_finish,
     read_usage,
-    split,
 )
 from adapters.base import StreamEditor
-from adapters.envelope import decode, seal, span_of
+from adapters.envelope import decode, with_model
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
-from adapters.framing import read_event, sse
+from adapters.framing import NEVER, read_event, sse, whole_events
 from adapters.types import (
     FinishReason,
     Operation,
@@ -31,8 +31,6 @@ from adapters.types import (
 from adapters.wire import anthropic as wire
 
 _ANSWER = msgspec.json.Decoder(wire.Answer)
-_OBJECT = msgspec.json.Decoder(dict[str, Raw])
-_TEXT = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,18 +44,8 @@ def pass_response(
     if operation != "chat":
         return body, None, None, ""
     usage = read_usage(answer.usage) if answer.usage else None
-    return _replaced(body, "model", _encode(model)), usage, read_finish(answer.stop_reason), answer.id or ""
-
-
-def _replaced(data: bytes, key: str, value: bytes) -> bytes:
-    """A JSON object with another value at a top-level `key`, and all other bytes as they were."""
-    opened = decode(data, _OBJECT)
-    if key not in opened:
-        return data
-    span = span_of(data, opened, key)
-    if span is None:
-        return seal({**opened, key: Raw(value)})
-    return data[: span[0]] + value + data[span[1] :]
+    renamed, _ = with_model(body, _encode(answer.model), _encode(model))
+    return renamed, usage, read_finish(answer.stop_reason), answer.id or ""
 
 
 def pass_stream(target: Target, operation: Operation, *, model: str, wants_usage: bool) -> StreamEditor:
@@ -66,6 +54,7 @@ def pass_stream(target: Target, operation: Operation, *, model: str, wants_usage
 
 
 _WORDS = frozenset({b"text", b"king", b"json"})
+_WORDS_AND_END = re.compile(rb'((?:[^"\\\n]++|\\.)*+)"[^"\n]*+\n\n')
 
 
 class _Editor:
@@ -73,7 +62,9 @@ class _Editor:
 
     __slots__ = (
         "_counts",
+        "_head",
         "_model",
+        "_start",
         "answer_id",
         "chars",
         "deltas",
@@ -95,28 +86,32 @@ class _Editor:
         self.chars = 0
         self._model = _encode(model)
         self._counts = wire.Usage()
+        self._head = NEVER
+        self._start = 0
 
     def feed(self, events: bytes) -> bytes:
-        if is_one_delta(events) and not self.done and self.failure is None:
-            self._count(events)  # the usual case: one delta, nothing to edit
-            return events
-        out: list[bytes] = []
-        try:
-            for event in split(events):
-                if self.done or self.failure is not None:
-                    break
-                out.append(self._pass(event))
-        except UpstreamError as error:
-            self.failure = error
-        return b"".join(out)
+        if events.startswith(self._head):  # 0.4 us: a delta like the one before it
+            words = _WORDS_AND_END.fullmatch(events, self._start)
+            if words:
+                self.events += 1
+                end = words.end(1)
+                if end > self._start:
+                    self.deltas += 1
+                    self.chars += end - self._start
+                return events
+        whole = whole_events(events)
+        return self._pass(whole[0]) if len(whole) == 1 else b"".join([self.feed(event) for event in whole])
 
     def close(self) -> bytes:
         if not self.done and self.failure is None:
             self.failure = UpstreamMalformed("The provider's stream ended without `message_stop`")
         return b""
 
-    def _count(self, event: bytes) -> None:
-        """A delta of a block. The last string in it are its words, if it is called `text`, `thinking` or `partial_json`."""
+    def _count(self, event: bytes) -> int:
+        """Count a delta of a block, and say where its words begin (0: there are none).
+
+        The last string in it are its words, if it is called `text`, `thinking` or `partial_json`.
+        """
         self.events += 1
         end = event.rfind(b'"')
         at, gap = event.rfind(b'":"', 0, end), 3
@@ -126,10 +121,24 @@ class _Editor:
         if length > 0 and event[at - 4 : at] in _WORDS:
             self.deltas += 1
             self.chars += length
+            return at + gap
+        return 0
 
     def _pass(self, event: bytes) -> bytes:
+        if self.done or self.failure is not None:
+            return b""
+        try:
+            return self._edit(event)
+        except UpstreamError as error:
+            self.failure = error
+            self._head = NEVER
+            return b""
+
+    def _edit(self, event: bytes) -> bytes:
         if is_one_delta(event):
-            self._count(event)
+            start = self._count(event)
+            if start:  # what begins the same, up to the words, is such a delta too
+                self._start, self._head = start, event[:start]
             return event
         name, data = read_event(event)
         opened = open_event(name, data) if data else wire.Event("ping")
@@ -142,12 +151,14 @@ class _Editor:
         if opened is None:
             return event
         if opened.type == "message_start" and opened.message is not None:
-            return self._start(opened.message, event, data)
+            return self._begin(opened.message, event, data)
         if opened.type == "message_delta":
             self._know(opened.usage)
             if opened.delta is not None and opened.delta.stop_reason:
                 self.finish = read_finish(opened.delta.stop_reason)
-        self.done = opened.type == "message_stop"
+        if opened.type == "message_stop":
+            self.done = True
+            self._head = NEVER
         return event
 
     def _know(self, counts: wire.Usage | None) -> None:
@@ -155,11 +166,10 @@ class _Editor:
             self._counts = newer(self._counts, counts)
             self.usage = read_usage(self._counts)
 
-    def _start(self, message: wire.Answer, event: bytes, data: bytes) -> bytes:
+    def _begin(self, message: wire.Answer, event: bytes, data: bytes) -> bytes:
         self._know(message.usage)
         self.answer_id = message.id or ""
-        old = bytes(decode(data, _OBJECT)["message"])
-        edited = _replaced(data, "message", _replaced(old, "model", self._model))
+        edited, _ = with_model(data, _encode(message.model), self._model, in_message=True)
         at = event.find(data)
         if at < 0:  # its data were on several lines
             return sse(edited, b"message_start")

@@ -19,10 +19,10 @@ from msgspec import Raw
 from adapters.envelope import seal
 from adapters.errors import BadRequest, Unsupported
 from adapters.types import (
+    Address,
     Audio,
     ChatRequest,
     Document,
-    HttpRequest,
     Image,
     Message,
     Operation,
@@ -407,9 +407,7 @@ def pass_request(envelope: Mapping[str, Raw], target: Target, operation: Operati
 _PATHS: dict[str, str] = {"chat": "/v1/messages", "count_tokens": "/v1/messages/count_tokens"}
 
 
-def address(
-    body: bytes, target: Target, operation: Operation, headers: Mapping[str, str], *, stream: bool
-) -> HttpRequest:
+def address(target: Target, operation: Operation, headers: Mapping[str, str], *, stream: bool) -> Address:
     """`POST {base_url}/v1/messages`; a `base_url` that ends in `/v1` is understood too. Raises `Unsupported`.
 
     The API version is the client's if it sent one, else the one that the provider's row names, else `wire.VERSION`.
@@ -435,4 +433,4 @@ def address(
     }
     sent |= {name.lower(): value for name, value in provider.headers.items()}
     sent |= {name.lower(): value for name, value in headers.items()}
-    return HttpRequest("POST", base + path, tuple(sent.items()), body)
+    return Address("POST", base + path, tuple(sent.items()))

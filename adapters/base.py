@@ -8,7 +8,8 @@ type can say is tested with each format: `tests/adapters/test_openai.py`, `tests
 
 Rules, each with a test:
 
-* No I/O, no clock, no randomness: time, ids and secrets are arguments. The same bytes always give the same bytes.
+* No I/O, no clock, no randomness: time, ids and secrets are arguments. The same bytes always give the same bytes, so that
+  what depends on a deployment alone (`address`) is asked once and kept.
 * Never change an argument: a retry calls you again with it.
 * Readers are lenient: unknown fields and unknown events are skipped, missing ones have defaults. What cannot be
   understood at all raises `UpstreamMalformed` (whole answers) or ends the stream with a `Failure` (streams).
@@ -28,11 +29,11 @@ from msgspec import Raw
 
 from adapters.errors import GatewayError, UpstreamError
 from adapters.types import (
+    Address,
     ChatRequest,
     ChatResponse,
     Delta,
     FinishReason,
-    HttpRequest,
     Operation,
     Target,
     Usage,
@@ -45,6 +46,11 @@ class StreamReader(Protocol):
     done: bool
     """The terminator has been seen."""
 
+    def words(self, events: bytes) -> bytes:
+        """The short way round `feed`, for what streams are made of: the JSON string of the `TextDelta` of the first choice
+        that is all that `feed` would read in `events`. Empty where that is not known at a glance: then `feed` them.
+        """
+
     def feed(self, events: bytes) -> list[Delta]:
         """Whole events in, deltas out. An error event gives a `Failure` as the last delta; never raises."""
 
@@ -54,6 +60,9 @@ class StreamReader(Protocol):
 
 class StreamWriter(Protocol):
     """A client's stream, put together. One per answer."""
+
+    def words(self, text: bytes) -> bytes:
+        """What `feed` would write of one `TextDelta` of the first choice, given its JSON string."""
 
     def feed(self, deltas: Sequence[Delta]) -> bytes:
         """Deltas in (never a `Failure`), whole events out; one write per read."""
@@ -116,9 +125,12 @@ class ProviderSide(Protocol):
         """The body of a chat question in the provider's words. Raises `Unsupported`."""
 
     def address(
-        self, body: bytes, target: Target, operation: Operation, headers: Mapping[str, str], *, stream: bool
-    ) -> HttpRequest:
-        """Where and how to send it. `headers` are the client's that may cross. Authorization comes later."""
+        self, target: Target, operation: Operation, headers: Mapping[str, str], *, stream: bool
+    ) -> Address:
+        """Where and how to send it. `headers` are the client's that may cross. Authorization comes later.
+
+        It depends on nothing else, on no question's body either: the answer may be kept and used again.
+        """
 
     def read_response(self, body: bytes, request: ChatRequest, target: Target) -> ChatResponse:
         """Read a whole answer. Raises `UpstreamMalformed`, or the `UpstreamError` that hides in a 200."""

@@ -26,8 +26,13 @@ _MOST_KEYS = 1_000
 """No API has a hundred; a million of them would hold up the loop for seconds."""
 
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
+_TEXT = msgspec.json.Decoder(str)
 _ENCODER = msgspec.json.Encoder()
 _KEY = re.compile(rb'[ \t\n\r,]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
+_COLON, _SPACE = b": "
+_NEAR = 500
+"""How many bytes of an answer are searched for its model before the answer is opened."""
+_deeper = re.compile(rb"[{\[\\]").search
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -38,7 +43,8 @@ def open_envelope(body: bytes) -> dict[str, Raw]:
     twice at its top level; the message says where.
     """
     try:
-        body.decode()
+        if not body.isascii():  # 0.06 us for 640 bytes, and seldom more is needed
+            body.decode()
         envelope = _OBJECT.decode(body)
     except UnicodeDecodeError as error:
         raise MalformedJson(
@@ -59,6 +65,37 @@ def open_envelope(body: bytes) -> dict[str, Raw]:
 
 
 def _refuse_duplicates(body: bytes, envelope: Mapping[str, Raw]) -> None:
+    # What was opened is written again, with no key twice; if that is the body, it had none. There are two usual ways to
+    # write: 0.3 us without spaces, 0.8 us with one after each comma and colon. Any other way is walked.
+    sealed = _ENCODER.encode(envelope)
+    if sealed == body:
+        return
+    if len(body) == len(sealed) + 2 * len(envelope) - 1 and _spaced(envelope) == body:
+        return
+    _walk(body, envelope)
+
+
+_SPACED: dict[tuple[str, ...], bytes] = {}
+"""What stands around the values, for keys that were seen; callers choose the keys, so it is bounded."""
+_MOST_SPACED = 1_000
+_LONGEST_SPACED = 1_000
+
+
+def _spaced(envelope: Mapping[str, Raw]) -> bytes:
+    """The object as Python's `json.dumps` writes its top level."""
+    keys = tuple(envelope)
+    template = _SPACED.get(keys)
+    if template is None:
+        members = [_ENCODER.encode(key).replace(b"%", b"%%") + b": %b" for key in keys]
+        template = b"{" + b", ".join(members) + b"}"
+        if len(template) <= _LONGEST_SPACED:
+            if len(_SPACED) >= _MOST_SPACED:
+                _SPACED.clear()
+            _SPACED[keys] = template
+    return template % tuple(envelope.values())
+
+
+def _walk(body: bytes, envelope: Mapping[str, Raw]) -> None:
     # 7 us for a body of 6 kB, where a second parse costs 25. The decoder keeps the last of two equal keys, so at the
     # first one either the bytes differ from what is kept, and the walk stops there, or the key comes again.
     seen = set()
@@ -102,9 +139,73 @@ def span_of(data: bytes, envelope: Mapping[str, Raw], key: str) -> tuple[int, in
     return None
 
 
+def with_value(data: bytes, key: str, value: bytes) -> tuple[bytes, tuple[int, int] | None]:
+    """The object `data` with another value at a top-level `key`, all other bytes as they were, and where the old one stood.
+
+    None: there is no such key, or one stands twice, so that the object had to be sealed anew. Raises `UpstreamMalformed`.
+    """
+    opened = decode(data, _OBJECT)
+    if key not in opened:
+        return data, None
+    span = span_of(data, opened, key)
+    if span is None:
+        return seal({**opened, key: Raw(value)}), None
+    return data[: span[0]] + value + data[span[1] :], span
+
+
+def with_model(
+    data: bytes, old: bytes | Raw, new: bytes, *, in_message: bool = False
+) -> tuple[bytes, tuple[int, int] | None]:
+    """The object with another top-level `model` (or that of its `message`), and where the old one stood.
+
+    `old` is the model as a decoder of `data` found it: if that is not what stands in front, the key is there twice. This
+    costs 0.9 us, and `with_value`, which takes over where the model comes after objects or lists, 4.
+    """
+    model = bytes(old)
+    begin = _plain_way_to(data, b'"message"', 0) if in_message else 0
+    start = _plain_way_to(data, b'"model"', begin)
+    if in_message and (not begin or data.find(b'"message"', start) >= 0):
+        start = 0
+    if start and model.startswith(b'"') and data.startswith(model, start):
+        end = start + len(model)
+        return data[:start] + new + data[end:], (start, end)
+    if in_message:
+        message = bytes(decode(data, _OBJECT)["message"])
+        return with_value(data, "message", with_value(message, "model", new)[0])
+    return with_value(data, "model", new)
+
+
+def _plain_way_to(data: bytes, key: bytes, begin: int) -> int:
+    """Where the value of `key` stands in the object that begins at `begin`; 0 if that cannot be told without parsing.
+
+    It can where the key comes before any brace, bracket or backslash: then nothing lies deeper, and each quote begins or
+    ends a string.
+    """
+    at = data.find(key, begin, begin + _NEAR)
+    if at < 0 or _deeper(data, begin + 1, at):
+        return 0
+    at += len(key)
+    if data[at] != _COLON:
+        return 0
+    return at + 2 if data[at + 1] == _SPACE else at + 1
+
+
 def seal(envelope: Mapping[str, Any]) -> bytes:
     """Close an envelope: raw values are written as they are, others are encoded."""
     return _ENCODER.encode(envelope)
+
+
+PLAIN_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt])++"'
+"""A pattern for a JSON string that says something, without the escapes by number; it need not be UTF-8."""
+
+
+def is_utf8(data: bytes) -> bool:
+    """Does it decode?"""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def text_of(envelope: Mapping[str, Raw], key: str) -> str | None:
@@ -112,7 +213,7 @@ def text_of(envelope: Mapping[str, Raw], key: str) -> str | None:
     raw = envelope.get(key)
     if raw is None or not bytes(raw).startswith(b'"'):
         return None
-    return msgspec.json.decode(raw, type=str)
+    return _TEXT.decode(raw)
 
 
 def decode(data: bytes | Raw, decoder: msgspec.json.Decoder[T]) -> T:

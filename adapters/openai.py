@@ -492,6 +492,11 @@ class ChatWriter:
         self._thinking: dict[int, list[bytes]] = {}
         self._usage: Usage | None = None
 
+    def words(self, text: bytes) -> bytes:
+        if 0 in self._roles:
+            return self._text_head + text + self._text_tail
+        return self.feed((TextDelta(Raw(text)),))
+
     def feed(self, deltas: Sequence[Delta]) -> bytes:
         out: list[bytes | Raw] = []
         for delta in deltas:

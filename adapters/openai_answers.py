@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from adapters.envelope import decode
+from adapters.envelope import PLAIN_STRING, decode, is_utf8
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
-from adapters.framing import read_event, split_events
+from adapters.framing import NEVER, read_event, whole_events
 from adapters.types import (
     ChatRequest,
     ChatResponse,
@@ -56,6 +56,7 @@ _EMPTY_ARGUMENTS = Raw(b'"{}"')
 _PING = Ping()
 
 _ANSWER = msgspec.json.Decoder(wire.Answer)
+_USAGE = msgspec.json.Decoder(wire.Usage)
 _PIECES = msgspec.json.Decoder(list[wire.ReasoningPiece])
 _ANYTHING = msgspec.json.Decoder()
 _STRING = msgspec.json.Decoder(str)
@@ -78,6 +79,11 @@ _READ_FINISH: dict[str, FinishReason] = {
     "error": "error",
     "network_error": "error",
 }
+_PLAIN_STRING = re.compile(PLAIN_STRING)
+_PADDING = re.compile(rb'"(?:obfuscation|p)": ?"([^"\\]*)"\}\s*\Z')
+_NO_PROMPT = wire.PromptDetails()
+_NO_COMPLETION = wire.CompletionDetails()
+_COUNTS = tuple(name for name in wire.Usage.__struct_fields__ if not name.endswith("_details"))
 _FALSE = frozenset({b"", b"null", b"false", b"0", b'""', b"{}", b"[]"})
 
 
@@ -329,34 +335,87 @@ class ChatReader:
     several chunks, with words between them.
     """
 
-    __slots__ = ("_answer_id", "_choices", "_failed", "_provider", "_started", "done")
+    __slots__ = (
+        "_answer_id",
+        "_behind",
+        "_choices",
+        "_end",
+        "_failed",
+        "_head",
+        "_is_padded",
+        "_provider",
+        "_seen",
+        "_started",
+        "done",
+    )
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, *, started: bool = False) -> None:
         self.done = False
         self._provider = provider
         self._failed = False
-        self._started = False
+        self._started = started
         self._answer_id = ""
         self._choices: dict[int, _ChoiceReader] = {}
+        self._seen = b""
+        self._is_padded = False
+        self._head = self._behind = self._end = NEVER
+
+    def words(self, events: bytes) -> bytes:
+        if events.startswith(self._head) and events.endswith(self._end):
+            inside, behind, padding = events[len(self._head) : -len(self._end)].partition(self._behind)
+            text = b'"' + inside + b'"'
+            if (
+                behind
+                and (not padding or (self._is_padded and padding.isalnum()))
+                and _PLAIN_STRING.fullmatch(text)
+                and is_utf8(text)
+            ):
+                return text
+        return b""
 
     def feed(self, events: bytes) -> list[Delta]:
         deltas: list[Delta] = []
         is_one = events.find(b"\n") == len(events) - 2
-        for event in (events,) if is_one else split_events(events):
+        for event in (events,) if is_one else whole_events(events):
             if self.done or self._failed:
                 break
+            text = self.words(event)
+            if text:
+                deltas.append(TextDelta(Raw(text)))
+                continue
             name, data = read_event(event)
             if not data:
                 if self._started and event.strip():
                     deltas.append(_PING)
             elif data.startswith(b"[DONE]"):
                 self.done = True
-                self._end(deltas)
+                self._finish(deltas)
             elif name == b"error":
                 self._fail(read_error(0, {}, data), deltas)
             else:
                 self._take(data, deltas)
+                self._learn(event, deltas)
+        if self.done or self._failed:
+            self._head = NEVER
         return deltas
+
+    def _learn(self, event: bytes, deltas: list[Delta]) -> None:
+        """Learn what stands around the words of a chunk, once two in a row have begun the same.
+
+        That they are where they seem to be, and all that the chunk says, is proved with other words there.
+        """
+        last = deltas[-1] if deltas else None
+        if type(last) is not TextDelta or last.choice or last.logprobs is not None:
+            return
+        at = event.find(bytes(last.text)) + 1
+        head, tail = event[:at], event[at + len(bytes(last.text)) - 2 :]
+        if not at or head == self._head or head != self._seen:
+            self._seen = head
+            return
+        probe = ChatReader(self._provider, started=True)
+        if probe.feed(head + b"?" + tail) == [TextDelta(Raw(b'"?"'))] and type(probe.close()[-1]) is Failure:
+            self._head = head
+            self._behind, self._end, self._is_padded = parts_of_tail(tail)
 
     def close(self) -> list[Delta]:
         deltas: list[Delta] = []
@@ -364,7 +423,7 @@ class ChatReader:
             return deltas
         if self._choices and all(choice.reason is not None for choice in self._choices.values()):
             self.done = True
-            self._end(deltas)
+            self._finish(deltas)
         else:
             self._fail(UpstreamMalformed("The provider's stream ended before the answer did"), deltas)
         return deltas
@@ -390,7 +449,7 @@ class ChatReader:
         if broken or is_broken(chunk):
             self._fail(read_error(0, {}, data), deltas)
         elif usage is not None and not chunk.choices:
-            self._end(deltas)
+            self._finish(deltas)
 
     def _start(self, chunk: wire.Answer, deltas: list[Delta]) -> None:
         self._started = True
@@ -403,7 +462,7 @@ class ChatReader:
             reader = self._choices[index] = _ChoiceReader(index, self._answer_id)
         return reader
 
-    def _end(self, deltas: list[Delta]) -> None:
+    def _finish(self, deltas: list[Delta]) -> None:
         """Close the choices that have ended; with the terminator all of them have."""
         for index in sorted(self._choices):
             choice = self._choices[index]
@@ -413,6 +472,14 @@ class ChatReader:
     def _fail(self, error: GatewayError, deltas: list[Delta]) -> None:
         self._failed = True
         deltas.append(Failure(error))
+
+
+def parts_of_tail(tail: bytes) -> tuple[bytes, bytes, bool]:
+    """What follows a chunk's words: (what does not change, the end of the event, is there padding between the two?)."""
+    padding = _PADDING.search(tail)
+    if padding is None:
+        return tail[:-2], tail[-2:], False
+    return tail[: padding.start(1)], tail[padding.end(1) :], True
 
 
 def read_stream(request: ChatRequest, target: Target) -> ChatReader:
@@ -447,37 +514,65 @@ def read_usage(raw_usage: Raw | bytes, provider: Provider) -> Usage | None:
     says that they were left out (xAI's reasoning, Mistral's audio) they are added. What is inside never exceeds the
     whole: Azure's Grok reports more cached tokens than tokens.
     """
+    try:
+        counts: wire.Usage | None = _USAGE.decode(raw_usage)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        counts = _lenient_usage(raw_usage)
+    return None if counts is None else _in_buckets(counts, provider)
+
+
+def _lenient_usage(raw_usage: Raw | bytes) -> wire.Usage | None:
+    """The counts of a `usage` in which something is no count: that is 0."""
     usage = decode(raw_usage, _ANYTHING)
     if not isinstance(usage, dict):
         return None
-    prompt_details, completion_details = (
-        usage.get("prompt_tokens_details"),
-        usage.get("completion_tokens_details"),
+    counts: dict[str, Any] = {name: _count(usage, name) for name in _COUNTS if name in usage}
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    return wire.Usage(
+        **counts,
+        prompt_tokens_details=wire.PromptDetails(
+            _count(prompt, "cached_tokens"),
+            _count(prompt, "cache_write_tokens"),
+            _count(prompt, "audio_tokens"),
+        ),
+        completion_tokens_details=wire.CompletionDetails(
+            _count(completion, "reasoning_tokens"), _count(completion, "audio_tokens")
+        ),
     )
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    total = _count(usage, "total_tokens")
-    if "prompt_tokens" not in usage:
-        prompt = max(0, total - completion)
+
+
+def _in_buckets(counts: wire.Usage, provider: Provider) -> Usage:
+    completion, total = counts.completion_tokens or 0, counts.total_tokens or 0
+    prompt = max(0, total - completion) if counts.prompt_tokens is UNSET else counts.prompt_tokens
+    inside, outside = (
+        counts.prompt_tokens_details or _NO_PROMPT,
+        counts.completion_tokens_details or _NO_COMPLETION,
+    )
     left_out = total - prompt - completion
-    audio_input = _count(prompt_details, "audio_tokens")
-    reasoning = _count(completion_details, "reasoning_tokens") or _count(usage, "reasoning_tokens")
-    is_outside = "reasoning_outside_completion" in provider.quirks and left_out != 0
-    if reasoning and (left_out == reasoning or is_outside):
+    audio_input = inside.audio_tokens or 0
+    reasoning = outside.reasoning_tokens or counts.reasoning_tokens or 0
+    if reasoning and (
+        left_out == reasoning or (left_out and "reasoning_outside_completion" in provider.quirks)
+    ):
         completion += reasoning
     elif audio_input and left_out == audio_input:
         prompt += audio_input
     cached = (
-        _count(prompt_details, "cached_tokens")
-        or _count(usage, "cached_tokens")
-        or _count(usage, "prompt_cache_hit_tokens")
-        or _count(usage, "num_cached_tokens")
+        inside.cached_tokens
+        or counts.cached_tokens
+        or counts.prompt_cache_hit_tokens
+        or counts.num_cached_tokens
+        or 0
     )
-    cache_write = _count(prompt_details, "cache_write_tokens") or _count(usage, "cache_creation_input_tokens")
+    cache_write = inside.cache_write_tokens or counts.cache_creation_input_tokens or 0
+    audio_output = outside.audio_tokens or 0
+    if not (cached or cache_write or audio_input or reasoning or audio_output):
+        return Usage(input=prompt, output=completion)
     cached = min(cached, prompt)
     cache_write = min(cache_write, prompt - cached)
     audio_input = min(audio_input, prompt - cached - cache_write)
     reasoning = min(reasoning, completion)
-    audio_output = min(_count(completion_details, "audio_tokens"), completion - reasoning)
+    audio_output = min(audio_output, completion - reasoning)
     return Usage(
         input=prompt - cached - cache_write - audio_input,
         cache_read=cached,

@@ -11,18 +11,16 @@ from __future__ import annotations
 import re
 
 import msgspec
-from msgspec import Raw
 
-from adapters.envelope import decode, seal, span_of
+from adapters.envelope import decode, with_model
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
-from adapters.framing import read_event, split_events
-from adapters.openai_answers import find_usage, is_broken, read_error, read_finish
+from adapters.framing import NEVER, read_event, whole_events
+from adapters.openai_answers import find_usage, is_broken, parts_of_tail, read_error, read_finish
 from adapters.types import FinishReason, Operation, Provider, Target, Usage
 from adapters.wire import openai as wire
 
 _DONE = b"data: [DONE]\n\n"
 _OUTLINE = msgspec.json.Decoder(wire.Outline)
-_OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -42,27 +40,15 @@ def pass_response(
         raise read_error(0, {}, body)
     words = [choice.finish_reason for choice in outline.choices or () if choice.finish_reason is not None]
     finish = read_finish(words[0]) if words else None
-    renamed, _ = _rename_model(body, _encode(model))
+    renamed, _ = with_model(body, outline.model, _encode(model))
     return renamed, find_usage(outline, target.provider), finish, outline.id or ""
-
-
-def _rename_model(data: bytes, model: bytes) -> tuple[bytes, tuple[int, int] | None]:
-    """The object with `model` as its top-level model, and where the old one stood (None: nowhere, or resealed)."""
-    fields = decode(data, _OBJECT)
-    if "model" not in fields:
-        return data, None
-    span = span_of(data, fields, "model")
-    if span is None:
-        return seal({**fields, "model": Raw(model)}), None
-    return data[: span[0]] + model + data[span[1] :], span
 
 
 _WORDS = re.compile(
     rb'"(?:content|reasoning_content|reasoning|text|refusal|arguments)": ?"((?:[^"\\]|\\.)+)"', re.DOTALL
 )
-_INSIDE = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL)
-_PADDING = re.compile(rb'"(?:obfuscation|p)": ?"([^"\\]*)"\}\s*\Z')
-_NEVER = b"\x00"
+_special = re.compile(rb'["\\\n]').search
+_INSIDE = re.compile(rb'(?:[^"\\\n]|\\.)*+')
 
 
 class ChatEditor:
@@ -80,10 +66,12 @@ class ChatEditor:
         "_end",
         "_finished",
         "_head",
+        "_is_padded",
         "_model",
         "_new_behind",
         "_new_head",
         "_provider",
+        "_start",
         "_started",
         "_wants_usage",
         "answer_id",
@@ -100,8 +88,10 @@ class ChatEditor:
         self._provider = provider
         self._model = _encode(model)
         self._wants_usage = wants_usage
-        self._head = _NEVER
-        self._behind = self._new_head = self._new_behind = self._end = b""
+        self._start = 0
+        self._is_padded = False
+        self._new_head = self._new_behind = b""
+        self._forget()
         self._started: set[int] = set()
         self._finished: set[int] = set()
         self.done = False
@@ -114,18 +104,22 @@ class ChatEditor:
         self.chars = 0
 
     def feed(self, events: bytes) -> bytes:
+        if events.startswith(self._head) and events.endswith(self._end):  # 0.7 us, and 0.2 more with padding
+            words, behind, padding = events[self._start : -len(self._end)].partition(self._behind)
+            if (
+                behind
+                and (_special(words) is None or _INSIDE.fullmatch(words))
+                and (not padding or (self._is_padded and _special(padding) is None))
+            ):
+                self.events += 1
+                if words:
+                    self.deltas += 1
+                    self.chars += len(words)
+                return b"".join((self._new_head, words, self._new_behind, padding, self._end))
         if events.find(b"\n") == len(events) - 2:
-            return self._edit(events)
-        if b"\r" in events:
-            return b"".join([self._edit(event) for event in split_events(events)])
-        out = []
-        at = 0
-        while (end := events.find(b"\n\n", at) + 2) > 1:
-            out.append(self._edit(events[at:end]))
-            at = end
-        if at < len(events):
-            out.append(self._edit(events[at:]))
-        return b"".join(out)
+            return self._open(events)
+        whole = whole_events(events)
+        return self._open(whole[0]) if len(whole) == 1 else b"".join([self.feed(event) for event in whole])
 
     def close(self) -> bytes:
         if self.done or self.failure is not None:
@@ -136,27 +130,6 @@ class ChatEditor:
         self.failure = UpstreamMalformed("The provider's stream ended before the answer did")
         return b""
 
-    def _edit(self, event: bytes) -> bytes:
-        start = len(self._head)
-        if event.startswith(self._head):
-            end = event.find(b'"', start)
-            if event[end - 1] == 0x5C:  # an escaped quote, or a backslash at the end
-                inside = _INSIDE.match(event, start)
-                end = inside.end() if inside else end
-            rest = end + len(self._behind)
-            if event.startswith(self._behind, end) and (rest == len(event) or self._is_padding(event, rest)):
-                self.events += 1
-                if end > start:
-                    self.deltas += 1
-                    self.chars += end - start
-                return self._new_head + event[start:end] + self._new_behind + event[rest:]
-        return self._open(event)
-
-    def _is_padding(self, event: bytes, at: int) -> bool:
-        """Is the rest of the event the inside of one string, and the end that follows it?"""
-        end = self._end
-        return end != b"" and event.endswith(end) and event.find(b'"', at) == len(event) - len(end)
-
     def _open(self, event: bytes) -> bytes:
         """The slow way: for all that is not a chunk of words like the one before it."""
         if self.done or self.failure is not None:
@@ -166,19 +139,21 @@ class ChatEditor:
             return event  # a comment
         if data.startswith(b"[DONE]"):
             self.events += 1
-            self.done, self._head = True, _NEVER
+            self.done = True
+            self._forget()
             return event
         try:
             if name == b"error":
                 raise read_error(0, {}, data)
             outline = decode(data, _OUTLINE)
             usage = self._note(outline, data)
-            renamed, span = _rename_model(data, self._model)
+            renamed, span = with_model(data, outline.model, self._model)
         except UpstreamError as error:
-            self.failure, self._head = error, _NEVER
+            self.failure = error
+            self._forget()
             return b""
         self.events += 1
-        words = _WORDS.search(event)
+        words = _WORDS.search(event) if outline.choices else None
         if words:
             self.deltas += 1
             self.chars += words.end(1) - words.start(1)
@@ -188,8 +163,12 @@ class ChatEditor:
         if offset < 0:  # several data lines
             return b"data: " + renamed.replace(b"\n", b" ") + b"\n\n"
         edited = event[:offset] + renamed + event[offset + len(data) :]
-        is_quiet = usage is None and not any(choice.finish_reason for choice in outline.choices or ())
-        if words and span and is_quiet:
+        if (
+            words
+            and span
+            and usage is None
+            and not [choice for choice in outline.choices or () if choice.finish_reason]
+        ):
             self._learn(event, edited, words, offset + span[0])
         return edited
 
@@ -207,16 +186,17 @@ class ChatEditor:
             raise read_error(0, {}, data)
         return usage
 
+    def _forget(self) -> None:
+        self._head = self._behind = self._end = NEVER
+
     def _learn(self, event: bytes, edited: bytes, words: re.Match[bytes], model_at: int) -> None:
-        padding = _PADDING.search(event, words.end(1))
-        end = padding.start(1) if padding else len(event)
-        self._head = event[: words.start(1)]
-        self._behind = event[words.end(1) : end]
-        self._end = event[padding.end(1) :] if padding else b""
+        start, end = words.span(1)
+        self._head, self._start = event[:start], start
+        self._behind, self._end, self._is_padded = parts_of_tail(event[end:])
         longer = len(edited) - len(event)
-        shift = longer if model_at < words.start(1) else 0
-        self._new_head = edited[: words.start(1) + shift]
-        self._new_behind = edited[words.end(1) + shift : end + longer]
+        shift = longer if model_at < start else 0
+        self._new_head = edited[: start + shift]
+        self._new_behind = edited[end + shift : end + longer + len(self._behind)]
 
 
 def pass_stream(target: Target, operation: Operation, *, model: str, wants_usage: bool) -> ChatEditor:

@@ -23,10 +23,10 @@ from msgspec import Raw
 from adapters.envelope import seal
 from adapters.errors import BadRequest, Unsupported
 from adapters.types import (
+    Address,
     Audio,
     ChatRequest,
     Document,
-    HttpRequest,
     Image,
     Message,
     Opaque,
@@ -322,9 +322,7 @@ def _call_id(call_id: str, target: Target) -> str:
     return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
-def address(
-    body: bytes, target: Target, operation: Operation, headers: Mapping[str, str], *, stream: bool
-) -> HttpRequest:
+def address(target: Target, operation: Operation, headers: Mapping[str, str], *, stream: bool) -> Address:
     """Where and how to send it.
 
     Raises `Unsupported` if the provider does not offer the operation, or if its path wants an option (an API version,
@@ -345,7 +343,7 @@ def address(
         raise Unsupported(
             f"A deployment of {provider.name} needs the option {missing}.", param="model"
         ) from None
-    return HttpRequest(
+    return Address(
         method="POST",
         url=target.base_url.rstrip("/") + path,
         headers=(
@@ -354,7 +352,6 @@ def address(
             *provider.headers.items(),
             *headers.items(),
         ),
-        body=body,
     )
 
 

@@ -66,40 +66,49 @@ class Tap(Protocol):
         """The provider's bytes have ended."""
 
 
+def _nothing(data: bytes) -> bytes:
+    """What comes of bytes after the end."""
+    return b""
+
+
 class Passthrough:
     """The provider speaks the client's format."""
 
-    __slots__ = ("_cutter", "_editor", "_failure")
+    __slots__ = ("_cut", "_cutter", "_edit", "_editor")
 
     def __init__(self, cutter: Cutter, editor: StreamEditor) -> None:
         self._cutter = cutter
         self._editor = editor
-        self._failure: GatewayError | None = None
+        self._cut = cutter.feed
+        self._edit = editor.feed
 
     def feed(self, data: bytes) -> bytes:
-        if self.failure is not None:
-            return b""
         try:
-            whole = self._cutter.feed(data)
-            return self._editor.feed(whole) if whole else b""
+            whole = self._cut(data)
+            return self._edit(whole) if whole else b""  # nothing, after a failure
         except GatewayError as error:
-            self._failure = error
+            self._break(error)
             return b""
 
     def close(self) -> bytes:
+        self._cut = _nothing
         if self.failure is not None:
             return b""
         try:
             rest = self._cutter.flush()
-            last = self._editor.feed(rest) if rest else b""
+            last = self._edit(rest) if rest else b""
             return last if self._editor.failure is not None else last + self._editor.close()
         except GatewayError as error:
-            self._failure = error
+            self._break(error)
             return b""
+
+    def _break(self, error: GatewayError) -> None:
+        self._editor.failure = self.failure or error
+        self._cut = _nothing
 
     @property
     def failure(self) -> GatewayError | None:
-        return self._failure or self._editor.failure
+        return self._editor.failure
 
     @property
     def events(self) -> int:
@@ -135,8 +144,11 @@ class Translation:
 
     __slots__ = (
         "_closed",
+        "_cut",
         "_cutter",
+        "_read_words",
         "_reader",
+        "_write_words",
         "_writer",
         "answer_id",
         "chars",
@@ -151,6 +163,9 @@ class Translation:
         self._cutter = cutter
         self._reader = reader
         self._writer = writer
+        self._cut = cutter.feed
+        self._read_words = reader.words
+        self._write_words = writer.words
         self._closed = False
         self.events = 0
         self.failure: GatewayError | None = None
@@ -165,13 +180,17 @@ class Translation:
         return self._reader.done
 
     def feed(self, data: bytes) -> bytes:
-        if self.failure is not None or self._closed:
-            return b""
         try:
-            whole = self._cutter.feed(data)
+            whole = self._cut(data)
+            text = self._read_words(whole)
+            if text:  # no delta is made: 1.0 us for a chunk, against 1.9
+                self.events += 1
+                self.deltas += 1
+                self.chars += len(text) - 2
+                return self._write_words(text)
             return self._translate(self._reader.feed(whole), ended=self._reader.done) if whole else b""
         except GatewayError as error:
-            self.failure = error
+            self._break(error)
             return b""
 
     def close(self) -> bytes:
@@ -184,8 +203,12 @@ class Translation:
                 deltas += self._reader.close()
             return self._translate(deltas, ended=True)
         except GatewayError as error:
-            self.failure = error
+            self._break(error)
             return b""
+
+    def _break(self, error: GatewayError) -> None:
+        self.failure = error
+        self._cut = _nothing
 
     def _translate(self, deltas: list[Delta], *, ended: bool) -> bytes:
         for delta in deltas:
@@ -195,6 +218,7 @@ class Translation:
         out = self._writer.feed(deltas) if deltas else b""
         if ended:
             self._closed = True
+            self._cut = _nothing
             out += self._writer.close()
         return out
 
@@ -216,7 +240,7 @@ class Translation:
             self.answer_id = delta.id
             self.usage = delta.usage
         elif isinstance(delta, Failure):
-            self.failure = delta.error
+            self._break(delta.error)
             return
         elif kind is ToolStart:
             self.deltas += 1

@@ -423,10 +423,15 @@ class Target(Struct, frozen=True, kw_only=True):
     """The model's abilities as the price table names them: `supports_adaptive_thinking` …"""
 
 
-class HttpRequest(Struct, frozen=True):
-    """What a writer gives back; the gateway signs and sends it."""
+class Address(Struct, frozen=True):
+    """Where a question goes and what is said beside it; the gateway signs it."""
 
     method: str
     url: str
     headers: tuple[tuple[str, str], ...]
+
+
+class HttpRequest(Address, frozen=True):
+    """An address and what is sent there."""
+
     body: bytes

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import uvloop
 
-from bench.load import Question
-from bench.run import first_answer, free_port, started
+from bench.load import KEY, Question
+from bench.machine import free_port, started, wait_for
+from bench.peers import penstock_env
 
 PROMISE = 0.050
 _CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}\n\n'
@@ -72,7 +73,7 @@ async def leave(provider: Provider, port: int, chunks: int) -> float:
         {"model": "openai/wait", "stream": chunks != 0, "messages": [{"role": "user", "content": "x"}]}
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-bench\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body.encode())
     await provider.asked.wait()
     for _ in range(max(0, chunks)):
@@ -93,10 +94,10 @@ async def measure(runs: int) -> int:
     broken = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        env = {"BENCH_UPSTREAM": str(upstream), "PENSTOCK_DATA_DIR": name, "LITELLM_LOG": "ERROR"}
-        with started(command, 0, folder, **env) as process:
-            ready = Question(f"http://127.0.0.1:{port}/v1/chat/completions", "openai/ready")
-            await first_answer(ready, process, folder)
+        env = penstock_env(upstream, folder) | {"LITELLM_LOG": "ERROR"}
+        with started(command, 0, folder, env) as process:
+            ready = Question(f"http://127.0.0.1:{port}", "openai/ready")
+            await asyncio.to_thread(wait_for, ready.is_answered, process, folder)
             print(f"{'ms until the provider is left':30} {'p50':>8} {'p99':>8} {'max':>8}")
             for moment, chunks in MOMENTS.items():
                 took = sorted([await leave(provider, port, chunks) for _ in range(runs)])

@@ -5,30 +5,42 @@ Each connection carries one request at a time. `closed_loop` keeps a number of c
 gateway which stalls cannot hide it (coordinated omission).
 
 An answer counts only if its status, its framing, its terminator and the number and order of its chunks are right. Chunks carry
-the monotonic clock of the moment they were sent (bench/upstream.py), from which comes the lag of each. The gateway's CPU time is
-read from the kernel, for its whole process tree, at both ends of the window that is measured.
+the monotonic clock of the moment they were sent (bench/provider.py), from which comes the lag of each.
+
+To be cheaper than what it measures, the load learns. The first answer is parsed in full; an answer or a chunk that then comes with
+the very same bytes (but for the head's other lines, a chunk's number and its clock) needs no parser to be known as right. Whatever
+differs, or comes in pieces, is parsed again. So nothing is believed, and 0.5 us are enough for most.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
+import socket
 import time
 from array import array
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
 
-from bench.upstream import ANSWER
+from bench.loop import Loop, Wire
+from bench.machine import SPARE_CORES, busy_seconds, cpu_seconds, wait_until_idle
+from bench.provider import ANSWER
 
-_MARK = re.compile(rb"#(\d+)@(\d+)")
-_ENDS = (b"data: [DONE]\n\n", b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+KEY = "sk-bench-8c1f0e6b5d7a4932"
+_MARK = re.compile(rb"#(\d{6})@(\d{19})")
+_ONE_CHUNK = re.compile(rb"([0-9a-fA-F]+)\r\n([^#]*#)\d{6}@\d{19}([^#]*\n\n)\r\n", re.DOTALL)
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_ENDS = {
+    "openai": re.compile(rb"data: \[DONE\]\n\n\Z"),
+    "anthropic": re.compile(rb'event: message_stop\ndata: \{"type": ?"message_stop"[^\n]*\}\n\n\Z'),
+}
+_NEVER = b"\0"  # is in no answer
+PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
 
 
 def percentile(values: array[int] | list[int], share: float) -> float:
@@ -37,48 +49,15 @@ def percentile(values: array[int] | list[int], share: float) -> float:
     return float(ordered[min(int(len(ordered) * share), len(ordered) - 1)]) if ordered else 0.0
 
 
-def process_tree(pid: int) -> list[int]:
-    """The process and all below it that live now."""
-    parents: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                stat = (folder / "stat").read_text()
-            except OSError:
-                continue  # it has just ended
-            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(folder.name))
-    tree = [pid]
-    for parent in tree:
-        tree.extend(parents.get(parent, []))
-    return tree
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time that the tree has used, from the scheduler's own account in nanoseconds."""
-    total = 0
-    for member in process_tree(pid):
-        for thread in Path(f"/proc/{member}/task").glob("*/schedstat"):
-            total += int(thread.read_text().split()[0])
-    return total / 1e9
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory of the tree in megabytes; pages that members share are counted for each."""
-    total = 0
-    for member in process_tree(pid):
-        if found := re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{member}/status").read_text()):
-            total += int(found[1])
-    return total / 1024
-
-
 @dataclass(frozen=True)
 class Question:
     """A request's bytes and what the answer to it must be."""
 
-    url: str
+    url: str  # of the gateway, without a path
     model: str
     chunks: int = 0  # 0: a whole answer
-    key: str = "sk-bench"
+    format: str = "openai"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -91,7 +70,7 @@ class Question:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [
-                {"role": "system", "content": "You are an engineer."},
+                {"role": "user", "content": "You are an engineer."},
                 {"role": "user", "content": text * 5},
             ],
             "max_tokens": 256,
@@ -100,10 +79,24 @@ class Question:
         if self.chunks:
             body["stream"] = True
         data = json.dumps(body).encode()
-        parts = urlsplit(self.url)
-        head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {self.key}\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        return head.encode() + data
+        headers = {
+            "Host": urlsplit(self.url).netloc,
+            "Authorization": f"Bearer {KEY}",
+            **self.headers,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"POST {PATHS[self.format]} HTTP/1.1\r\n{lines}\r\n".encode() + data
+
+    def is_answered(self) -> bool:
+        """Ask once, and say whether somebody answers with 200."""
+        try:
+            with socket.create_connection(self.address, timeout=30) as sock:
+                sock.sendall(self.encode())
+                return b" 200 " in sock.recv(65536).partition(b"\r\n")[0]
+        except OSError:
+            return False
 
 
 @dataclass
@@ -112,7 +105,11 @@ class Tally:
 
     seconds: float = 0.0
     cpu: float = 0.0  # of the gateway's process tree, seconds
+    cpu_in_window: float = 0.0  # of this, without what came after the window's end
     own_cpu: float = 0.0  # of this process, seconds
+    provider_cpu: float = 0.0
+    foreign: float = 0.0  # cores that other programs used meanwhile
+    asked: int = 0  # all requests that were sent, before and after the window too
     begun: int = 0
     done: int = 0
     chunks: int = 0
@@ -122,195 +119,300 @@ class Tally:
     lags: array[int] = field(default_factory=lambda: array("q"))  # of each chunk, from sent to received
 
     @property
+    def core_use(self) -> float:
+        """Share of a core that the gateway used."""
+        return self.cpu_in_window / self.seconds if self.seconds else 0.0
+
+    @property
     def load_bound(self) -> bool:
-        """Whether the load itself was the limit: the gateway could perhaps have done more."""
-        return self.own_cpu > 0.9 * self.seconds
+        """Whether the load and the provider were the limit and not the gateway, which could have done more."""
+        full = max(self.own_cpu, self.provider_cpu) if SPARE_CORES else self.own_cpu + self.provider_cpu
+        return full > 0.93 * self.seconds and 0 < self.core_use < 0.93
 
 
-class Client(asyncio.Protocol):
-    """One connection. `ask` sends a request; `on_done` is called when it is answered, well or badly."""
+@dataclass(frozen=True)
+class Watched:
+    """The processes whose CPU time is read: 0 for none."""
 
-    def __init__(self, tally: Callable[[], Tally], on_done: Callable[[Client], None]) -> None:
-        self.tally = tally
+    gateway: int = 0
+    provider: int = 0
+
+
+class Load:
+    """Connections to one gateway, what they have learned of its answers, and the tally of the window that is open."""
+
+    def __init__(
+        self, question: Question, on_done: Callable[[Client], None], loop: Loop | None = None
+    ) -> None:
+        self.question = question
+        self.request = question.encode()
+        self.chunks = question.chunks
         self.on_done = on_done
-        self.busy = False
-        self.lost = False
+        self.loop = loop or Loop()
+        self.tally = Tally()
+        self.asked = 0
+        self.clients: set[Client] = set()
+        self.whole_tail = self.length_line = _NEVER
+        self.chunk_head = self.chunk_tail = _NEVER
+        self.chunk_size = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's own class, which inherits from none
+    def connect(self) -> Client | None:
+        """A new connection; without one, an error is counted."""
+        try:
+            sock = socket.create_connection(self.question.address, timeout=10)
+        except OSError as error:
+            self.tally.errors[type(error).__name__] += 1
+            return None
+        client = Client(self, sock)
+        self.clients.add(client)
+        return client
+
+    def learn_answer(self, data: bytes, body: bytes) -> None:
+        """`data` is one right answer if `body` ends it and its head says so: the next one will look the same."""
+        length = _LENGTH.search(data)
+        tail = b"\r\n\r\n" + body
+        if length and int(length[1]) == len(body) and data.endswith(tail):
+            self.length_line, self.whole_tail = length[0], tail
+
+    def learn_chunk(self, data: bytes) -> None:
+        """`data` ends at a chunk's border and has been parsed: if it is one chunk with one event, it is a pattern."""
+        one = _ONE_CHUNK.fullmatch(data) if data.count(b"\n\n") == 1 else None
+        if one and int(one[1], 16) == len(data) - len(one[1]) - 4:
+            self.chunk_head = one[1] + b"\r\n" + one[2]
+            self.chunk_tail = one[3] + b"\r\n"
+            self.chunk_size = len(data)
+
+    def window(self, watched: Watched, seconds: float) -> Tally:
+        """Measure for `seconds`."""
+        tally = self.tally = Tally()
+        start, own = time.monotonic(), time.process_time()
+        gateway, provider, everybody = (
+            cpu_seconds(watched.gateway),
+            cpu_seconds(watched.provider),
+            busy_seconds(),
+        )
+        self.loop.run(time.monotonic() + seconds)
+        tally.seconds = time.monotonic() - start
+        tally.cpu = tally.cpu_in_window = cpu_seconds(watched.gateway) - gateway
+        tally.own_cpu = time.process_time() - own
+        tally.provider_cpu = cpu_seconds(watched.provider) - provider
+        ours = tally.cpu + tally.own_cpu + tally.provider_cpu
+        tally.foreign = max(0.0, (busy_seconds() - everybody - ours) / tally.seconds)
+        return tally
+
+    def begun(self) -> int:
+        """How many clients have seen a chunk of the stream that they wait for."""
+        return sum(client.busy and client.seen > 0 for client in self.clients)
+
+    def finish(self, patience: float = 15.0) -> None:
+        """Until every request that is under way is answered; whoever calls sees to it that none is added."""
+        deadline = time.monotonic() + patience
+        while any(client.busy for client in self.clients) and time.monotonic() < deadline:
+            self.loop.run(time.monotonic() + 0.02)
+
+    def close(self) -> None:
+        """Leave, whatever is under way."""
+        for client in self.clients:
+            client.close(abort=True)
+        self.loop.close()
+
+
+class Client(Wire):
+    """One connection. `ask` sends a request; the load's `on_done` is called when it is answered, well or badly."""
+
+    def __init__(self, load: Load, sock: socket.socket) -> None:
+        super().__init__(load.loop, sock)
+        self.load = load
         self.parser: Any = httptools.HttpResponseParser(self)
+        self.busy = False
 
-    def ask(self, request: bytes, chunks: int, due: int) -> None:
+    def ask(self, due: int) -> None:
         """Send; `due` is when it ought to have been sent."""
+        load = self.load
         self.busy = True
-        self.chunks = chunks
         self.due = due
         self.seen = 0
         self.rest = b""
         self.last = b""
         self.problem = ""
-        self.tally().begun += 1
-        self.transport.write(request)
+        self.untouched = True  # no byte of the answer has come yet
+        self.at_border = False  # the bytes until now end where a chunk of the framing and an event end
+        load.asked += 1
+        load.tally.begun += 1
+        self.write(load.request)
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._done(f"framing: {error}")
-            self.transport.abort()
+    def received(self, data: bytes) -> None:
+        load = self.load
+        if self.at_border:
+            head, size = load.chunk_head, load.chunk_size
+            if len(data) > size > 0 == len(data) % size:  # several chunks at once: one after another
+                for at in range(0, len(data), size):
+                    self.received(data[at : at + size])
+                return
+            if len(data) == size and data.startswith(head) and data.endswith(load.chunk_tail):
+                at = len(head)
+                if data[at : at + 6].isdigit() and data[at + 6] == 64:  # "@"
+                    now = time.monotonic_ns()
+                    if int(data[at : at + 6]) != self.seen:
+                        self.problem = self.problem or "order"
+                    self.seen += 1
+                    load.tally.chunks += 1
+                    load.tally.lags.append(now - int(data[at + 7 : at + 26]))
+                    return
+        elif self.untouched and data.endswith(load.whole_tail):
+            head_end = len(data) - len(load.whole_tail)
+            if (
+                data.find(b"\r\n\r\n") == head_end
+                and data.startswith(b"HTTP/1.1 200 ")
+                and data.find(load.length_line, 0, head_end + 2) > 0
+                and self.busy
+            ):
+                self._done("")
+                return
+        self._parse(data, fresh=self.untouched)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
-        self.lost = True
+    def ended(self) -> None:
+        self.load.clients.discard(self)
         if self.busy:
             self._done("cut")
 
-    # What httptools calls.
+    # The long way.
+
+    def _parse(self, data: bytes, *, fresh: bool) -> None:
+        self.untouched = self.at_border = False
+        self.data = data if fresh else b""
+        self.now = time.monotonic_ns()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.close(abort=True)
+            self.load.clients.discard(self)
+            self._done(f"framing: {error}")
+            return
+        if self.busy and self.seen and not self.rest and data.endswith(b"\n\n\r\n"):
+            self.at_border = True
+            self.load.learn_chunk(data)
 
     def on_body(self, body: bytes) -> None:
-        if not self.chunks:
+        if not self.load.chunks:
             self.rest += body
             return
-        now = time.monotonic_ns()
-        tally = self.tally()
+        tally = self.load.tally
         whole, border, self.rest = (self.rest + body).rpartition(b"\n\n")
         for number, sent in _MARK.findall(whole):
             if int(number) != self.seen:
                 self.problem = self.problem or "order"
             if not self.seen:
-                tally.first.append(now - self.due)
+                tally.first.append(self.now - self.due)
             self.seen += 1
             tally.chunks += 1
-            tally.lags.append(now - int(sent))
+            tally.lags.append(self.now - int(sent))
         if border:
-            self.last = (whole + border)[-80:]
+            self.last = (whole + border)[-200:]
 
     def on_message_complete(self) -> None:
         if not self.busy:
             return
+        question = self.load.question
         if (status := self.parser.get_status_code()) != 200:
             problem = f"status {status}"
-        elif self.chunks:
-            complete = self.seen == self.chunks and not self.rest and self.last.endswith(_ENDS)
-            problem = self.problem or ("" if complete else "incomplete")
+        elif question.chunks:
+            complete = self.seen == question.chunks and not self.rest
+            ended = _ENDS[question.format].search(self.last)
+            problem = self.problem or ("" if complete and ended else "incomplete")
         else:
             problem = "" if ANSWER.encode() in self.rest and self.rest.endswith(b"}") else "content"
+            if not problem:
+                self.load.learn_answer(self.data, self.rest)
         self._done(problem)
 
     def _done(self, problem: str) -> None:
         self.busy = False
-        tally = self.tally()
+        tally = self.load.tally
         if problem:
             tally.errors[problem] += 1
         else:
             tally.done += 1
             tally.whole.append(time.monotonic_ns() - self.due)
-        self.on_done(self)
+        self.load.on_done(self)
 
 
-class Load:
-    """Connections to one gateway, and the tally of the window that is open."""
-
-    def __init__(self, question: Question) -> None:
-        self.question = question
-        self.request = question.encode()
-        self.current = Tally()
-        self.open = True
-        self.clients: list[Client] = []
-
-    def tally(self) -> Tally:
-        return self.current
-
-    async def connect(self, on_done: Callable[[Client], None]) -> Client:
-        loop = asyncio.get_running_loop()
-        _, client = await loop.create_connection(lambda: Client(self.tally, on_done), *self.question.address)
-        self.clients.append(client)
-        return client
-
-    def ask(self, client: Client, due: int | None = None) -> None:
-        client.ask(self.request, self.question.chunks, due or time.monotonic_ns())
-
-    async def window(self, warm: float, seconds: float, pid: int | None) -> Tally:
-        """Let it run for `warm` seconds, then measure for `seconds`."""
-        await asyncio.sleep(warm)
-        tally = self.current = Tally()
-        start, cpu, own = time.monotonic(), cpu_seconds(pid) if pid else 0.0, time.process_time()
-        await asyncio.sleep(seconds)
-        tally.seconds = time.monotonic() - start
-        tally.own_cpu = time.process_time() - own
-        tally.cpu = cpu_seconds(pid) - cpu if pid else 0.0
-        self.open = False
-        self.current = Tally()  # what still comes belongs to no window
-        return tally
-
-    def close(self) -> None:
-        self.open = False
-        for client in self.clients:
-            client.busy = False
-            client.transport.abort()
-
-
-async def closed_loop(
-    question: Question, connections: int, seconds: float, pid: int | None = None, warm: float = 0.5
+def closed_loop(
+    question: Question, connections: int, seconds: float, watched: Watched = Watched(), warm: float = 0.5
 ) -> Tally:
-    """Keep `connections` busy: each asks again as soon as it is answered. A connection that was lost is made again."""
-    load = Load(question)
-    tasks = asyncio.TaskGroup()
+    """Keep `connections` busy: each asks again as soon as it is answered. A connection that was lost is made again.
+
+    Whole answers: before and after the window everybody is answered and the gateway has come to rest, so that its CPU time
+    is that of the window's requests, with all that it does later for them. Streams: a window of a steady state, which has
+    the late work of as many streams from before as it leaves behind.
+    """
+    asking = True
 
     def again(client: Client) -> None:
-        if load.open and not client.lost and not client.transport.is_closing():
-            load.ask(client)
-        elif load.open:
-            tasks.create_task(begin())
+        if not asking:
+            return
+        if client.closed:
+            load.loop.at(time.monotonic() + 0.001, begin)
+        else:
+            client.ask(time.monotonic_ns())
 
-    async def begin(delay: float = 0.0) -> None:
-        await asyncio.sleep(delay)
-        try:
-            load.ask(await load.connect(again))
-        except OSError as error:
-            load.current.errors[type(error).__name__] += 1
+    def begin() -> None:
+        if asking and (client := load.connect()):
+            client.ask(time.monotonic_ns())
 
+    load = Load(question, again)
+    start = time.monotonic()
+    for number in range(connections):  # one after another: paced streams must not beat as one
+        load.loop.at(start + warm * 0.8 * number / connections, begin)
+    load.loop.run(start + warm)
     try:
-        async with tasks:
-            for number in range(connections):  # one after another: paced streams must not beat as one
-                tasks.create_task(begin(warm / 2 * number / connections))
-            return await load.window(warm, seconds, pid)
+        if question.chunks:
+            tally = load.window(watched, seconds)
+        else:
+            asking = False
+            load.finish()
+            wait_until_idle(watched.gateway)
+            asking = True
+            cpu = cpu_seconds(watched.gateway)
+            for client in list(load.clients):
+                again(client)
+            tally = load.window(watched, seconds)
+            asking = False
+            load.finish()
+            wait_until_idle(watched.gateway)
+            tally.cpu = cpu_seconds(watched.gateway) - cpu
     finally:
+        asking = False
         load.close()
+    tally.asked = load.asked
+    return tally
 
 
-async def open_loop(
-    question: Question, rate: float, seconds: float, pid: int | None = None, warm: float = 0.5
+def open_loop(
+    question: Question, rate: float, seconds: float, watched: Watched = Watched(), warm: float = 0.5
 ) -> Tally:
     """Ask `rate` times per second on whichever connection is idle, or on a new one."""
-    load = Load(question)
-    idle: deque[Client] = deque()
-    due = time.monotonic_ns()
+    idle: list[Client] = []
+    due = time.monotonic()
 
-    async def ask(due: int) -> None:
-        while idle:
-            if not (client := idle.pop()).lost:
-                break
-        else:
-            try:
-                client = await load.connect(idle.append)
-            except OSError as error:
-                load.current.errors[type(error).__name__] += 1
-                return
-        load.ask(client, due)
-
-    async def keep_asking() -> None:
+    def ask() -> None:
         nonlocal due
-        async with asyncio.TaskGroup() as tasks:
-            while load.open:
-                due += int(1e9 / rate)
-                await asyncio.sleep((due - time.monotonic_ns()) / 1e9)
-                tasks.create_task(
-                    ask(time.monotonic_ns())
-                )  # that our own timer is late is not the gateway's doing
+        due += 1 / rate
+        load.loop.at(due, ask)
+        now = time.monotonic_ns()  # that our own timer is late is not the gateway's doing
+        while idle:
+            if not (client := idle.pop()).closed:
+                client.ask(now)
+                return
+        if fresh := load.connect():
+            fresh.ask(now)
 
+    load = Load(question, idle.append)
+    load.loop.at(due, ask)
+    load.loop.run(due + warm)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keep_asking())
-            return await load.window(warm, seconds, pid)
+        tally = load.window(watched, seconds)
     finally:
         load.close()
+    tally.asked = load.asked
+    return tally

@@ -10,52 +10,55 @@ its design saves.
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import AsyncIterator
 
 import aiohttp
 import uvloop
 from aiohttp import web
 
-KEYS = {"sk-bench": "somebody"}
-MODELS = {"openai/bench": "bench"}
+from bench.load import KEY
+
+KEYS = {KEY: "somebody"}
+MODELS = {"bench": "bench", "openai/bench": "bench"}
+UPSTREAM = web.AppKey("upstream", str)
+SESSION = web.AppKey("session", aiohttp.ClientSession)
 
 
-class Gateway:
-    """The handler and what it needs."""
+async def with_session(app: web.Application) -> AsyncIterator[None]:
+    """One client session for the application's life."""
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        app[SESSION] = session
+        yield
 
-    def __init__(self, upstream: str) -> None:
-        self.url = f"{upstream}/v1/chat/completions"
-        self.usage_seen = 0
 
-    async def start(self, app: web.Application) -> None:
-        connector = aiohttp.TCPConnector(limit=0)
-        self.session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
-        app.on_cleanup.append(lambda _: self.session.close())
+async def answer(request: web.Request) -> web.StreamResponse:
+    """One chat completion: streamed if the upstream streams it."""
+    if request.headers.get("Authorization", "").removeprefix("Bearer ") not in KEYS:
+        raise web.HTTPUnauthorized
+    body = await request.json()
+    name, dash, settings = body["model"].partition("-")
+    if name not in MODELS:
+        raise web.HTTPNotFound
+    body["model"] = MODELS[name] + dash + settings
+    headers = {"Authorization": "Bearer sk-upstream"}
+    async with request.app[SESSION].post(request.app[UPSTREAM], json=body, headers=headers) as upstream:
+        if upstream.content_type == "application/json":
+            whole = await upstream.read()
+            usage_seen(b'"usage"' in whole)
+            return web.Response(status=upstream.status, body=whole, content_type="application/json")
+        response = web.StreamResponse(status=upstream.status, headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        async for chunk in upstream.content.iter_any():
+            usage_seen(b'"usage"' in chunk)
+            await response.write(chunk)
+        await response.write_eof()
+        return response
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        """One chat completion: streamed if the upstream streams it."""
-        if request.headers.get("Authorization", "").removeprefix("Bearer ") not in KEYS:
-            raise web.HTTPUnauthorized
-        body = await request.json()
-        name, _, settings = str(body["model"]).partition("-")
-        if name not in MODELS:
-            raise web.HTTPNotFound
-        body["model"] = f"{MODELS[name]}-{settings}"
-        headers = {"Authorization": "Bearer sk-upstream", "Content-Type": "application/json"}
-        async with self.session.post(self.url, data=json.dumps(body), headers=headers) as upstream:
-            if upstream.headers["Content-Type"] == "application/json":
-                whole = await upstream.read()
-                self.usage_seen += b'"usage"' in whole
-                return web.Response(status=upstream.status, body=whole, content_type="application/json")
-            response = web.StreamResponse(
-                status=upstream.status, headers={"Content-Type": "text/event-stream"}
-            )
-            await response.prepare(request)
-            async for chunk in upstream.content.iter_any():
-                self.usage_seen += b'"usage"' in chunk
-                await response.write(chunk)
-            await response.write_eof()
-            return response
+
+def usage_seen(usage: object) -> None:
+    """Where a gateway would account for it."""
 
 
 def main() -> None:
@@ -64,10 +67,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--upstream", required=True)
     arguments = parser.parse_args()
-    gateway = Gateway(arguments.upstream)
     app = web.Application(client_max_size=32 << 20)
-    app.on_startup.append(gateway.start)
-    app.router.add_post("/v1/chat/completions", gateway.answer)
+    app[UPSTREAM] = f"{arguments.upstream}/v1/chat/completions"
+    app.cleanup_ctx.append(with_session)
+    app.router.add_post("/v1/chat/completions", answer)
     loop = uvloop.new_event_loop()
     web.run_app(app, host="127.0.0.1", port=arguments.port, print=None, access_log=None, loop=loop)
 

@@ -25,8 +25,8 @@ from aiohttp.typedefs import Handler
 from prometheus_async import aio
 
 from adapters import CLIENTS
-from adapters.errors import BadRequest, Bug, GatewayError, MethodNotAllowed, RouteNotFound
-from gateway import __version__, cors, pipeline
+from adapters.errors import BadRequest, Bug, Draining, GatewayError, MethodNotAllowed, RouteNotFound
+from gateway import __version__, cors
 from gateway.admin.routes import PAGES, Page
 from gateway.background.lag import LoopLag
 from gateway.background.ledger import Ledger
@@ -38,9 +38,11 @@ from gateway.health import Health
 from gateway.keyring import Keyring
 from gateway.logs import RefusalLog, log_requests, redactor
 from gateway.metrics import DeploymentState, Metrics
+from gateway.outbox import Outbox
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
 from gateway.runtime import Runtime
+from gateway.server import Runner, through_aiohttp
 from gateway.stages import auth
 from gateway.state.open import open_records
 from gateway.upstreams import Upstreams, proxies_from_environment
@@ -74,12 +76,14 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     _keep_secret(config, routes)
     metrics = Metrics(__version__)
     ledger = Ledger(records, listeners=[metrics.observe, log_requests])
+    outbox = Outbox(asyncio.get_running_loop())
     rt = Runtime(
         config=config,
         environment=environment,
         routes=routes,
         keyring=Keyring(general.master_key),
-        upstreams=Upstreams(proxy=proxies_from_environment(environ)),
+        outbox=outbox,
+        upstreams=Upstreams(proxy=proxies_from_environment(environ), outbox=outbox),
         health=Health(cooldown=config.router.cooldown_time, enabled=not config.router.disable_cooldowns),
         records=records,
         ledger=ledger,
@@ -131,7 +135,7 @@ def build_app(rt: Runtime) -> web.Application:
     """The aiohttp application: model routes, management routes, and one guard in front of all."""
     app = web.Application(client_max_size=rt.body_limit, middlewares=[_guard])
     for endpoint in ENDPOINTS:
-        handler = partial(pipeline.handle, rt, endpoint=endpoint)
+        handler = partial(through_aiohttp, rt, endpoint=endpoint)
         handler.told = (f"{endpoint.client_format} {endpoint.operation}", "caller")  # type: ignore[attr-defined]  # read by /openapi.json
         app.router.add_route(endpoint.method, endpoint.path, handler, expect_handler=_no_promise)
     for page in PAGES:
@@ -207,14 +211,18 @@ def _authorize(rt: Runtime, page: Page, http: web.Request) -> None:
 # -- start and stop --------------------------------------------------------------------------------------------------
 
 
-async def serve(rt: Runtime, *, host: str, port: int, ready: asyncio.Event | None = None) -> None:
-    """Run until SIGTERM or SIGINT, then drain. Raises `CannotStart`."""
+async def serve(
+    rt: Runtime, *, host: str, port: int, ready: asyncio.Event | None = None, shared: bool = False
+) -> None:
+    """Run until SIGTERM or SIGINT, then drain. `shared`: other workers listen there too. Raises `CannotStart`."""
     loop = asyncio.get_running_loop()
     supervisor = Supervisor([rt.ledger, LoopLag(rt.metrics)])
     rt.metrics.watch_workers = lambda: [(state.name, state.restarts) for state in supervisor.states()]
     supervisor.start()
-    runner = web.AppRunner(
+    runner = Runner(
         build_app(rt),
+        rt,
+        ENDPOINTS,
         handler_cancellation=True,
         access_log=None,
         keepalive_timeout=KEEP_ALIVE,
@@ -225,7 +233,7 @@ async def serve(rt: Runtime, *, host: str, port: int, ready: asyncio.Event | Non
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, _on_signal, rt, stop)
     try:
-        sites = [web.SockSite(runner, sock, backlog=_BACKLOG) for sock in _listen(host, port)]
+        sites = [web.SockSite(runner, sock, backlog=_BACKLOG) for sock in _listen(host, port, shared=shared)]
         for site in sites:
             await site.start()
         _calm_the_collector()
@@ -261,11 +269,11 @@ async def _drain(rt: Runtime, sites: list[web.SockSite]) -> None:
         await _until(rt.impatient, 0.05)
     if rt.open:
         log.warning("cutting off %d requests", len(rt.open))
-        rt.cut_off = True
-        tasks = list(rt.open.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=5.0)
+        for x in list(rt.open):
+            x.story.interrupt(Draining("The gateway is shutting down"))
+        deadline = loop.time() + 5.0
+        while rt.open and loop.time() < deadline:  # noqa: ASYNC110 - once in a process's life; an event would cost every request
+            await asyncio.sleep(0.01)
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:
@@ -276,7 +284,19 @@ async def _until(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
+def claim(host: str, port: int) -> list[socket.socket]:
+    """Keep an address for workers that will share it. Raises `CannotStart`.
+
+    Among sockets with SO_REUSEPORT no second gateway would be noticed. So the address is bound without it, as if for one
+    process, and shared only then; what is bound and does not listen gets no connections.
+    """
+    sockets = _listen(host, port)
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return sockets
+
+
+def _listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         found = socket.getaddrinfo(
@@ -292,6 +312,8 @@ def _listen(host: str, port: int) -> list[socket.socket]:
     for address in dict.fromkeys((row[0], row[4]) for row in found):
         sock = socket.socket(address[0], socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # A client that does not read must not hold megabytes in the kernel: 1000 of them cost at most 256 MB.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         if address[0] == socket.AF_INET6:

@@ -21,8 +21,9 @@ import sys
 import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
@@ -31,18 +32,28 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway import __version__, malformed
-from gateway.app import CannotStart, open_runtime, serve
+from gateway.admin.routes import exposition
+from gateway.app import CannotStart, claim, open_runtime, serve
 from gateway.banner import banner, reachable
-from gateway.config.environment import LEVELS, Environment, load_dotenv, most_verbose, read_environment
-from gateway.config.load import load
+from gateway.config.environment import (
+    LEVELS,
+    MOST_WORKERS,
+    Environment,
+    load_dotenv,
+    most_verbose,
+    read_environment,
+)
+from gateway.config.load import Loaded, load
 from gateway.config.model import Config, ModelEntry, ModelParams, Place
-from gateway.config.problems import ConfigInvalid, Problem
+from gateway.config.problems import ConfigInvalid, Problem, Report
 from gateway.config.schema import config_schema
-from gateway.logs import QueuedHandler, scrub
+from gateway.logs import JsonFormat, PlainFormat, QueuedHandler, scrub
 from gateway.logs import setup as set_up_logging
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
 from gateway.runtime import Runtime
+from gateway.siblings import Siblings
+from gateway.workers import Worker, supervise
 
 log = logging.getLogger("penstock")
 
@@ -52,8 +63,8 @@ _HISTORIC = {
     "--run_hypercorn": 0, "--run_granian": 0, "--reload": 0, "--save": 0, "--add_function_to_prompt": 0,
     "--enforce_prisma_migration_check": 0, "--log_config": 1, "--keepalive_timeout": 1, "--limit_concurrency": 1,
     "--max_requests_before_restart": 1, "--max_requests_before_restart_jitter": 1, "--telemetry": 1,
-    "--prometheus_metrics_port": 1, "--num_workers": 1, "--alias": 1, "--headers": 1, "--temperature": 1,
-    "--max_tokens": 1, "--num_requests": 1,
+    "--prometheus_metrics_port": 1, "--alias": 1, "--headers": 1, "--temperature": 1, "--max_tokens": 1,
+    "--num_requests": 1,
 }  # fmt: skip
 # Its flags that prepare a database and leave.
 _NOTHING_TO_PREPARE = ("--skip_server_startup", "--check_migrations_against_existing_data")
@@ -79,8 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "serve")
     _prepare_streams()
     parsed = _parser().parse_args(arguments)
+    return _ended(lambda: parsed.run(parsed))
+
+
+def _ended(run: Callable[[], int]) -> int:
+    """How it ended, as an exit code; what went wrong is told."""
     try:
-        code: int = parsed.run(parsed)
+        code = run()
         sys.stdout.flush()  # here, where a pipe that was closed is understood
     except CannotStart as error:
         print(f"penstock: {error}", file=sys.stderr)
@@ -159,6 +175,7 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     add("--api_version", help="with --model azure/…: the API version")
     add("--drop_params", action="store_true", help="drop parameters that a provider does not support")
     add("--num_retries", type=_count, help="more attempts than one")
+    add("--num_workers", type=_workers, metavar="N", help="processes on this port (NUM_WORKERS; default 1)")
     add("--request_timeout", type=_seconds, metavar="SECONDS", help="seconds until an answer must begin")
     add("--validate_config", action="store_true", help="the same as `penstock check`")
     add("--health", action="store_true", help="the same as `penstock health`")
@@ -180,6 +197,12 @@ def _port(text: str) -> int:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) > 100:
         raise argparse.ArgumentTypeError("must be between 0 and 100")
+    return int(text)
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be between 1 and {MOST_WORKERS}")
     return int(text)
 
 
@@ -218,6 +241,8 @@ class _Settings(Struct, frozen=True):
     environment: Environment
     environ: dict[str, str]
     notices: tuple[Problem, ...]
+    log_level: str
+    json_logs: bool | None
 
 
 def _serve(parsed: argparse.Namespace) -> int:
@@ -234,17 +259,39 @@ def _serve(parsed: argparse.Namespace) -> int:
         for problem in invalid.problems:
             print(problem, file=sys.stderr)
         return 1
-    level = settings.environment.log_level
-    if settings.config.litellm.set_verbose:
-        level = most_verbose(level, "DEBUG")
-    as_json = True if parsed.json_logs or settings.environment.json_logs else None
-    stop_logging = set_up_logging(level, as_json=as_json)
+    environment = settings.environment
+    if environment.num_workers == 1:
+        return _work(settings, parsed.notices)
+    claimed = claim(environment.host, environment.port)
+    _log_without_a_thread(settings)
+
+    def work(worker: Worker) -> int:
+        for sock in claimed:
+            sock.close()
+        return _ended(partial(_work, settings, parsed.notices, worker))
+
+    return supervise(environment.num_workers, work, _print, spare=environment.data_dir)
+
+
+def _log_without_a_thread(settings: _Settings) -> None:
+    """For the supervisor, which forks and has little to say."""
+    handler = logging.StreamHandler()
+    as_json = settings.json_logs or not sys.stderr.isatty()
+    handler.setFormatter(JsonFormat() if as_json else PlainFormat())
+    logging.getLogger().handlers = [handler]
+    log.setLevel(settings.log_level)
+
+
+def _work(settings: _Settings, notices: Sequence[str], worker: Worker | None = None) -> int:
+    """Serve in this process: alone, or as one of several workers."""
+    stop_logging = set_up_logging(settings.log_level, as_json=settings.json_logs)
     malformed.watch()
-    for notice in parsed.notices:
-        log.warning("%s", notice)
-    log.info("log level %s", level)
+    if worker is None or worker.speaks:
+        for notice in notices:
+            log.warning("%s", notice)
+        log.info("log level %s", settings.log_level)
     try:
-        uvloop.run(_run(settings))
+        uvloop.run(_run(settings, worker))
     finally:
         stop_logging()
     return 0
@@ -257,6 +304,7 @@ def _settings(parsed: argparse.Namespace) -> _Settings:
     flags = {
         "LITELLM_HOST": parsed.host,
         "LITELLM_PORT": parsed.port,
+        "NUM_WORKERS": parsed.num_workers,
         "LITELLM_LOG": "DEBUG" if debug else parsed.log_level,
     }
     told = {name: str(value) for name, value in flags.items() if value is not None}
@@ -270,10 +318,30 @@ def _settings(parsed: argparse.Namespace) -> _Settings:
     errors = tuple(problem for problem in environment.problems if problem.severity == "error")
     if errors:
         raise ConfigInvalid(errors)
+    _refuse_separate_counts(loaded, environment.num_workers)
     environment = replace(environment, host=_every_address(environment.host, environ))
     return _Settings(
-        _with_flags(loaded.config, parsed), environment, environ, (*environment.problems, *loaded.notices)
+        config=_with_flags(loaded.config, parsed),
+        environment=environment,
+        environ=environ,
+        notices=(*environment.problems, *loaded.notices),
+        log_level=most_verbose(
+            environment.log_level, *(["DEBUG"] if loaded.config.litellm.set_verbose else [])
+        ),
+        json_logs=True if parsed.json_logs or environment.json_logs else None,
     )
+
+
+def _refuse_separate_counts(loaded: Loaded, workers: int) -> None:
+    """Each worker would allow the whole of a budget or a limit once more. Raises ConfigInvalid."""
+    router = loaded.config.router
+    if workers == 1 or router.redis_url or router.redis_host or not loaded.limits:
+        return
+    message = f"{workers} workers can share a limit or a budget through Redis only: set REDIS_URL, or run one"
+    report = Report()
+    for path, place in loaded.limits.items():
+        report.error(place, path, message)
+    report.settle()
 
 
 def _every_address(host: str, environ: Mapping[str, str]) -> str:
@@ -301,22 +369,31 @@ def _with_flags(config: Config, parsed: argparse.Namespace) -> Config:
     return replace(config, router=router, litellm=litellm, model_list=models)
 
 
-async def _run(settings: _Settings) -> None:
-    environment = settings.environment
-    rt = await open_runtime(settings.config, environment, settings.environ)
-    for problem in _told_once(settings.notices, settings.config, rt.routes):
-        log.log(logging.WARNING if problem.severity == "warning" else logging.INFO, "%s", problem)
+async def _run(settings: _Settings, worker: Worker | None) -> None:
+    host, port = settings.environment.host, settings.environment.port
+    rt = await open_runtime(settings.config, settings.environment, settings.environ)
+    if worker is None or worker.speaks:
+        for problem in _told_once(settings.notices, settings.config, rt.routes):
+            log.log(logging.WARNING if problem.severity == "warning" else logging.INFO, "%s", problem)
     _count_log_drops(rt)
     ready = asyncio.Event()
 
     async def say() -> None:
         await ready.wait()
-        try:
-            print(banner(rt, environment.host, environment.port), flush=True)
-        except OSError:  # whoever read our output has left; clients have not
-            _discard_output()
+        (worker.ready if worker else _print)(banner(rt, host, port))
 
-    await asyncio.gather(serve(rt, host=environment.host, port=environment.port, ready=ready), say())
+    async with AsyncExitStack() as stack:
+        if worker:
+            rt.siblings = Siblings(worker.folder, os.getpid())
+            await stack.enter_async_context(rt.siblings.told(partial(exposition, rt)))
+        await asyncio.gather(serve(rt, host=host, port=port, ready=ready, shared=worker is not None), say())
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError:  # whoever read our output has left; clients have not
+        _discard_output()
 
 
 def _count_log_drops(rt: Runtime) -> None:

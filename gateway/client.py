@@ -1,11 +1,12 @@
 """The client's writer: how bytes reach the client's socket.
 
-Model routes answer raw. aiohttp reads and parses the request, then this module writes head and body to
-`request.transport` itself: an upstream's `data_received` may call `write` directly, with no coroutine woken and no
-response object in between (a wake-up with `await write()` costs 20-25 us per chunk, a raw write 4-7).
+Model routes answer raw. Whoever has read the request, this module writes head and body to the connection's transport
+itself: an upstream's `data_received` may call `write` directly, with no coroutine woken and no response object in between
+(a wake-up with `await write()` costs 20-25 us per chunk, a raw write 4-7).
 
-aiohttp must be told that all is done: the handler returns `Written`, whose `prepare` and `write_eof` do nothing. After
-the first raw byte no exception may leave the handler, else aiohttp would write a second head into the stream.
+A request that came through aiohttp's handler ends with `Written`, whose `prepare` and `write_eof` do nothing: aiohttp must
+be told that all is done. After the first raw byte no exception may leave the handler, else aiohttp would write a second
+head into the stream.
 
 Two names of aiohttp's protocol are used that its documentation does not list, `writing_paused` and `_drain_helper`; its
 minor version is pinned for that.
@@ -18,19 +19,28 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from http import HTTPStatus
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.deadlines import Deadline, Deadlines
+from gateway.inbound import Head
+from gateway.outbox import Outbox
+from gateway.story import as_task
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _BODY_IS_LEFT = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}
-STREAM_HEADERS = (
-    ("content-type", "text/event-stream; charset=utf-8"),
-    ("cache-control", "no-cache"),
-    ("x-accel-buffering", "no"),
+_STREAM = (
+    "content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
-JSON_HEADERS = (("content-type", "application/json"),)
 
-Headers = Iterable[tuple[str, str]]
+
+def header_lines(headers: Iterable[tuple[str, str]]) -> str:
+    """Headers as the lines of a head, each with its end. Raises `ValueError` if one has a line break in it."""
+    pairs = [f"{name}: {value}" for name, value in headers]
+    if any("\n" in pair or "\r" in pair for pair in pairs):
+        raise ValueError("a header has a line break in it")
+    return "".join(f"{pair}\r\n" for pair in pairs)
 
 
 class ClientGone(asyncio.CancelledError):
@@ -56,34 +66,38 @@ class Written(web.StreamResponse):
 
 
 class ClientWriter:
-    """One answer to one client, written once from head to end."""
+    """One answer to one client, written once from head to end.
+
+    Headers are given as lines (`header_lines`); what is written more than once is prepared once.
+    """
 
     __slots__ = (
         "_chunked",
-        "_extra",
-        "_http",
-        "_keep_alive",
+        "_cors",
+        "_outbox",
         "_protocol",
-        "_timer",
+        "_ticking",
         "_transport",
         "ended",
         "opened",
         "status",
+        "stays_open",
         "written",
     )
 
-    def __init__(self, http: web.BaseRequest, extra: Headers = ()) -> None:
-        transport = http.transport
+    def __init__(self, protocol: RequestHandler, head: Head, outbox: Outbox) -> None:
+        transport = protocol.transport
         if transport is None:
             raise ClientGone
-        self._http = http
-        self._protocol = http.protocol
+        self._protocol = protocol
         self._transport = transport
-        self._chunked = http.version >= HttpVersion11
+        self._outbox = outbox
+        self._chunked = head.chunked
         # HTTP/1.0 clients only keep what answers in words of their own; they are few, and closing is always right.
-        self._keep_alive = bool(http.keep_alive) and self._chunked
-        self._extra = tuple(extra)
-        self._timer: asyncio.TimerHandle | None = None
+        self.stays_open = head.keep_alive and head.chunked
+        """The connection is kept for another request."""
+        self._cors = head.cors
+        self._ticking: Deadline | None = None
         self.status = 0
         self.opened = False
         """The head is out: from here a failure is an event in the stream, not another answer."""
@@ -93,39 +107,42 @@ class ClientWriter:
 
     def close_after(self) -> None:
         """No other request shall come on this connection."""
-        self._keep_alive = False
+        self.stays_open = False
 
     def invite_body(self) -> None:
         """Tell a client that waits for it (`Expect: 100-continue`) that its body is wanted."""
-        if self._http.headers.get("expect", "").lower() == "100-continue":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._outbox.write(self._transport, b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer in one write."""
-        self._stop_comments()
-        head = [*headers, ("content-length", str(len(body)))]
-        data = self._head(status, head) + (b"" if self._http.method == "HEAD" else body)
+    def answer(self, status: int, headers: str, body: bytes) -> None:
+        """A whole answer, JSON, in one write."""
+        if self._ticking is not None:
+            self._stop_comments()
         self.opened = self.ended = True
         self.written = len(body)
-        self._transport.write(data)
+        more = f"content-type: application/json\r\n{headers}content-length: {len(body)}\r\n"
+        self._outbox.write(self._transport, self._head(status, more) + body)
 
-    def open_stream(self, headers: Headers) -> None:
+    def open_stream(self, headers: str) -> None:
         """The head of a stream."""
-        framing = [("transfer-encoding", "chunked")] if self._chunked else []
         self.opened = True
-        self._transport.write(self._head(200, [*STREAM_HEADERS, *headers, *framing]))
+        framing = "transfer-encoding: chunked\r\n" if self._chunked else ""
+        self._outbox.write(self._transport, self._head(200, f"{_STREAM}{headers}{framing}"))
 
     def write(self, events: bytes) -> None:
         """Whole events, as one chunk."""
         self.written += len(events)
-        self._transport.write(b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events)
+        self._outbox.write(
+            self._transport, b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
+        )
 
-    def comment_when_idle(self, comment: bytes, seconds: float, head: Callable[[], Headers]) -> None:
+    def comment_when_idle(
+        self, deadlines: Deadlines, comment: bytes, seconds: float, head: Callable[[], str]
+    ) -> None:
         """Until the answer ends, write `comment` whenever nothing was written for about `seconds`.
 
         A stream that has not begun by then is opened with the headers that `head` gives: middle boxes cut what is silent
-        for a minute, and a client should not wait in the dark. Costs nothing per chunk: the timer compares what was
-        written with what had been.
+        for a minute, and a client should not wait in the dark. Costs nothing per chunk: each `seconds` what was written is
+        compared with what had been.
         """
         before = self.written
 
@@ -136,21 +153,21 @@ class ClientWriter:
                 self.open_stream(head())
             if self.written == before and not self.is_full:
                 self.write(comment)
-            self.comment_when_idle(comment, seconds, head)
+            self.comment_when_idle(deadlines, comment, seconds, head)
 
-        self._timer = asyncio.get_running_loop().call_later(seconds, tick)
+        self._ticking = deadlines.start(seconds, tick)
 
     def _stop_comments(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
 
     def end(self) -> None:
         """The stream is complete."""
         self._stop_comments()
         self.ended = True
         if self._chunked:
-            self._transport.write(b"0\r\n\r\n")
+            self._outbox.write(self._transport, b"0\r\n\r\n")
 
     def break_off(self, patience: float) -> None:
         """The stream is not complete, and the client shall see that: no terminating chunk, the connection closes.
@@ -159,7 +176,8 @@ class ClientWriter:
         """
         self._stop_comments()
         self.ended = True
-        self._keep_alive = False
+        self.stays_open = False
+        self._outbox.flush()
         if self._transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(patience, self._transport.abort)
         self._transport.close()
@@ -168,7 +186,7 @@ class ClientWriter:
         """Close at once; what is not yet sent is lost."""
         self._stop_comments()
         self.ended = True
-        self._keep_alive = False
+        self.stays_open = False
         self._transport.abort()
 
     @property
@@ -178,6 +196,7 @@ class ClientWriter:
 
     async def drained(self, timeout: float) -> None:
         """Wait until the client has read. Raises `TimeoutError` after `timeout` seconds without room."""
+        await as_task()
         async with asyncio.timeout(timeout):
             await self._protocol._drain_helper()  # noqa: SLF001 - see the head of this module
 
@@ -197,17 +216,14 @@ class ClientWriter:
                     left = self._transport.get_write_buffer_size()
 
     def response(self) -> Written:
-        """What the handler returns to aiohttp."""
-        return Written(self.status, keep_alive=self._keep_alive)
+        """What the handler returns to aiohttp, which may write or close next."""
+        self._outbox.flush()
+        return Written(self.status, keep_alive=self.stays_open)
 
-    def _head(self, status: int, headers: Headers) -> bytes:
+    def _head(self, status: int, headers: str) -> bytes:
         self.status = status
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
-        lines += [f"{name}: {value}" for name, value in (*headers, *self._extra)]
-        if not self._keep_alive or status in _BODY_IS_LEFT:
-            self._keep_alive = False
-            lines.append("connection: close")
-        head = "\r\n".join(lines)
-        if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
-            raise ValueError("a header has a line break in it")
-        return f"{head}\r\n\r\n".encode("latin-1", "replace")
+        if status in _BODY_IS_LEFT:
+            self.stays_open = False
+        last = "" if self.stays_open else "connection: close\r\n"
+        head = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{headers}{self._cors}{last}\r\n"
+        return head.encode("latin-1", "replace")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from adapters.types import HttpRequest
+from adapters.types import Address
 from gateway.routes import Deployment
 
 
-def sign(request: HttpRequest, deployment: Deployment) -> HttpRequest:
-    """The same request with the deployment's credentials and the operator's extra headers.
+def signed(address: Address, deployment: Deployment) -> list[tuple[str, str]]:
+    """The address's headers with the deployment's credentials and the operator's extra headers.
 
     An operator's header replaces one of the same name.
     """
-    headers = dict(request.headers)
+    headers = dict(address.headers)
     if deployment.api_key:
         key = deployment.api_key.reveal()
         if deployment.target.provider.auth == "bearer":
@@ -20,4 +20,4 @@ def sign(request: HttpRequest, deployment: Deployment) -> HttpRequest:
             headers[deployment.target.provider.auth] = key
     for name, value in deployment.headers.items():
         headers[name.lower()] = value.reveal()
-    return HttpRequest(request.method, request.url, tuple(headers.items()), request.body)
+    return list(headers.items())

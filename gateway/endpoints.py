@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapters.types import Operation
-from gateway.exchange import Endpoint
+from gateway.inbound import Endpoint
 
 _OPENAI: dict[str, Operation] = {
     "/chat/completions": "chat",

@@ -40,6 +40,8 @@ class Keyring:
 
     def __init__(self, master_key: Secret | None) -> None:
         self._master = _digest(master_key.reveal()) if master_key else None
+        self.version = 0
+        """Another number after each change: who remembers a caller asks again then."""
 
     @property
     def is_open(self) -> bool:

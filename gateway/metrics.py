@@ -4,9 +4,10 @@
 two. The `penstock_*` series are our own words; the `litellm_*` ones carry the names and the labels that existing
 dashboards query, fed from the same rows, so both always agree.
 
-**Cheap.** A finished request costs a few additions in plain dictionaries, in the event loop and without locks;
-`prometheus_client` sees the numbers only when somebody asks for them (`render`). Money is summed as integer nano-dollars
-and becomes dollars in the exposition.
+**Cheap.** Requests of one kind (`gateway.state.records`) feed the same series, so a finished request costs one look-up of
+its kind's cell and a few additions there, of integers. What has gathered in the cells is spread over the tables of series
+when somebody asks for the numbers (`render`) or when there are many cells. Money is summed as nano-dollars, time as
+microseconds; they become dollars and seconds in the exposition.
 
 **Bounded.** Clients choose some of the words that could become labels, so each is tamed. A model's name is shown if a
 route has it or a provider has answered to it, else it is `unknown`. All tables together hold at most `max_series` series;
@@ -16,9 +17,11 @@ beyond that, new combinations are counted under `other`. Addresses, user agents 
 from __future__ import annotations
 
 import re
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from operator import add
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -32,7 +35,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.state.records import LedgerRow, usd
+from gateway.state.records import TOKENS, AttemptRow, Kind, LedgerRow, usd
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -42,6 +45,8 @@ MOMENTS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 """Buckets of what the gateway itself takes."""
 
 MAX_SERIES = 5_000
+_MOST_CELLS = 256
+"""Kinds that gather numbers before they go into the tables, which takes some 20 us each."""
 _LEARNED = 100
 """Names of models beyond the configured ones that an answer makes known."""
 _LONGEST_LABEL = 120
@@ -163,6 +168,7 @@ SERIES: tuple[Series, ...] = (
         (),
         "Observations counted under 'other': too many series",
     ),
+    Series("penstock_worker_processes", "gauge", (), "Processes whose numbers these are (`--num_workers`)"),
     Series("penstock_build_info", "gauge", ("version",), "Always 1"),
     Series(
         "litellm_proxy_total_requests_metric_total",
@@ -246,17 +252,6 @@ _EXCEPTIONS = {
     503: "ServiceUnavailableError",
     504: "Timeout",
 }
-_TOKENS = (
-    "input",
-    "cache_read",
-    "cache_write",
-    "cache_write_1h",
-    "audio_input",
-    "output",
-    "reasoning",
-    "audio_output",
-)
-
 Labels: TypeAlias = tuple[str, ...]
 
 
@@ -291,6 +286,9 @@ class Metrics:
         """Name and restarts of each background worker."""
         self.watch_log_drops: Callable[[], int] = lambda: 0
         self._version = version
+        self._cells: dict[Kind, _Cell] = {}
+        self._lock = threading.Lock()
+        """Held by whoever changes cells or tables: a scrape is answered in a thread of its own."""
         self._room = _Room(max_series)
         self._counters = {s.name: _Counter(s, self._room) for s in SERIES if s.kind == "counter"}
         self._histograms = {s.name: _Histogram(s, self._room) for s in SERIES if s.kind == "histogram"}
@@ -305,115 +303,134 @@ class Metrics:
 
     def know(self, models: Iterable[str]) -> None:
         """These names may be labels; call it again after a reload of the configuration."""
-        self._known = frozenset(models)
+        with self._lock:
+            self._empty_cells()
+            self._known = frozenset(models)
 
     def refused(self, reason: str) -> None:
         """A request was refused before it was known who asked."""
-        self._counters["penstock_unidentified_refusals_total"].add((reason,))
+        with self._lock:
+            self._counters["penstock_unidentified_refusals_total"].add((reason,))
 
     def management(self, path: str) -> _Stopwatch:
         """What takes the seconds of a management request, for `prometheus_async.aio.time`; `path` is a template."""
-        return _Stopwatch(self._histograms["penstock_management_duration_seconds"], (path,))
+        histogram = self._histograms["penstock_management_duration_seconds"]
+        return _Stopwatch(histogram, (path,), self._lock)
 
     def observe(self, rows: Sequence[LedgerRow]) -> None:
         """Count finished requests; a listener of the ledger."""
-        for row in rows:
-            self._observe_request(row)
-            self._observe_usage(row)
-            self._observe_attempts(row)
+        cells = self._cells
+        with self._lock:
+            for row in rows:
+                kind = row.kind
+                cell = cells.get(kind)
+                if cell is None:
+                    if len(cells) >= _MOST_CELLS:
+                        self._empty_cells()
+                    cell = cells[kind] = _Cell(kind)
+                cell.add(row)
+                for attempt in row.tried:
+                    self._count_attempts(kind, attempt, 1)
 
     def render(self) -> tuple[bytes, str]:
         """All series in Prometheus' text format, and its content type. Tens of milliseconds when thousands are held."""
+        with self._lock:
+            self._empty_cells()
         return generate_latest(self._registry), CONTENT_TYPE
 
-    # -- from a row to numbers ---------------------------------------------------------------------------------------
+    # -- from cells to series ----------------------------------------------------------------------------------------
 
-    def _observe_request(self, row: LedgerRow) -> None:
+    def _empty_cells(self) -> None:
+        for kind, cell in self._cells.items():
+            self._count_requests(kind, cell)
+            self._count_usage(kind, cell)
+            if cell.answered:
+                answer = AttemptRow(kind.deployment_id, kind.model, kind.provider, kind.http_status)
+                self._count_attempts(kind, answer, cell.answered)
+        self._cells.clear()
+
+    def _count_requests(self, kind: Kind, cell: _Cell) -> None:
         counters, histograms = self._counters, self._histograms
-        group = self._group(row)
-        provider, code = row.provider, str(row.http_status)
-        key, deployment = _key(row), (self._id(row.deployment_id, row.model), provider)
-        counters["penstock_requests_total"].add((row.endpoint, group, provider, f"{code[0]}xx", row.reason))
-        counters["litellm_proxy_total_requests_metric_total"].add(
-            (*key, group, code, row.endpoint, *deployment)
-        )
-        if row.status == "failure":
-            labels = (*key, group, code, _exception(row.http_status), row.endpoint, *deployment)
-            counters["litellm_proxy_failed_requests_metric_total"].add(labels)
-        if row.retries:
-            counters["penstock_retries_total"].add((self._model(row.model_requested),), row.retries)
-        if row.fallbacks:
-            counters["penstock_fallbacks_total"].add((self._model(row.model_requested),), row.fallbacks)
-        seconds = row.seconds
-        histograms["penstock_request_duration_seconds"].add((group, provider), seconds)
-        if row.overhead_us is not None:
-            histograms["penstock_overhead_seconds"].add((), row.overhead_us / 1e6)
-        if row.status != "success":
+        count = cell.requests
+        group = self._group(kind)
+        provider, code = kind.provider, str(kind.http_status)
+        key, deployment = _key(kind), (self._id(kind.deployment_id, kind.model), provider)
+        labels: Labels = (kind.endpoint, group, provider, f"{code[0]}xx", kind.reason)
+        counters["penstock_requests_total"].add(labels, count, count)
+        labels = (*key, group, code, kind.endpoint, *deployment)
+        counters["litellm_proxy_total_requests_metric_total"].add(labels, count, count)
+        if kind.status == "failure":
+            labels = (*key, group, code, _exception(kind.http_status), kind.endpoint, *deployment)
+            counters["litellm_proxy_failed_requests_metric_total"].add(labels, count, count)
+        requested = (self._model(kind.model_requested),)
+        if kind.retries:
+            counters["penstock_retries_total"].add(requested, count * kind.retries, count)
+        if kind.fallbacks:
+            counters["penstock_fallbacks_total"].add(requested, count * kind.fallbacks, count)
+        histograms["penstock_request_duration_seconds"].add((group, provider), cell.whole)
+        histograms["penstock_overhead_seconds"].add((), cell.overhead)
+        if kind.status != "success":
             return
-        labels = (group, self._model(row.model), *deployment)
-        histograms["litellm_request_total_latency_metric"].add(labels, seconds)
-        upstream = max(0.0, seconds - (row.overhead_us or 0) / 1e6)
-        histograms["litellm_llm_api_latency_metric"].add(labels, upstream)
-        if row.stream and row.ttfb_us is not None:
-            histograms["penstock_time_to_first_token_seconds"].add((group, provider), row.ttfb_us / 1e6)
-            histograms["litellm_llm_api_time_to_first_token_metric"].add(labels, row.ttfb_us / 1e6)
-        if row.output + row.reasoning:
-            per_token = upstream / (row.output + row.reasoning)
-            histograms["litellm_deployment_latency_per_output_token"].add(self._deployment(row), per_token)
+        labels = (group, self._model(kind.model), *deployment)
+        histograms["litellm_request_total_latency_metric"].add(labels, cell.whole)
+        histograms["litellm_llm_api_latency_metric"].add(labels, cell.upstream)
+        histograms["penstock_time_to_first_token_seconds"].add((group, provider), cell.first_token)
+        histograms["litellm_llm_api_time_to_first_token_metric"].add(labels, cell.first_token)
+        histograms["litellm_deployment_latency_per_output_token"].add(self._deployment(kind), cell.per_token)
 
-    def _observe_usage(self, row: LedgerRow) -> None:
-        if row.usage_source == "none":
+    def _count_usage(self, kind: Kind, cell: _Cell) -> None:
+        if kind.usage_source == "none":
             return
-        counters = self._counters
-        ours = (self._group(row), row.provider)
+        counters, count = self._counters, cell.requests
+        ours = (self._group(kind), kind.provider)
         theirs = (
-            *_key(row),
-            self._model(row.model),
+            *_key(kind),
+            self._model(kind.model),
             ours[0],
-            self._id(row.deployment_id, row.model),
-            row.provider,
+            self._id(kind.deployment_id, kind.model),
+            kind.provider,
         )
-        for bucket in _TOKENS:
-            if tokens := getattr(row, bucket):
-                counters["penstock_tokens_total"].add((*ours, bucket), tokens)
-        prompt, completion = row.prompt_tokens, row.completion_tokens
-        counters["litellm_requests_metric_total"].add(theirs)
-        counters["litellm_input_tokens_metric_total"].add(theirs, prompt)
-        counters["litellm_output_tokens_metric_total"].add(theirs, completion)
-        counters["litellm_total_tokens_metric_total"].add(theirs, prompt + completion)
-        if row.usage_source == "estimated":
-            counters["penstock_estimated_usage_requests_total"].add(ours)
-        if row.cost_nano is None:
-            counters["penstock_unpriced_requests_total"].add(ours)
-        else:
-            counters["penstock_spend_dollars_total"].add(ours, row.cost_nano)
-            counters["litellm_spend_metric_total"].add(theirs, row.cost_nano)
+        for bucket in TOKENS:
+            if tokens := getattr(cell, bucket):
+                counters["penstock_tokens_total"].add((*ours, bucket), tokens, count)
+        prompt = cell.input + cell.cache_read + cell.cache_write + cell.cache_write_1h + cell.audio_input
+        completion = cell.output + cell.reasoning + cell.audio_output
+        counters["litellm_requests_metric_total"].add(theirs, count, count)
+        counters["litellm_input_tokens_metric_total"].add(theirs, prompt, count)
+        counters["litellm_output_tokens_metric_total"].add(theirs, completion, count)
+        counters["litellm_total_tokens_metric_total"].add(theirs, prompt + completion, count)
+        if kind.usage_source == "estimated":
+            counters["penstock_estimated_usage_requests_total"].add(ours, count, count)
+        if cell.unpriced:
+            counters["penstock_unpriced_requests_total"].add(ours, cell.unpriced, cell.unpriced)
+        if priced := count - cell.unpriced:
+            counters["penstock_spend_dollars_total"].add(ours, cell.cost_nano, priced)
+            counters["litellm_spend_metric_total"].add(theirs, cell.cost_nano, priced)
 
-    def _observe_attempts(self, row: LedgerRow) -> None:
+    def _count_attempts(self, kind: Kind, attempt: AttemptRow, count: int) -> None:
+        """So many attempts that ended as this one did."""
         counters = self._counters
-        group = self._group(row)
-        for attempt in row.attempts:
-            deployment_id = self._id(attempt.deployment_id, attempt.model)
-            base = row.api_base if attempt.deployment_id == row.deployment_id else ""
-            labels = (group, self._model(attempt.model), deployment_id, base, attempt.provider)
-            counters["litellm_deployment_total_requests_total"].add(labels)
-            if attempt.reason:
-                failure = (*labels, str(attempt.status), _exception(attempt.status))
-                counters["litellm_deployment_failure_responses_total"].add(failure)
-            else:
-                counters["litellm_deployment_success_responses_total"].add(labels)
-            ours = (deployment_id, attempt.provider, attempt.reason)
-            counters["penstock_upstream_attempts_total"].add(ours)
+        deployment_id = self._id(attempt.deployment_id, attempt.model)
+        base = kind.api_base if attempt.deployment_id == kind.deployment_id else ""
+        labels = (self._group(kind), self._model(attempt.model), deployment_id, base, attempt.provider)
+        counters["litellm_deployment_total_requests_total"].add(labels, count, count)
+        if attempt.reason:
+            failure = (*labels, str(attempt.status), _exception(attempt.status))
+            counters["litellm_deployment_failure_responses_total"].add(failure, count, count)
+        else:
+            counters["litellm_deployment_success_responses_total"].add(labels, count, count)
+        ours = (deployment_id, attempt.provider, attempt.reason)
+        counters["penstock_upstream_attempts_total"].add(ours, count, count)
 
-    def _deployment(self, row: LedgerRow) -> Labels:
-        deployment_id = self._id(row.deployment_id, row.model)
-        return (self._group(row), self._model(row.model), deployment_id, row.api_base, row.provider)
+    def _deployment(self, kind: Kind) -> Labels:
+        deployment_id = self._id(kind.deployment_id, kind.model)
+        return (self._group(kind), self._model(kind.model), deployment_id, kind.api_base, kind.provider)
 
-    def _group(self, row: LedgerRow) -> str:
-        name = row.model_group or row.model_requested
-        if row.status == "success":
+    def _group(self, kind: Kind) -> str:
+        name = kind.model_group or kind.model_requested
+        if kind.status == "success":
             self._learn(name)
-            self._learn(row.model)
+            self._learn(kind.model)
         return self._model(name)
 
     def _model(self, name: str) -> str:
@@ -428,12 +445,109 @@ class Metrics:
             self._learned.add(name)
 
 
-def _key(row: LedgerRow) -> Labels:
-    return (row.key_digest or row.caller_kind, row.key_alias or "")
+def _key(kind: Kind) -> Labels:
+    return (kind.key_digest or kind.caller_kind, kind.key_alias or "")
 
 
 def _exception(status: int) -> str:
     return _EXCEPTIONS.get(status, "APIConnectionError" if not status else "InternalServerError")
+
+
+# -- cells -----------------------------------------------------------------------------------------------------------
+
+
+class _Spread:
+    """Microseconds: how many in each bucket (the last one is above all bounds), and their sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[int, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, us: float) -> None:
+        self.counts[bisect_left(self.bounds, us)] += 1
+        self.sum += us
+
+    def merge(self, other: _Spread) -> None:
+        self.counts = list(map(add, self.counts, other.counts))
+        self.sum += other.sum
+
+
+def _bounds(name: str) -> tuple[int, ...]:
+    """A histogram's bounds in microseconds."""
+    return next(tuple(round(bound * 1e6) for bound in s.buckets) for s in SERIES if s.name == name)
+
+
+_WHOLE = _bounds("penstock_request_duration_seconds")
+_OVERHEAD = _bounds("penstock_overhead_seconds")
+_PER_TOKEN = _bounds("litellm_deployment_latency_per_output_token")
+
+
+class _Cell:
+    """What requests of one kind have added since the cells were emptied."""
+
+    __slots__ = (
+        *TOKENS,
+        "answered",
+        "cost_nano",
+        "first_token",
+        "is_answered",
+        "is_stream",
+        "overhead",
+        "per_token",
+        "requests",
+        "unpriced",
+        "upstream",
+        "whole",
+    )
+
+    def __init__(self, kind: Kind) -> None:
+        self.is_answered = kind.status == "success"
+        self.is_stream = kind.stream
+        self.requests = 0
+        self.answered = 0
+        """Requests whose only attempt answered; the others' attempts are counted at once."""
+        self.whole = _Spread(_WHOLE)
+        self.overhead = _Spread(_OVERHEAD)
+        self.upstream = _Spread(_WHOLE)
+        self.first_token = _Spread(_WHOLE)
+        self.per_token = _Spread(_PER_TOKEN)
+        self.cost_nano = 0
+        self.unpriced = 0
+        self.input = self.cache_read = self.cache_write = self.cache_write_1h = self.audio_input = 0
+        self.output = self.reasoning = self.audio_output = 0
+
+    def add(self, row: LedgerRow) -> None:
+        """1.2 us."""
+        self.requests += 1
+        if row.answer_ms is not None:
+            self.answered += 1
+        us = row.total_us
+        self.whole.add(us)
+        if row.overhead_us is not None:
+            self.overhead.add(row.overhead_us)
+            us = max(0, us - row.overhead_us)
+        usage = row.usage
+        if self.is_answered:
+            self.upstream.add(us)
+            if self.is_stream and row.ttfb_us is not None:
+                self.first_token.add(row.ttfb_us)
+            if said := usage.output + usage.reasoning:
+                self.per_token.add(us / said)
+        if row.cost_nano is None:
+            self.unpriced += 1
+        else:
+            self.cost_nano += row.cost_nano
+        self.input += usage.input
+        self.cache_read += usage.cache_read
+        self.cache_write += usage.cache_write
+        self.cache_write_1h += usage.cache_write_1h
+        self.audio_input += usage.audio_input
+        self.output += usage.output
+        self.reasoning += usage.reasoning
+        self.audio_output += usage.audio_output
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
@@ -455,9 +569,9 @@ class _Room:
         self._free = free
         self.overflowed = 0
 
-    def take(self, count: int) -> bool:
+    def take(self, count: int, observations: int) -> bool:
         if self._free < count:
-            self.overflowed += 1
+            self.overflowed += observations
             return False
         self._free -= count
         return True
@@ -472,37 +586,37 @@ class _Counter:
         self._other = ("other",) * len(series.labels)
         self.values: dict[Labels, int] = {}
 
-    def add(self, labels: Labels, amount: int = 1) -> None:
+    def add(self, labels: Labels, amount: int = 1, observations: int = 1) -> None:
         values = self.values
         if labels not in values:
             labels = _tame(labels)
-            if labels not in values and not self._room.take(1):
+            if labels not in values and not self._room.take(1, observations):
                 labels = self._other
             values.setdefault(labels, 0)
         values[labels] += amount
 
 
 class _Histogram:
-    """Counts per bucket by labels, the last one above all bounds; and the sum."""
+    """Spreads by labels."""
 
     def __init__(self, series: Series, room: _Room) -> None:
         self.series = series
         self._room = room
         self._other = ("other",) * len(series.labels)
-        self._size = len(series.buckets) + 1
-        self.counts: dict[Labels, list[int]] = {}
-        self.sums: dict[Labels, float] = {}
+        self._bounds = _bounds(series.name)
+        self.spreads: dict[Labels, _Spread] = {}
 
-    def add(self, labels: Labels, value: float) -> None:
-        counts = self.counts.get(labels)
-        if counts is None:
+    def add(self, labels: Labels, added: _Spread) -> None:
+        observations = sum(added.counts)
+        if not observations:
+            return
+        spread = self.spreads.get(labels)
+        if spread is None:
             labels = _tame(labels)
-            if labels not in self.counts and not self._room.take(self._size + 2):
+            if labels not in self.spreads and not self._room.take(len(added.counts) + 2, observations):
                 labels = self._other
-            self.sums.setdefault(labels, 0.0)
-            counts = self.counts.setdefault(labels, [0] * self._size)
-        counts[bisect_left(self.series.buckets, value)] += 1
-        self.sums[labels] += value
+            spread = self.spreads.setdefault(labels, _Spread(self._bounds))
+        spread.merge(added)
 
 
 # -- exposition ------------------------------------------------------------------------------------------------------
@@ -511,12 +625,16 @@ class _Histogram:
 class _Stopwatch:
     """One series of a histogram, as `prometheus_client` would have it."""
 
-    def __init__(self, histogram: _Histogram, labels: Labels) -> None:
+    def __init__(self, histogram: _Histogram, labels: Labels, lock: threading.Lock) -> None:
         self._histogram = histogram
         self._labels = labels
+        self._lock = lock
 
     def observe(self, value: float) -> None:
-        self._histogram.add(self._labels, value)
+        spread = _Spread(_bounds(self._histogram.series.name))
+        spread.add(value * 1e6)
+        with self._lock:
+            self._histogram.add(self._labels, spread)
 
 
 class _Exposition(Collector):
@@ -544,6 +662,7 @@ class _Exposition(Collector):
             "penstock_in_flight_requests": [((), metrics.in_flight)],
             "penstock_ledger_queue": [((), metrics.watch_ledger()[0])],
             "penstock_event_loop_lag_seconds": [((), metrics.loop_lag)],
+            "penstock_worker_processes": [((), 1)],
             "penstock_build_info": [((metrics._version,), 1)],  # noqa: SLF001 - as above
             "penstock_upstream_state": [
                 ((d.deployment_id, d.model, d.provider), d.state) for d in deployments
@@ -583,7 +702,7 @@ def _histogram(histogram: _Histogram) -> Metric:
     series = histogram.series
     bounds = [*map(str, map(float, series.buckets)), "+Inf"]
     family = HistogramMetricFamily(series.name, series.help, labels=series.labels)
-    for labels, counts in list(histogram.counts.items()):
-        buckets = list(zip(bounds, map(float, accumulate(counts)), strict=True))
-        family.add_metric(labels, buckets, histogram.sums[labels])
+    for labels, spread in list(histogram.spreads.items()):
+        buckets = list(zip(bounds, map(float, accumulate(spread.counts)), strict=True))
+        family.add_metric(labels, buckets, spread.sum / 1e6)
     return family

@@ -218,9 +218,14 @@ def cost(price: Price, usage: Usage) -> int | None:
     costs, reasoning and audio output what output costs. One-hour cache writes exist at Anthropic alone, where they are
     twice the input price by rule, so that holds where only the price of short writes is known.
     """
-    for tier in price.tiers:
-        if usage.prompt > tier.above:
-            price = tier.price
+    if price.tiers:
+        price = _tier(price, usage.prompt)
+    special = usage.cache_read | usage.cache_write | usage.cache_write_1h | usage.audio_input
+    special |= usage.reasoning | usage.audio_output
+    if (
+        not special and price.input is not None and price.output is not None
+    ):  # 0.4 us, where the table takes 2.5
+        return -(-(usage.input * price.input + usage.output * price.output) // MILLION)
     total = 0
     for tokens, rate in (
         (usage.input, price.input),
@@ -237,6 +242,10 @@ def cost(price: Price, usage: Usage) -> int | None:
                 return None
             total += tokens * rate
     return -(-total // MILLION)
+
+
+def _tier(price: Price, prompt: int) -> Price:
+    return next((tier.price for tier in reversed(price.tiers) if prompt > tier.above), price)
 
 
 def _first(own: int | None, general: int | None) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -59,6 +59,8 @@ class Deployment(Struct, frozen=True, kw_only=True, eq=False):
     mock: Mock | None = None
     info: dict[str, Any] = {}
     place: Place | None = None
+    notes: dict[Any, Any] = msgspec.field(default_factory=dict)
+    """What stages prepare once for all its requests; nothing in it may show a secret."""
 
     @property
     def provider(self) -> str:
@@ -123,6 +125,7 @@ class Routes:
         self._wildcards: list[_Wildcard] = []
         self._found: OrderedDict[str, Route | None] = OrderedDict()
         self._compiled = False
+        self._has_stand_ins = bool(config.router.fallbacks or config.router.default_fallbacks)
         self._names: list[str] = []
         self.unserved: list[Unserved] = []
         self.env_providers = _env_providers(config, environ)
@@ -143,9 +146,11 @@ class Routes:
             self._found.popitem(last=False)
         return route
 
-    def stand_ins(self, name: str, asked: tuple[str, ...] = ()) -> list[Route]:
+    def stand_ins(self, name: str, asked: tuple[str, ...] = ()) -> Sequence[Route]:
         """The fallbacks of a name, in order; `asked` are the caller's own, which come instead of the configured."""
         router = self._config.router
+        if not (asked or self._has_stand_ins):
+            return ()
         names = asked or router.fallbacks.chains.get(name) or router.fallbacks.chains.get("*") or ()
         if not names:
             for ring in router.fallbacks.rings:

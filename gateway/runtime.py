@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterable
 from gateway.background.ledger import Ledger
 from gateway.config.environment import Environment
 from gateway.config.model import Config
+from gateway.deadlines import Deadlines
 from gateway.exchange import Exchange
 from gateway.health import Health
 from gateway.keyring import Keyring
 from gateway.logs import RefusalLog
 from gateway.metrics import Metrics
+from gateway.outbox import Outbox
 from gateway.routes import Routes
+from gateway.siblings import Siblings
 from gateway.state.records import Records
 from gateway.upstreams import Upstreams
 
@@ -49,6 +52,7 @@ class Runtime:
         environment: Environment,
         routes: Routes,
         keyring: Keyring,
+        outbox: Outbox,
         upstreams: Upstreams,
         health: Health,
         records: Records,
@@ -77,12 +81,14 @@ class Runtime:
         self.body_budget = max(512 * 1024 * 1024, 2 * self.body_limit)
         self.body_bytes = 0
         """Bytes of request bodies that are being read right now."""
-        self.open: dict[Exchange, asyncio.Task[object]] = {}
-        """The requests that are under way, and the task of each."""
+        self.open: set[Exchange] = set()
+        """The requests that are under way."""
+        self.deadlines = Deadlines()
+        self.outbox = outbox
         self.draining = False
         """A signal came: readiness says so, and soon nothing new is accepted."""
         self.impatient = asyncio.Event()
         """A second signal came: no more waiting."""
-        self.cut_off = False
-        """Patience has ended: a request that is cancelled now ends with an error, not as if its client had left."""
         self.started = now()
+        self.siblings: Siblings | None = None
+        """The other workers, where there are some."""

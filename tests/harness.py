@@ -28,7 +28,9 @@ from gateway.app import build_app, open_runtime
 from gateway.background.supervisor import Supervisor
 from gateway.config.environment import read_environment
 from gateway.config.load import load
+from gateway.endpoints import ENDPOINTS
 from gateway.runtime import Runtime
+from gateway.server import Runner
 from gateway.state.records import LedgerQuery, LedgerRow
 
 # -- the provider ----------------------------------------------------------------------------------------------------
@@ -458,8 +460,10 @@ async def gateway(
     rt.limits.retry_pause = 0.0
     supervisor = Supervisor([rt.ledger])
     supervisor.start()
-    runner = web.AppRunner(
+    runner = Runner(
         build_app(rt),
+        rt,
+        ENDPOINTS,
         handler_cancellation=True,
         access_log=None,
         keepalive_timeout=75.0,

@@ -8,17 +8,18 @@ errors, logprobs) stays raw.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+_NULL = Raw(b"null")
 NOTHING = Raw(b"")
 """The field is absent: msgspec has no union of `Raw` and None."""
 
 
 def given(raw: Raw) -> Raw | None:
     """None for what is absent or null."""
-    return None if bytes(raw) in {b"", b"null"} else raw
+    return None if raw in (NOTHING, _NULL) else raw
 
 
 HINTS = frozenset(
@@ -261,6 +262,35 @@ class Choice(Struct):
     error: Raw = NOTHING
 
 
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+
+
+class PromptDetails(Struct, gc=False):
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    audio_tokens: Count | None = None
+
+
+class CompletionDetails(Struct, gc=False):
+    reasoning_tokens: Count | None = None
+    audio_tokens: Count | None = None
+
+
+class Usage(Struct, gc=False):
+    """`usage` as nearly everybody writes it, with the names that some have for what was cached or thought."""
+
+    prompt_tokens: Count | UnsetType = UNSET
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+    cached_tokens: Count | None = None
+    prompt_cache_hit_tokens: Count | None = None
+    num_cached_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
+
+
 class GroqExtra(Struct):
     usage: Raw = NOTHING
     error: Raw = NOTHING
@@ -286,6 +316,7 @@ class Outline(Struct):
         usage: Raw = NOTHING
 
     id: str | None = None
+    model: Raw = NOTHING
     choices: list[Outline.Choice] | None = None
     usage: Raw = NOTHING
     error: Raw = NOTHING

@@ -16,6 +16,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from gateway.admin import health, models, openapi, spend
+from gateway.metrics import CONTENT_TYPE
 from gateway.runtime import Runtime
 from gateway.stages import auth
 
@@ -57,10 +58,18 @@ async def _model(rt: Runtime, http: web.Request) -> Any:
     return models.one_model(rt, http.match_info["id"])
 
 
-async def _metrics(rt: Runtime, http: web.Request) -> Any:
+async def exposition(rt: Runtime) -> bytes:
+    """The metrics of this process, with all that has ended until now."""
     await rt.ledger.settle_listeners()
-    body, content_type = await asyncio.to_thread(rt.metrics.render)
-    return web.Response(body=body, headers={"content-type": content_type})
+    body, _ = await asyncio.to_thread(rt.metrics.render)
+    return body
+
+
+async def _metrics(rt: Runtime, http: web.Request) -> Any:
+    body = await exposition(rt)
+    if rt.siblings is not None:
+        body = await rt.siblings.gather(body)
+    return web.Response(body=body, headers={"content-type": CONTENT_TYPE})
 
 
 async def _routes(rt: Runtime, http: web.Request) -> Any:

@@ -99,7 +99,7 @@ def spend_log(row: LedgerRow) -> dict[str, Any]:
         "startTime": _iso(row.started_at),
         "endTime": _iso(row.ended_at),
         "completionStartTime": None if row.first_token_at is None else _iso(row.first_token_at),
-        "request_duration_ms": round(row.seconds * 1000),
+        "request_duration_ms": round(row.total_us / 1000),
         "model": row.model or row.model_requested,
         "model_id": row.deployment_id,
         "model_group": row.model_group,
@@ -181,9 +181,9 @@ def _own_words(row: LedgerRow) -> dict[str, Any]:
             "audio_output": row.audio_output,
         },
         "timings_us": {
-            "queue": row.queue_us,
-            "auth": row.auth_us,
-            "connect": row.connect_us,
+            "queue": None,  # these three are words that readers know; nobody measures them
+            "auth": None,
+            "connect": None,
             "ttfb": row.ttfb_us,
             "total": row.total_us,
             "overhead": row.overhead_us,

@@ -5,7 +5,12 @@ neither holds up the other:
 
 * **Listeners** (metrics, log lines) see the rows within a few hundredths of a second, whether or not the database works.
 * **The writer** wakes at most every 100 ms and hands the queue to `Records` in batches: one transaction each, a group
-  commit. A process that is killed loses at most what is younger than that.
+  commit.
+
+**Both give way.** Their own timers tell them how late the event loop is. While it is more than 10 ms late, requests come
+first and books wait: for a second at most, and not beyond some thousand rows, because a loop that is always busy must keep
+books too. So a process that is killed loses at most what is younger than 100 ms, and under such load what is younger than
+about a second.
 
 If the store is away, rows stay in the queue and the writer tries again, more and more seldom; `Records` skips rows that it
 has already, so that trying again is always right. The queue is bounded. Beyond its bound new rows are dropped, which is
@@ -21,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
+from time import monotonic
 from typing import TypeAlias
 
 from gateway.state.records import LedgerRow, Records, RecordsUnavailable
@@ -30,8 +36,13 @@ log = logging.getLogger("penstock.ledger")
 Listener: TypeAlias = Callable[[Sequence[LedgerRow]], None]
 
 _LISTENER_DELAY = 0.05
-_LISTENER_CHUNK = 100
-"""Rows that listeners get in one go: about a millisecond of work, then it is the streams' turn."""
+_LISTENER_CHUNK = 200
+"""Rows that listeners get in one go: less than half a millisecond of work, then it is the streams' turn."""
+_LATE = 0.01
+"""Seconds by which a timer comes too late when the loop has too much to do."""
+_PATIENCE = 1.0
+_MANY = 5_000
+"""Seconds and rows that the books let pass, at most, when the loop is late."""
 
 
 class Ledger:
@@ -62,6 +73,7 @@ class Ledger:
         self._queue: deque[LedgerRow] = deque()
         self._unheard: deque[LedgerRow] = deque()
         self._telling: asyncio.TimerHandle | None = None
+        self._tell_asked = self._tell_latest = 0.0
         self._wake = asyncio.Event()
         self._one_writer = asyncio.Lock()
         self.dropped = 0
@@ -77,7 +89,8 @@ class Ledger:
         """Take a finished request into the books. Never blocks, never fails; call it in the event loop."""
         self._unheard.append(row)
         if self._telling is None:
-            self._telling = asyncio.get_running_loop().call_later(_LISTENER_DELAY, self._tell)
+            self._tell_latest = monotonic() + _PATIENCE
+            self._tell_later()
         if len(self._queue) >= self._capacity:
             self.dropped += 1
             return
@@ -92,7 +105,7 @@ class Ledger:
             self._wake.set()
         while True:
             await self._wake.wait()
-            await asyncio.sleep(self._interval)  # a batch gathers
+            await self._gather()
             self._wake.clear()
             try:
                 await self._write_queue()
@@ -125,6 +138,16 @@ class Ledger:
             await asyncio.sleep(0)
 
     # -- the writer --------------------------------------------------------------------------------------------------
+
+    async def _gather(self) -> None:
+        """Let a batch come together, and requests go first."""
+        latest = monotonic() + _PATIENCE
+        while True:
+            asked = monotonic()
+            await asyncio.sleep(self._interval)
+            now = monotonic()
+            if now - asked - self._interval < _LATE or now > latest or len(self._queue) > _MANY:
+                return
 
     async def _write_patiently(self) -> None:
         while True:
@@ -176,11 +199,23 @@ class Ledger:
 
     # -- the listeners -----------------------------------------------------------------------------------------------
 
+    def _tell_later(self) -> None:
+        self._tell_asked = monotonic()
+        self._telling = asyncio.get_running_loop().call_later(_LISTENER_DELAY, self._tell)
+
     def _tell(self) -> None:
+        now = monotonic()
+        is_late = now - self._tell_asked - _LISTENER_DELAY > _LATE
+        if is_late and now < self._tell_latest and len(self._unheard) < _MANY:
+            self._tell_later()
+        else:
+            self._tell_all()
+
+    def _tell_all(self) -> None:
         self._telling = None
         self._tell_some()
         if self._unheard:
-            self._telling = asyncio.get_running_loop().call_later(0, self._tell)
+            self._telling = asyncio.get_running_loop().call_later(0, self._tell_all)
 
     def _tell_some(self) -> None:
         rows = [self._unheard.popleft() for _ in range(min(_LISTENER_CHUNK, len(self._unheard)))]

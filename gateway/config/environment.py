@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PLACE = Place("environment", 0, 0)
 
+MOST_WORKERS = 256
+
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 """Levels of the log, the most verbose first."""
 
@@ -37,7 +39,9 @@ VARIABLES: dict[str, str] = {
     "LITELLM_DEBUG, DETAILED_DEBUG, DEBUG": "`true` means level DEBUG.",
     "JSON_LOGS": "`true`: JSON lines even on a terminal.",
     "LITELLM_CORS_ORIGINS, LITELLM_CORS_ALLOW_CREDENTIALS": "As `allowed_origins` and `cors_allow_credentials`.",
+    "NUM_WORKERS": "Processes that share the port, for more than one core; default 1.",
     "PENSTOCK_DRAIN_DELAY": "Seconds after a signal in which new requests are still taken; default 0.",
+    "PENSTOCK_FAST_PATH": "`off`: aiohttp reads every request, where ordinary ones are else read without it; default `on`.",
     "PENSTOCK_DRAIN_TIMEOUT": "Seconds that open requests get to end after a signal; default 120.",
 }
 """What works, for the reference. Keys and addresses of providers are in the providers' own variables."""
@@ -57,7 +61,6 @@ LATER: dict[str, str] = {
     "LANGFUSE_PUBLIC_KEY": "no traces are sent",
     "LANGFUSE_SECRET_KEY": "no traces are sent",
     "SERVER_ROOT_PATH": "paths begin at the root",
-    "NUM_WORKERS": "there is one process",
 }
 """Known variables without an effect yet, and how things are instead."""
 
@@ -80,7 +83,11 @@ class Environment(Struct, frozen=True, kw_only=True):
     """Seconds after a signal in which new requests are still taken, for load balancers that are slow to notice."""
     drain_timeout: float = 120.0
     """Seconds that open requests get to end after a signal."""
+    fast_path: bool = True
+    """Ordinary requests are read without aiohttp."""
     json_logs: bool = False
+    num_workers: int = 1
+    """Processes that share the port."""
     problems: tuple[Problem, ...] = ()
     """What was wrong; where there is an error the default stands in."""
 
@@ -110,7 +117,9 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         cors_allow_credentials=variables.boolean("LITELLM_CORS_ALLOW_CREDENTIALS"),
         drain_delay=variables.seconds("PENSTOCK_DRAIN_DELAY", default.drain_delay),
         drain_timeout=variables.seconds("PENSTOCK_DRAIN_TIMEOUT", default.drain_timeout),
+        fast_path=variables.boolean("PENSTOCK_FAST_PATH", default=default.fast_path),
         json_logs=variables.boolean("JSON_LOGS"),
+        num_workers=variables.workers("NUM_WORKERS") or default.num_workers,
     )
     return replace(environment, problems=report.problems())
 
@@ -137,12 +146,13 @@ class _Variables:
     def texts(self, name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in (self.first(name) or "").split(",") if part.strip())
 
-    def boolean(self, name: str) -> bool:
+    def boolean(self, name: str, *, default: bool = False) -> bool:
         value = self.first(name)
-        decided = truth(value) if value else False
+        decided = truth(value) if value else default
         if decided is None:
             self._report.warning(PLACE, "", f"{name} must be true or false, not {shown(value or '')}")
-        return bool(decided)
+            return default
+        return decided
 
     def seconds(self, name: str, default: float) -> float:
         value = self.first(name)
@@ -162,6 +172,15 @@ class _Variables:
                 return int(value)
             self._report.error(PLACE, "", f"{name} must be a port (1 to 65535), not {shown(value)}")
             return None
+        return None
+
+    def workers(self, name: str) -> int | None:
+        value = self.first(name)
+        if value is None or (re.fullmatch(r"\d{1,3}", value, re.ASCII) and 0 < int(value) <= MOST_WORKERS):
+            return int(value) if value else None
+        self._report.error(
+            PLACE, "", f"{name} must be a number of processes (1 to {MOST_WORKERS}), not {shown(value)}"
+        )
         return None
 
     def log_level(self) -> str:

@@ -40,6 +40,7 @@ from gateway.config.problems import ConfigInvalid, Problem, Report, closest
 from gateway.config.values import Reader, is_null, is_off, same
 from gateway.config.vocabulary import (
     ENTRY_KEYS,
+    LIMITS,
     OPTIONS,
     OTHER_PRICE,
     PARAM_KEYS,
@@ -62,6 +63,8 @@ class Loaded(Struct, frozen=True):
 
     config: Config
     notices: tuple[Problem, ...] = ()
+    limits: dict[str, Place] = {}
+    """Where limits and budgets are set, by their path."""
 
 
 def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -> Loaded:
@@ -85,7 +88,12 @@ def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -
         sections.litellm(settings),
         sections.general(settings),
     )
-    models = _Models(reader).read(top)
+    limits = {
+        path: item.place
+        for name, (_, item, path) in settings.items()
+        if name in LIMITS and not is_off(item.value)
+    }
+    models = _Models(reader, limits).read(top)
     if "llm_providers" in top:
         models += dialects.providers(top["llm_providers"], "llm_providers")
     if models and not general.env_providers:
@@ -99,7 +107,7 @@ def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -
         environment_variables=variables,
         files=tuple(files.names),
     )
-    return Loaded(config, notices)
+    return Loaded(config, notices, limits)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -398,9 +406,10 @@ def _where(settings: Settings, name: str) -> tuple[Place, str]:
 class _Models:
     """Reads `model_list`."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, limits: dict[str, Place]) -> None:
         self._reader = reader
         self._report = reader.report
+        self._limits = limits
         self._ids: dict[str, Place] = {}
 
     def read(self, top: dict[str, Item]) -> list[ModelEntry]:
@@ -510,6 +519,8 @@ class _Models:
 
     def _known(self, key: Key, item: Item, path: str, values: dict[str, Any]) -> None:
         _judge(key, item, path, self._report)
+        if key.name in LIMITS and not is_off(item.value):
+            self._limits[join(path, key.name)] = item.place
         if key.status == "refused" or key.kind == "any":
             return
         value = self._reader.read(key.kind, item.value, join(path, key.name))

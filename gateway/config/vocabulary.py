@@ -334,6 +334,31 @@ SETTINGS: dict[str, Key] = (
 )
 """Every setting by its name; names are unique, so that a misplaced one is understood."""
 
+LIMITS = frozenset(
+    (
+        "max_budget",
+        "max_internal_user_budget",
+        "max_end_user_budget",
+        "max_end_user_budget_id",
+        "max_ui_session_budget",
+        "tag_budget_config",
+        "provider_budget_config",
+        "tpm_limit",
+        "rpm_limit",
+        "user_rate_limit",
+        "max_parallel_requests",
+        "global_max_parallel_requests",
+        "default_max_parallel_requests",
+        "itpm",
+        "otpm",
+        "tpd",
+        "rpd",
+        "default_api_key_tpm_limit",
+        "default_api_key_rpm_limit",
+    )
+)
+"""Words, of settings and of `litellm_params`, for which somebody has to count what all workers do."""
+
 ENTRY_KEYS: dict[str, Key] = {key.name: key for key in ENTRY}
 PARAM_KEYS: dict[str, Key] = {key.name: key for key in PARAMS} | {
     name: Key(name, kind, "credentials and places of one provider", "later") for name, kind in OPTIONS.items()

@@ -10,33 +10,34 @@ what was relayed, and the row says so.
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from adapters.errors import GatewayError, UpstreamError
 from adapters.types import Usage
 from gateway.estimates import tokens_asked, tokens_said
-from gateway.exchange import Exchange
+from gateway.exchange import Attempt, Exchange
 from gateway.logs import scrub
 from gateway.pricing import cost
+from gateway.routes import Deployment
 from gateway.runtime import Runtime
-from gateway.state.records import AttemptRow, LedgerRow, Status
+from gateway.state.records import NO_TOKENS, AttemptRow, Kind, LedgerRow, Status, UsageSource
 
 _MOST_TOKENS = 10**9
+_MOST_KINDS = 1_000
+
+_kinds: dict[tuple[object, ...], Kind] = {}
+"""The kinds of late, by what makes them. Clients choose the model's name, so there is an end to it."""
 
 
 def open_books(rt: Runtime, x: Exchange) -> None:
     """The request is under way."""
     rt.metrics.in_flight += 1
-    task = asyncio.current_task()
-    if task is not None:
-        rt.open[x] = task
+    rt.open.add(x)
 
 
 def settle(rt: Runtime, x: Exchange) -> None:
     """Write the row, and let go of the deployment."""
-    rt.open.pop(x, None)
+    rt.open.discard(x)
     rt.body_bytes -= x.body_size
     rt.metrics.in_flight -= 1
     x.at.ended = rt.now()
@@ -121,19 +122,68 @@ def _unreported(x: Exchange) -> Usage | None:
 
 
 def _row(x: Exchange) -> LedgerRow:
-    deployment = x.deployment
+    at, error, controls = x.at, x.error, x.controls
     usage = x.usage
-    caller = x.caller
+    answer = _only_answer(x)
     return LedgerRow(
-        id=x.id,
-        call_id=x.call_id,
-        answer_id=x.answer_id,
-        started_at=x.wall,
-        ended_at=x.wall + x.at.ended - x.at.began,
-        first_token_at=x.wall + x.at.first_event - x.at.began if x.at.first_event else None,
+        x.id,
+        _kind(x, "none" if usage is None else ("estimated" if usage.estimated else "reported")),
+        x.wall,
+        round((at.ended - at.began) * 1e6),
+        _between(at.began, at.first_event),
+        _overhead(x),
+        NO_TOKENS if usage is None else usage,
+        x.cost,
+        None if answer is None else round(answer.seconds * 1000),
+        x.answer_id,
+        x.http.remote,
+        x.http.headers.get("user-agent", "")[:200] or None,
+        "" if x.call_id is x.id else x.call_id,
+        x.end_user,
+        controls.session_id,
+        controls.tags,
+        scrub(error.message)[:500] if error is not None else "",
+        () if answer is not None else tuple(map(_attempt_row, x.attempts)),
+    )
+
+
+def _kind(x: Exchange, source: UsageSource) -> Kind:
+    error = x.error
+    reason = "" if error is None else error.reason
+    if x.cancelled and error is None:
+        reason = "client_disconnected"
+    status = _status(x)
+    made_of = (
+        x.endpoint.path,
+        x.model,
+        x.wants_stream,
+        x.deployment,
+        x.caller,
+        x.client.status,
+        status,
+        reason,
+        x.finish,
+        source,
+        len(x.attempts),
+        x.fallbacks,
+    )
+    kind = _kinds.get(made_of)
+    if kind is None:
+        if len(_kinds) >= _MOST_KINDS:
+            _kinds.clear()
+        kind = _kinds[made_of] = _new_kind(x, x.deployment, status, reason, source)
+    return kind
+
+
+def _new_kind(
+    x: Exchange, deployment: Deployment | None, status: Status, reason: str, source: UsageSource
+) -> Kind:
+    caller = x.caller
+    return Kind(
         endpoint=x.endpoint.path,
         operation=x.endpoint.operation,
         client_format=x.endpoint.client_format,
+        stream=x.wants_stream,
         provider=deployment.provider if deployment else "",
         provider_format=deployment.target.provider.format if deployment else "",
         model_requested=x.model,
@@ -144,48 +194,42 @@ def _row(x: Exchange) -> LedgerRow:
         caller_kind=caller.kind if caller else "anonymous",
         key_digest=caller.digest if caller else None,
         key_alias=caller.alias if caller else None,
-        end_user=x.end_user,
-        tags=x.controls.tags,
-        session_id=x.controls.session_id,
-        client_ip=x.http.remote,
-        user_agent=x.http.headers.get("user-agent", "")[:200] or None,
-        stream=x.wants_stream,
-        status=_status(x),
+        status=status,
         http_status=x.client.status or 499,
-        reason=x.error.reason if x.error else ("client_disconnected" if x.cancelled else ""),
-        error_message=scrub(x.error.message)[:500] if x.error else "",
-        input=usage.input if usage else 0,
-        cache_read=usage.cache_read if usage else 0,
-        cache_write=usage.cache_write if usage else 0,
-        cache_write_1h=usage.cache_write_1h if usage else 0,
-        audio_input=usage.audio_input if usage else 0,
-        output=usage.output if usage else 0,
-        reasoning=usage.reasoning if usage else 0,
-        audio_output=usage.audio_output if usage else 0,
-        usage_source="none" if usage is None else ("estimated" if usage.estimated else "reported"),
-        cost_nano=x.cost,
+        reason=reason,
+        finish=x.finish or "",
+        usage_source=source,
         price_source=deployment.price_source if deployment else "",
-        attempts=tuple(
-            AttemptRow(
-                deployment_id=attempt.deployment.id,
-                model=attempt.deployment.target.model,
-                provider=attempt.deployment.provider,
-                status=attempt.status,
-                reason=attempt.error.reason if isinstance(attempt.error, GatewayError) else "",
-                ms=round(attempt.seconds * 1000),
-                possible_duplicate=attempt.possible_duplicate
-                or getattr(attempt.error, "possible_duplicate", False),
-            )
-            for attempt in x.attempts
-        ),
         retries=max(0, len(x.attempts) - 1 - x.fallbacks),
         fallbacks=x.fallbacks,
-        finish=x.finish or "",
-        cache_hit=False,
         mock=deployment is not None and deployment.mock is not None,
-        ttfb_us=_between(x.at.began, x.at.first_event),
-        total_us=_between(x.at.began, x.at.ended),
-        overhead_us=_overhead(x),
+    )
+
+
+def _only_answer(x: Exchange) -> Attempt | None:
+    """The only attempt, if all that its row would say can be said by the request's kind and a number."""
+    if len(x.attempts) != 1:
+        return None
+    (attempt,) = x.attempts
+    is_plain = (
+        attempt.answered
+        and attempt.error is None
+        and not attempt.possible_duplicate
+        and attempt.deployment is x.deployment
+        and attempt.status == x.client.status
+    )
+    return attempt if is_plain else None
+
+
+def _attempt_row(attempt: Attempt) -> AttemptRow:
+    return AttemptRow(
+        deployment_id=attempt.deployment.id,
+        model=attempt.deployment.target.model,
+        provider=attempt.deployment.provider,
+        status=attempt.status,
+        reason=attempt.error.reason if isinstance(attempt.error, GatewayError) else "",
+        ms=round(attempt.seconds * 1000),
+        possible_duplicate=attempt.possible_duplicate or getattr(attempt.error, "possible_duplicate", False),
     )
 
 

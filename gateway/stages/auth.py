@@ -6,9 +6,10 @@ Authorization is decided on the matched route, never on the text of a path, and 
 from __future__ import annotations
 
 import ipaddress
+from typing import Protocol
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from multidict import MultiMapping
 
 from adapters.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from gateway.exchange import Exchange
@@ -21,13 +22,26 @@ _FORWARDED = frozenset({"forwarded", "via", "x-real-ip", "cf-connecting-ip", "tr
 
 def identify(rt: Runtime, x: Exchange) -> None:
     """Set `x.caller`. Raises `Unauthorized`, or `BadRequest` where a credential is given twice."""
-    if x.endpoint.path in rt.config.general.public_routes:
-        x.caller = ANONYMOUS
-    else:
-        x.caller = caller_of(rt, x.http)
+    head = x.http
+    if head.caller is None or head.keys_version != rt.keyring.version:
+        is_public = x.endpoint.path in rt.config.general.public_routes
+        head.keys_version = rt.keyring.version
+        head.caller = ANONYMOUS if is_public else caller_of(rt, head)
+    x.caller = head.caller
 
 
-def caller_of(rt: Runtime, http: web.BaseRequest) -> Caller:
+class Asked(Protocol):
+    """What is looked at of a request: a `Head`, or aiohttp's request."""
+
+    @property
+    def headers(self) -> MultiMapping[str]: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def remote(self) -> str | None: ...
+
+
+def caller_of(rt: Runtime, http: Asked) -> Caller:
     """Who holds the credential of this request.
 
     The first of these headers that is there counts: `x-litellm-api-key`, `Authorization: Bearer`, `api-key`,
@@ -36,7 +50,7 @@ def caller_of(rt: Runtime, http: web.BaseRequest) -> Caller:
     return rt.keyring.identify(_credential(http, needed=not rt.keyring.is_open))
 
 
-def require_admin(rt: Runtime, http: web.BaseRequest) -> Caller:
+def require_admin(rt: Runtime, http: Asked) -> Caller:
     """The caller, if it may manage the gateway.
 
     With a master key, whoever holds it. In open mode, whoever sits at this machine: the peer is loopback, no proxy stood
@@ -54,7 +68,7 @@ def require_admin(rt: Runtime, http: web.BaseRequest) -> Caller:
     return caller
 
 
-def is_admin(rt: Runtime, http: web.BaseRequest) -> bool:
+def is_admin(rt: Runtime, http: Asked) -> bool:
     """May the caller manage the gateway? For pages that everybody may see and administrators see more of."""
     try:
         require_admin(rt, http)
@@ -63,7 +77,7 @@ def is_admin(rt: Runtime, http: web.BaseRequest) -> bool:
     return True
 
 
-def _credential(http: web.BaseRequest, *, needed: bool) -> str | None:
+def _credential(http: Asked, *, needed: bool) -> str | None:
     headers = http.headers
     found = None
     for name in _KEY_HEADERS:
@@ -84,7 +98,7 @@ def _credential(http: web.BaseRequest, *, needed: bool) -> str | None:
     return found or None
 
 
-def _is_local(http: web.BaseRequest) -> bool:
+def _is_local(http: Asked) -> bool:
     if any(_tells_of_another(name) for name in http.headers):
         return False
     if http.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):

@@ -19,9 +19,11 @@ def plan(rt: Runtime, x: Exchange) -> None:
     route = rt.routes.find(x.model)
     if route is None:
         raise ModelNotFound(_not_found(rt, x.model))
-    x.plan = [route]
-    if not x.controls.disable_fallbacks:
-        x.plan += rt.routes.stand_ins(x.model, x.controls.fallbacks)
+    x.plan = (
+        (route,)
+        if x.controls.disable_fallbacks
+        else (route, *rt.routes.stand_ins(x.model, x.controls.fallbacks))
+    )
     if log.isEnabledFor(logging.DEBUG):
         plan_told = [f"{route.name} ({len(route.deployments)})" for route in x.plan]
         log.debug("request %s for %s: %s (deployments)", x.id, x.model, ", then ".join(plan_told))

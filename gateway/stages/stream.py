@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from time import monotonic
 
 from adapters import CLIENTS
 from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
+from adapters.taps import Tap
 from gateway import __version__
-from gateway.client import JSON_HEADERS
-from gateway.exchange import Answer, Exchange
+from gateway.client import header_lines
+from gateway.deadlines import Deadline
+from gateway.exchange import Answer, Exchange, Response
 from gateway.logs import scrub
 from gateway.pricing import cost, dollars_text
+from gateway.routes import Deployment
 from gateway.runtime import Runtime
+from gateway.story import Signal
 
 _FAREWELL = 0.2
 """Seconds that a provider has to close its message after the last event, so that its connection can be used again."""
@@ -31,40 +36,44 @@ def hold_the_line(rt: Runtime, x: Exchange) -> None:
     """Let no stream be silent: after 15 s without an event its head and a comment go out, and again after each 15 s."""
     if x.wants_stream:
         comment = CLIENTS[x.endpoint.client_format].KEEP_ALIVE
-        x.client.comment_when_idle(comment, rt.limits.keep_alive, lambda: headers_of(rt, x, None))
+        x.client.comment_when_idle(
+            rt.deadlines, comment, rt.limits.keep_alive, lambda: headers_of(rt, x, None)
+        )
 
 
 async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
     """Write the whole answer. Raises `GatewayError` for what breaks on the way."""
+    client = x.client
     if answer.tap is None:
         x.started = True
-        x.client.answer(200, [*JSON_HEADERS, *headers_of(rt, x, answer)], answer.body)
-        await _flush(rt, x)
-        return
-    if not x.client.opened:
-        x.client.open_stream(headers_of(rt, x, answer))
-    await _Relay(rt, x, answer).run()
-    x.client.end()
-    await _flush(rt, x)
-    if not answer.ended:
-        await _farewell(answer)
-
-
-async def _flush(rt: Runtime, x: Exchange) -> None:
-    if x.client.is_full:
-        await x.client.flushed(rt.limits.client_write)
+        client.answer(200, headers_of(rt, x, answer), answer.body)
+    else:
+        if not client.opened:
+            client.open_stream(headers_of(rt, x, answer))
+        await _Relay(rt, x, answer, answer.tap).run()
+        client.end()
+    if client.is_full:
+        await client.flushed(rt.limits.client_write)
+    if answer.tap is not None and not answer.ended:
+        await _farewell(rt, answer)
 
 
 class _Relay:
     """One stream on its way."""
 
-    def __init__(self, rt: Runtime, x: Exchange, answer: Answer) -> None:
+    __slots__ = ("_answer", "_client", "_is_paused", "_rt", "_story", "_tap", "_wake", "_watch")
+
+    def __init__(self, rt: Runtime, x: Exchange, answer: Answer, tap: Tap) -> None:
         self._rt = rt
+        self._story = x.story
         self._client = x.client
         self._answer = answer
-        self._wake = asyncio.get_running_loop().create_future()
+        self._tap = tap
+        self._wake = Signal()
+        self._is_paused = False
+        self._watch: Deadline | asyncio.TimerHandle
         x.started = True
-        answer.last_data = rt.now()
+        answer.last_data = monotonic()
         pending = b"".join(answer.pending)
         answer.pending.clear()
         answer.on_data = self._write
@@ -76,61 +85,72 @@ class _Relay:
         # Runs inside the provider's data_received: no await, no exception, as little as possible.
         if events:
             self._client.write(events)
-        tap = self._answer.tap
-        if self._client.is_full or tap is None or tap.done or tap.failure is not None:
-            self._stir()
+        tap = self._tap
+        if self._client.is_full or tap.done or tap.failure is not None:
+            self._wake.set()
 
     def _stir(self) -> None:
-        if not self._wake.done():
-            self._wake.set_result(None)
+        self._wake.set()
 
     async def run(self) -> None:
-        answer, tap = self._answer, self._answer.tap
-        while tap is not None:
-            if tap.failure is not None:
-                raise tap.failure
-            if tap.done:
-                return  # whatever happens to the connection now, the answer is whole
-            if answer.error is not None:
-                raise answer.error
-            if answer.ended:
-                return
-            if self._client.is_full:
-                await self._let_the_client_read()
-            else:
-                await self._wait()
+        answer, tap = self._answer, self._tap
+        self._watch = self._rt.deadlines.start(self._rt.limits.between_events, self._look)
+        try:
+            while True:
+                if tap.failure is not None:
+                    raise tap.failure
+                if tap.done:
+                    return  # whatever happens to the connection now, the answer is whole
+                if answer.error is not None:
+                    raise answer.error
+                if answer.ended:
+                    return
+                if self._client.is_full:
+                    await self._let_the_client_read()
+                else:
+                    self._wake = Signal()
+                    await self._wake
+        finally:
+            self._watch.cancel()
+
+    def _look(self) -> None:
+        """Has the provider been silent for too long?"""
+        patience = self._rt.limits.between_events
+        rest = patience if self._is_paused else self._answer.last_data + patience - monotonic()
+        if rest > 0:
+            self._watch = asyncio.get_running_loop().call_later(rest, self._look)
+            return
+        self._story.interrupt(
+            UpstreamTimeout(f"The provider sent nothing for {patience:g} s", code="idle_timeout")
+        )
 
     async def _let_the_client_read(self) -> None:
         response = self._answer.response
         if response is not None:
             response.pause()
+        self._is_paused = True
         try:
             await self._client.drained(self._rt.limits.client_write)
         except TimeoutError:
             self._client.drop()
             raise asyncio.CancelledError from None  # for the bill it is a client that left
         finally:
-            self._answer.last_data = self._rt.now()
+            self._is_paused = False
+            self._answer.last_data = monotonic()
             if response is not None:
                 response.resume()
 
-    async def _wait(self) -> None:
-        patience = self._rt.limits.between_events
-        rest = self._answer.last_data + patience - self._rt.now()
-        if rest <= 0:
-            raise UpstreamTimeout(f"The provider sent nothing for {patience:g} s", code="idle_timeout")
-        self._wake = asyncio.get_running_loop().create_future()
-        await asyncio.wait((self._wake,), timeout=rest)
 
-
-async def _farewell(answer: Answer) -> None:
-    closed = asyncio.get_running_loop().create_future()
+async def _farewell(rt: Runtime, answer: Answer) -> None:
+    closed = Signal()
     answer.on_data = lambda _: None
-    answer.on_end = lambda: None if closed.done() else closed.set_result(None)
+    answer.on_end = closed.set
+    deadline = rt.deadlines.start(_FAREWELL, closed.set)
     with suppress(
         asyncio.CancelledError
     ):  # the client has its whole answer and may leave: that is no disconnect
-        await asyncio.wait((closed,), timeout=_FAREWELL)
+        await closed
+    deadline.cancel()
 
 
 def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
@@ -147,7 +167,7 @@ def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
     if rt.draining:
         x.client.close_after()
     body = side.write_error(error, request_id=x.id, mid_stream=False)
-    x.client.answer(error.status, [*JSON_HEADERS, *headers_of(rt, x, None), *error.headers.items()], body)
+    x.client.answer(error.status, headers_of(rt, x, None) + header_lines(error.headers.items()), body)
 
 
 def _scrub(error: GatewayError) -> None:
@@ -160,54 +180,70 @@ def _scrub(error: GatewayError) -> None:
             error.body = scrub(error.body.decode("utf-8", "replace")).encode()
 
 
-def headers_of(rt: Runtime, x: Exchange, answer: Answer | None) -> list[tuple[str, str]]:
-    """The headers that LiteLLM's clients read, as far as they are known before the first byte."""
-    headers = [
-        ("x-request-id", x.id),
-        ("request-id", x.id),
-        ("x-litellm-call-id", _clean(x.call_id)),
-        ("x-litellm-version", __version__),
-        ("x-litellm-attempted-retries", str(max(0, len(x.attempts) - 1 - x.fallbacks))),
-        ("x-litellm-attempted-fallbacks", str(x.fallbacks)),
-    ]
+def headers_of(rt: Runtime, x: Exchange, answer: Answer | None) -> str:
+    """The headers that LiteLLM's clients read, as lines, as far as they are known before the first byte."""
     deployment = x.deployment
-    if deployment is not None:
-        headers += [
-            ("x-litellm-model-id", _clean(deployment.id)),
-            ("x-litellm-model-group", _clean(deployment.route)),
-            ("x-litellm-model-name", _clean(deployment.model_name)),
-            ("x-litellm-model-api-base", _clean(deployment.origin)),
-        ]
+    call_id = x.id if x.call_id is x.id else _clean(x.call_id)
+    tried = len(x.attempts) - 1 - x.fallbacks
+    lines = (
+        f"x-request-id: {x.id}\r\nrequest-id: {x.id}\r\nx-litellm-call-id: {call_id}\r\n"
+        f"{_VERSION if tried <= 0 and not x.fallbacks else _version_and_attempts(tried, x.fallbacks)}"
+        f"{_of_deployment(deployment) if deployment is not None else ''}"
+    )
     if answer is None:
-        return headers
+        return lines
     if answer.tap is None:
-        now = rt.now()
-        upstream = (
-            x.attempts[-1].started + x.attempts[-1].seconds - x.attempts[0].started if x.attempts else 0.0
+        lines += _of_whole_answer(rt, x)
+    return lines if answer.response is None else lines + _from_provider(answer.response)
+
+
+def _version_and_attempts(retries: int, fallbacks: int) -> str:
+    return (
+        f"x-litellm-version: {__version__}\r\n"
+        f"x-litellm-attempted-retries: {max(0, retries)}\r\nx-litellm-attempted-fallbacks: {fallbacks}\r\n"
+    )
+
+
+_VERSION = _version_and_attempts(0, 0)
+
+
+def _of_deployment(deployment: Deployment) -> str:
+    lines: str | None = deployment.notes.get("headers")
+    if lines is None:
+        lines = deployment.notes["headers"] = header_lines(
+            (
+                ("x-litellm-model-id", _clean(deployment.id)),
+                ("x-litellm-model-group", _clean(deployment.route)),
+                ("x-litellm-model-name", _clean(deployment.model_name)),
+                ("x-litellm-model-api-base", _clean(deployment.origin)),
+            )
         )
-        headers += [
-            ("x-litellm-response-duration-ms", f"{(now - x.at.began) * 1000:.3f}"),
-            ("x-litellm-overhead-duration-ms", f"{(now - x.at.began - upstream) * 1000:.3f}"),
-        ]
-        price = deployment.price if deployment is not None else None
-        nano = cost(price, x.usage) if price is not None and x.usage is not None else None
-        if nano is not None:
-            headers.append(("x-litellm-response-cost", dollars_text(nano)))
-    if answer.response is not None:
-        headers += _from_provider(answer)
-    return headers
+    return lines
 
 
-def _from_provider(answer: Answer) -> list[tuple[str, str]]:
-    if answer.response is None:
-        return []
+def _of_whole_answer(rt: Runtime, x: Exchange) -> str:
+    milliseconds = (rt.now() - x.at.began) * 1000
+    attempts = x.attempts
+    upstream = (attempts[-1].started + attempts[-1].seconds - attempts[0].started) * 1000 if attempts else 0.0
+    price = x.deployment.price if x.deployment is not None else None
+    if price is not None and x.usage is not None:
+        x.cost = cost(price, x.usage)
+    paid = "" if x.cost is None else f"x-litellm-response-cost: {dollars_text(x.cost)}\r\n"
+    return (
+        f"x-litellm-response-duration-ms: {milliseconds:.3f}\r\n"
+        f"x-litellm-overhead-duration-ms: {milliseconds - upstream:.3f}\r\n{paid}"
+    )
+
+
+def _from_provider(response: Response) -> str:
     found = []
-    for name, value in answer.response.headers.items():
+    for name, value in response.headers.items():
         if name.startswith(_RATE_HEADERS):
-            found += [(name, scrub(_clean(value))), (f"llm_provider-{name}", scrub(_clean(value)))]
+            shown = scrub(_clean(value))
+            found += [(name, shown), (f"llm_provider-{name}", shown)]
         elif name in _REQUEST_IDS:
             found.append((f"llm_provider-{name}", scrub(_clean(value))))
-    return found
+    return header_lines(found) if found else ""
 
 
 def _clean(value: str) -> str:

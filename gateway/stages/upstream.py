@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 from msgspec import Raw
@@ -22,6 +25,7 @@ from msgspec import Raw
 from adapters import CLIENTS, FORMATS, SAME
 from adapters.errors import (
     BadRequest,
+    Bug,
     ContentPolicyViolation,
     ContextWindowExceeded,
     GatewayError,
@@ -37,19 +41,24 @@ from adapters.errors import (
 )
 from adapters.framing import SseCutter
 from adapters.taps import Passthrough, Tap, Translation
-from adapters.types import ChatRequest, HttpRequest, Target
-from gateway.credentials import sign
+from adapters.types import ChatRequest, Target
+from gateway.credentials import signed
 from gateway.estimates import tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange, Response
+from gateway.inbound import Head
 from gateway.routes import Deployment, Route
 from gateway.runtime import Runtime
+from gateway.story import Interrupted
+from gateway.upstreams import Prepared
 from gateway.upstreams.mock import mock_answer
 
 log = logging.getLogger("penstock")
 
 _POINTLESS_TO_REPEAT = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney, Unsupported)
 _ANOTHER_MODEL_MAY = (ContextWindowExceeded, ContentPolicyViolation)
+_CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key", "traceparent")
 _shuffle = random.Random()  # noqa: S311 - shares of traffic, no secrets
+os.register_at_fork(after_in_child=_shuffle.seed)  # workers are forked, and shall not shuffle alike
 
 
 async def ask(rt: Runtime, x: Exchange) -> Answer:
@@ -74,15 +83,14 @@ def _goes_on(error: GatewayError) -> bool:
 
 
 async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
-    retries = _retries(rt, x, route)
     asked: list[Deployment] = []
     last: UpstreamError | Unsupported | None = None
-    for attempt in range(retries + 1):
+    while last is None or len(asked) <= _retries(rt, x, route):
         deployment = _choose(rt, route, asked, last)
         if deployment is None:
             break
-        if deployment in asked and isinstance(last, UpstreamError):
-            wait = _wait_before(attempt, last, rt.limits.retry_pause)
+        if last is not None and deployment in asked and isinstance(last, UpstreamError):
+            wait = _wait_before(len(asked), last, rt.limits.retry_pause)
             if wait > rt.limits.longest_retry_wait:
                 break
             await asyncio.sleep(wait)
@@ -112,6 +120,8 @@ def _choose(
 ) -> Deployment | None:
     """An available deployment that was not asked yet, else the one asked longest ago, if that makes sense."""
     now = rt.now()
+    if last is None and len(route.deployments) == 1:  # 1.2 us less for what most routes are
+        return route.deployments[0] if rt.health.is_available(route.deployments[0].id, now) else None
     available = [d for d in route.deployments if rt.health.is_available(d.id, now)]
     fresh = [d for d in available if d not in asked]
     if fresh:
@@ -155,12 +165,13 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
     ):
         return _estimate(x, deployment)
     question = _Question(x, deployment)
+    prepared = _prepare(rt, x, deployment, question) if deployment.mock is None else None
     attempt = Attempt(deployment, rt.now())
     x.attempts.append(attempt)
     x.deployment = deployment
     rt.health.began(deployment.id)
     try:
-        answer = await _begin(rt, x, deployment, question, attempt)
+        answer = await _begin(rt, x, question, prepared, attempt)
     except UpstreamError as error:
         attempt.error = error
         if isinstance(error, UpstreamAuth):
@@ -211,74 +222,116 @@ def _estimate(x: Exchange, deployment: Deployment) -> Answer:
 
 
 async def _begin(
-    rt: Runtime, x: Exchange, deployment: Deployment, question: _Question, attempt: Attempt
+    rt: Runtime, x: Exchange, question: _Question, prepared: Prepared | None, attempt: Attempt
 ) -> Answer:
-    deadline = _first_event_seconds(rt, x, deployment)
+    seconds = _first_event_seconds(rt, x, attempt.deployment)
+    deadline = rt.deadlines.start(seconds, partial(_too_late, x, attempt.deployment, seconds))
+    response: Response | None = None
     try:
-        async with asyncio.timeout(deadline):
-            response = await _send(rt, x, deployment, question, attempt, deadline)
-            try:
-                return await _read(rt, x, question, response, deadline)
-            except BaseException:
-                response.abort()
-                raise
-    except TimeoutError:
-        raise UpstreamTimeout(
-            f"{deployment.provider} did not begin to answer within {deadline:g} s", code="first_event_timeout"
-        ) from None
+        x.at.sent = rt.now()
+        if prepared is None:
+            response = _mocked(x, attempt.deployment)
+        else:
+            response = await rt.upstreams.ask(
+                prepared,
+                question.body,
+                connect_timeout=rt.limits.connect,
+                head_timeout=None,
+                collect=0 if x.wants_stream else rt.limits.answer_body,
+            )
+        attempt.status = response.status
+        attempt.possible_duplicate = response.possible_duplicate
+        if not 200 <= response.status < 300:
+            raise await _refusal(rt, question, response)
+        if x.wants_stream:
+            return await _first_event(rt, x, question, response)
+        body = await response.read(rt.limits.answer_body, None)
+        x.at.first_event = rt.now()
+        return Answer(response, body=question.finished(body, int(x.wall)))
+    except BaseException as error:
+        if response is not None:
+            response.abort()
+        if isinstance(error, Interrupted) and isinstance(error.error, UpstreamTimeout):
+            raise error.error from None
+        raise
+    finally:
+        deadline.cancel()
+
+
+def _too_late(x: Exchange, deployment: Deployment, seconds: float) -> None:
+    x.story.interrupt(
+        UpstreamTimeout(
+            f"{deployment.provider} did not begin to answer within {seconds:g} s", code="first_event_timeout"
+        )
+    )
 
 
 def _first_event_seconds(rt: Runtime, x: Exchange, deployment: Deployment) -> float:
     router = rt.config.router
+    if x.wants_stream:
+        for seconds in (x.controls.stream_timeout, deployment.stream_timeout, router.stream_timeout):
+            if seconds is not None:
+                return seconds
     plain = (x.controls.timeout, deployment.timeout, rt.config.litellm.request_timeout, router.timeout)
-    stream = (x.controls.stream_timeout, deployment.stream_timeout, router.stream_timeout)
-    for seconds in (*stream, *plain) if x.wants_stream else plain:
+    for seconds in plain:
         if seconds is not None:
             return seconds
     return rt.limits.first_event
 
 
-async def _send(
-    rt: Runtime, x: Exchange, deployment: Deployment, question: _Question, attempt: Attempt, deadline: float
-) -> Response:
-    x.at.sent = rt.now()
-    if deployment.mock is not None:
-        attempt.status = 200
-        return mock_answer(
-            text=deployment.mock.text,
-            model=deployment.target.model,
-            stream=x.wants_stream,
-            answer_id=f"chatcmpl-{x.id}",
-            now=int(x.wall),
-            include_usage=True,
-            first_delay=deployment.mock.first_delay,
-            delay=deployment.mock.delay,
-            prompt_tokens=tokens_asked(x.envelope),
-        )
-    response = await rt.upstreams.send(
-        sign(question.http, deployment),
-        connect_timeout=rt.limits.connect,
-        head_timeout=deadline,
-        scope=deployment.scope,
+def _mocked(x: Exchange, deployment: Deployment) -> Response:
+    mock = deployment.mock
+    if mock is None:
+        raise Bug("There is nobody to ask")
+    return mock_answer(
+        text=mock.text,
+        model=deployment.target.model,
+        stream=x.wants_stream,
+        answer_id=f"chatcmpl-{x.id}",
+        now=int(x.wall),
+        include_usage=True,
+        first_delay=mock.first_delay,
+        delay=mock.delay,
+        prompt_tokens=tokens_asked(x.envelope),
     )
-    attempt.status = response.status
-    attempt.possible_duplicate = response.possible_duplicate
-    return response
 
 
-async def _read(rt: Runtime, x: Exchange, question: _Question, response: Response, deadline: float) -> Answer:
-    limits = rt.limits
-    if not 200 <= response.status < 300:
-        body = await response.read(limits.error_body, limits.error_body_seconds)
-        raise question.provider_side.read_error(response.status, response.headers, body)
+def _prepare(rt: Runtime, x: Exchange, deployment: Deployment, question: _Question) -> Prepared:
+    """The request's head: written once for each deployment, or, if the client has headers that cross, for each of its
+    own heads. 25 us to write, 0.5 to find again.
+    """
+    crossing = _crossing(x.http)
+    kept = x.http.written.setdefault(deployment, {}) if crossing else deployment.notes
+    name = (x.endpoint.operation, x.wants_stream, question.is_same)
+    prepared: Prepared | None = kept.get(name)
+    if prepared is None:
+        headers = crossing if question.is_same else _common(crossing)
+        address = question.provider_side.address(
+            deployment.target, x.endpoint.operation, headers, stream=x.wants_stream
+        )
+        prepared = kept[name] = rt.upstreams.prepare(
+            address.method, address.url, signed(address, deployment), deployment.scope
+        )
+    return prepared
+
+
+async def _refusal(rt: Runtime, question: _Question, response: Response) -> UpstreamError:
+    body = await response.read(rt.limits.error_body, rt.limits.error_body_seconds)
+    return question.provider_side.read_error(response.status, response.headers, body)
+
+
+async def _first_event(rt: Runtime, x: Exchange, question: _Question, response: Response) -> Answer:
     kind = response.headers.get("content-type", "")
-    if x.wants_stream and "text/event-stream" not in kind and ("json" in kind or "html" in kind):
+    if "text/event-stream" not in kind and ("json" in kind or "html" in kind):
         raise await _not_a_stream(rt, question, response)
-    if not x.wants_stream:
-        body = await response.read(limits.answer_body, deadline)
-        x.at.first_event = rt.now()
-        return Answer(response, body=question.finished(body, int(x.wall)))
-    return await _first_event(rt, x, response, question.tap(int(x.wall)))
+    x.tap = tap = question.tap(int(x.wall))
+    answer = Answer(response, tap=tap, limit=rt.limits.pending)
+    response.pump(answer.receive, answer.end)
+    await answer.begun
+    if not tap.events:
+        raise tap.failure or answer.error or UpstreamMalformed("The provider's stream has no event in it")
+    x.at.first_event = rt.now()
+    return answer
 
 
 async def _not_a_stream(rt: Runtime, question: _Question, response: Response) -> UpstreamError:
@@ -287,41 +340,6 @@ async def _not_a_stream(rt: Runtime, question: _Question, response: Response) ->
     if b'"error"' in body:
         return hidden
     return UpstreamMalformed("The provider answered a streaming request with something that is not a stream")
-
-
-async def _first_event(rt: Runtime, x: Exchange, response: Response, tap: Tap) -> Answer:
-    x.tap = tap
-    answer = Answer(response, tap=tap)
-    begun = asyncio.get_running_loop().create_future()
-    held = 0
-
-    def receive(data: bytes) -> None:
-        nonlocal held
-        answer.last_data = rt.now()
-        out = tap.feed(data)
-        if not begun.done():
-            held += len(out)
-            if tap.events or tap.failure is not None or held > rt.limits.pending:
-                begun.set_result(None)
-        if out or tap.failure is not None:
-            answer.on_data(out)
-
-    def ended(error: UpstreamError | None) -> None:
-        answer.ended = True
-        answer.error = error
-        out = b"" if error is not None else tap.close()
-        if out:
-            answer.on_data(out)
-        if not begun.done():
-            begun.set_result(None)
-        answer.on_end()
-
-    response.pump(receive, ended)
-    await begun
-    if not tap.events:
-        raise tap.failure or answer.error or UpstreamMalformed("The provider's stream has no event in it")
-    x.at.first_event = rt.now()
-    return answer
 
 
 class _Question:
@@ -340,20 +358,21 @@ class _Question:
             raise Unsupported(f"{x.model!r} is a mock: it only chats", param="model")
         envelope = _with_defaults(x, deployment)
         if self._same is not None:
-            body = self._same.pass_request(
+            self.body = self._same.pass_request(
                 envelope, self._target, x.endpoint.operation, stream=x.wants_stream
             )
         elif x.endpoint.operation == "chat":
             self._request = self._client_side.read_request(envelope)
-            body = self.provider_side.write_request(self._request, self._target)
+            self.body = self.provider_side.write_request(self._request, self._target)
         else:
             raise Unsupported(
                 f"{deployment.provider} has no {x.endpoint.operation} in its format", param="model"
             )
-        headers = x.headers if self._same is not None else _common(x)
-        self.http: HttpRequest = self.provider_side.address(
-            body, self._target, x.endpoint.operation, headers, stream=x.wants_stream
-        )
+
+    @property
+    def is_same(self) -> bool:
+        """The provider speaks the client's format."""
+        return self._same is not None
 
     def finished(self, body: bytes, now: int) -> bytes:
         """The whole answer in the client's words."""
@@ -397,9 +416,17 @@ def _target(x: Exchange, deployment: Deployment) -> Target:
     return deployment.target
 
 
-def _common(x: Exchange) -> dict[str, str]:
+def _crossing(head: Head) -> Mapping[str, str]:
+    """The client's headers that may cross to the provider."""
+    if head.crossing is None:
+        headers = head.headers
+        head.crossing = {name: ",".join(headers.getall(name)) for name in _CROSSING if name in headers}
+    return head.crossing
+
+
+def _common(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers that mean something in every format; `anthropic-version` and its like only in their own."""
-    return {name: value for name, value in x.headers.items() if name in {"idempotency-key", "traceparent"}}
+    return {name: value for name, value in headers.items() if name in {"idempotency-key", "traceparent"}}
 
 
 def _with_defaults(x: Exchange, deployment: Deployment) -> dict[str, Raw]:

@@ -5,6 +5,11 @@ so they cannot disagree. `gateway.stages.account` builds it synchronously at the
 plain fields only: numbers as they were counted, text as it came, no formatting. Money is an integer of nano-dollars;
 `usd` makes the number that people read.
 
+**A row is what repeats plus what does not.** Most of what is known of a request it shares with thousands of others: who
+asked for which model on which route, who answered, and how that ended. That is its `Kind`, one object for all of them, so
+whoever reads rows does the work on it once: the metrics' labels, the log line's text, the store's foreign key. Readers
+need not care, because a row has all names. A kind equals only itself; that makes it the cheapest key there is.
+
 `Records` is durability and nothing else. What replicas must agree on *right now* (limits, budgets) is another promise
 and another protocol. A row is identified by its `id`, and appending it twice is appending it once: a writer that does
 not know whether its last batch arrived simply sends it again.
@@ -13,11 +18,12 @@ not know whether its last batch arrived simply sends it again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from adapters.errors import GatewayError
+from adapters.types import Usage
 
 Status: TypeAlias = Literal["success", "failure", "client_disconnected", "orphaned"]
 """How a request ended; `orphaned` is one whose end nobody saw (a crash), charged at its estimate."""
@@ -50,20 +56,12 @@ class AttemptRow(Struct, frozen=True, gc=False):
     possible_duplicate: bool = False
 
 
-class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
-    """One finished request. Times are unix seconds, `*_us` microseconds (None: that step did not happen).
+class Kind(Struct, frozen=True, kw_only=True, eq=False, gc=False):
+    """What many requests have in common.
 
     `endpoint` is the route's template, `model_requested` the client's word, `model_group` the public route, `model` the
-    provider's name, `api_base` an origin without path or credentials. `attempts` holds every attempt in order, the one
-    that answered included. `cost_nano` None means that no price is known, which is not the same as free.
+    provider's name, `api_base` an origin without path or credentials.
     """
-
-    id: str
-    call_id: str = ""
-    answer_id: str = ""
-    started_at: float
-    ended_at: float
-    first_token_at: float | None = None
 
     endpoint: str = ""
     operation: str = ""
@@ -81,58 +79,245 @@ class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
     caller_kind: CallerKind = "anonymous"
     key_digest: str | None = None
     key_alias: str | None = None
-    end_user: str | None = None
-    tags: tuple[str, ...] = ()
-    session_id: str | None = None
-    client_ip: str | None = None
-    user_agent: str | None = None
 
     status: Status = "success"
     http_status: int = 0
     reason: str = ""
-    error_message: str = ""
     finish: str = ""
-
-    input: int = 0
-    cache_read: int = 0
-    cache_write: int = 0
-    cache_write_1h: int = 0
-    audio_input: int = 0
-    output: int = 0
-    reasoning: int = 0
-    audio_output: int = 0
     usage_source: UsageSource = "none"
-
-    cost_nano: int | None = None
     price_source: str = ""
 
-    attempts: tuple[AttemptRow, ...] = ()
     retries: int = 0
     fallbacks: int = 0
     cache_hit: bool = False
     mock: bool = False
 
-    queue_us: int | None = None
-    auth_us: int | None = None
-    connect_us: int | None = None
+
+TOKENS = (
+    "input",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "audio_input",
+    "output",
+    "reasoning",
+    "audio_output",
+)
+"""The buckets of `Usage`; each token is in exactly one."""
+
+NO_TOKENS = Usage()
+
+
+class LedgerRow(Struct, frozen=True, eq=False, gc=False):
+    """One finished request: its kind, and what is its own.
+
+    `started_at` is unix seconds; `*_us` are microseconds from then on, None where that step did not happen. `call_id` is
+    the client's own id, empty if it gave none. `cost_nano` None means that no price is known, which is not the same as free.
+    Nearly always one deployment is asked and answers; then `answer_ms` says how soon it began. All else is in `tried`.
+    """
+
+    id: str
+    kind: Kind
+    started_at: float
+    total_us: int = 0
     ttfb_us: int | None = None
-    total_us: int | None = None
     overhead_us: int | None = None
+    usage: Usage = NO_TOKENS
+    cost_nano: int | None = None
+    answer_ms: int | None = None
+    answer_id: str = ""
+    client_ip: str | None = None
+    user_agent: str | None = None
+    call_id: str = ""
+    end_user: str | None = None
+    session_id: str | None = None
+    tags: tuple[str, ...] = ()
+    error_message: str = ""
+    tried: tuple[AttemptRow, ...] = ()
+
+    @property
+    def ended_at(self) -> float:
+        """Unix seconds."""
+        return self.started_at + self.total_us / 1e6
+
+    @property
+    def first_token_at(self) -> float | None:
+        """Unix seconds; None for an answer that was no stream."""
+        return None if self.ttfb_us is None else self.started_at + self.ttfb_us / 1e6
+
+    @property
+    def attempts(self) -> tuple[AttemptRow, ...]:
+        """Every attempt in order, the one that answered included."""
+        return self.tried if self.answer_ms is None else (_only_attempt(self.kind, self.answer_ms),)
 
     @property
     def prompt_tokens(self) -> int:
         """All tokens that went in."""
-        return self.input + self.cache_read + self.cache_write + self.cache_write_1h + self.audio_input
+        return self.usage.prompt
 
     @property
     def completion_tokens(self) -> int:
         """All tokens that came out."""
-        return self.output + self.reasoning + self.audio_output
+        return self.usage.completion
+
+    # -- the names of `Kind` and `Usage`, for whoever reads a row as a whole ----------------------------------------
 
     @property
-    def seconds(self) -> float:
-        """How long it took: the monotonic measure where there is one, the difference of wall clocks otherwise."""
-        return self.total_us / 1e6 if self.total_us is not None else max(0.0, self.ended_at - self.started_at)
+    def endpoint(self) -> str:
+        return self.kind.endpoint
+
+    @property
+    def operation(self) -> str:
+        return self.kind.operation
+
+    @property
+    def client_format(self) -> str:
+        return self.kind.client_format
+
+    @property
+    def stream(self) -> bool:
+        return self.kind.stream
+
+    @property
+    def provider(self) -> str:
+        return self.kind.provider
+
+    @property
+    def provider_format(self) -> str:
+        return self.kind.provider_format
+
+    @property
+    def model_requested(self) -> str:
+        return self.kind.model_requested
+
+    @property
+    def model_group(self) -> str:
+        return self.kind.model_group
+
+    @property
+    def model(self) -> str:
+        return self.kind.model
+
+    @property
+    def deployment_id(self) -> str:
+        return self.kind.deployment_id
+
+    @property
+    def api_base(self) -> str:
+        return self.kind.api_base
+
+    @property
+    def caller_kind(self) -> CallerKind:
+        return self.kind.caller_kind
+
+    @property
+    def key_digest(self) -> str | None:
+        return self.kind.key_digest
+
+    @property
+    def key_alias(self) -> str | None:
+        return self.kind.key_alias
+
+    @property
+    def status(self) -> Status:
+        return self.kind.status
+
+    @property
+    def http_status(self) -> int:
+        return self.kind.http_status
+
+    @property
+    def reason(self) -> str:
+        return self.kind.reason
+
+    @property
+    def finish(self) -> str:
+        return self.kind.finish
+
+    @property
+    def usage_source(self) -> UsageSource:
+        return self.kind.usage_source
+
+    @property
+    def price_source(self) -> str:
+        return self.kind.price_source
+
+    @property
+    def retries(self) -> int:
+        return self.kind.retries
+
+    @property
+    def fallbacks(self) -> int:
+        return self.kind.fallbacks
+
+    @property
+    def cache_hit(self) -> bool:
+        return self.kind.cache_hit
+
+    @property
+    def mock(self) -> bool:
+        return self.kind.mock
+
+    @property
+    def input(self) -> int:
+        return self.usage.input
+
+    @property
+    def cache_read(self) -> int:
+        return self.usage.cache_read
+
+    @property
+    def cache_write(self) -> int:
+        return self.usage.cache_write
+
+    @property
+    def cache_write_1h(self) -> int:
+        return self.usage.cache_write_1h
+
+    @property
+    def audio_input(self) -> int:
+        return self.usage.audio_input
+
+    @property
+    def output(self) -> int:
+        return self.usage.output
+
+    @property
+    def reasoning(self) -> int:
+        return self.usage.reasoning
+
+    @property
+    def audio_output(self) -> int:
+        return self.usage.audio_output
+
+
+def make_row(*, attempts: Sequence[AttemptRow] = (), **flat: Any) -> LedgerRow:
+    """A row (of a kind of its own) from what its kind, its usage and itself hold, by name: what `flatten` gives."""
+    kind = Kind(**_taken(flat, Kind.__struct_fields__))
+    usage = Usage(**_taken(flat, TOKENS), estimated=kind.usage_source == "estimated")
+    if len(attempts) == 1 and attempts[0] == _only_attempt(kind, attempts[0].ms):
+        return LedgerRow(kind=kind, usage=usage, answer_ms=attempts[0].ms, **flat)
+    return LedgerRow(kind=kind, usage=usage, tried=tuple(attempts), **flat)
+
+
+def flatten(row: LedgerRow) -> dict[str, Any]:
+    """All that a row says, by name; two rows that say the same are equal so."""
+    return {name: getattr(row, name) for name in FLAT}
+
+
+_OWN = tuple(
+    name for name in LedgerRow.__struct_fields__ if name not in {"kind", "usage", "answer_ms", "tried"}
+)
+FLAT = (*_OWN, *Kind.__struct_fields__, *TOKENS, "attempts")
+"""The names of all that a row says."""
+
+
+def _only_attempt(kind: Kind, ms: int) -> AttemptRow:
+    return AttemptRow(kind.deployment_id, kind.model, kind.provider, kind.http_status, ms=ms)
+
+
+def _taken(flat: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: flat.pop(name) for name in names if name in flat}
 
 
 class LedgerQuery(Struct, frozen=True, kw_only=True):

@@ -41,8 +41,7 @@ class MemoryRecords:
     async def rows(self, query: LedgerQuery, limit: int = 10_000) -> list[LedgerRow]:
         """See `Records`."""
         found = self._find(query)
-        found.reverse()  # so that of two rows with the same start the later one comes first
-        found.sort(key=lambda row: row.started_at, reverse=True)
+        found.sort(key=lambda row: (row.started_at, row.id), reverse=True)
         return found[:limit]
 
     async def totals(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:

@@ -9,7 +9,7 @@ Read `client.py` first (what a caller sees and the rule for stale connections), 
 `guard`, `resolve`, `tls` and `proxy`. `mock.py` plays an answer without any upstream.
 """
 
-from gateway.upstreams.client import Upstreams
+from gateway.upstreams.client import Prepared, Upstreams
 from gateway.upstreams.mock import MockResponse, mock_answer
 from gateway.upstreams.proxy import Proxies, proxies_from_environment
 from gateway.upstreams.response import UpstreamResponse
@@ -17,6 +17,7 @@ from gateway.upstreams.tls import tls_context
 
 __all__ = [
     "MockResponse",
+    "Prepared",
     "Proxies",
     "UpstreamResponse",
     "Upstreams",

@@ -8,19 +8,22 @@ down. Nothing else is ever repeated here; whether another deployment is asked is
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import ssl
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 
 from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamUnreachable
 from adapters.types import HttpRequest
+from gateway.outbox import Outbox
 from gateway.upstreams.connection import Connection
 from gateway.upstreams.dial import Dialer
 from gateway.upstreams.pool import Pool
 from gateway.upstreams.proxy import Proxies
-from gateway.upstreams.request import Address, parse_url, write_request
+from gateway.upstreams.request import Address, parse_url, wire, write_head
 from gateway.upstreams.resolve import Resolver
 from gateway.upstreams.response import UpstreamResponse
 from gateway.upstreams.tls import SessionContext, tls_context
@@ -51,12 +54,22 @@ class _Route:
     proxy_authorization: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request but for its body. The head has a credential in it, so it is never shown."""
+
+    address: Address
+    scope: str
+    method: str
+    head: bytes = field(repr=False)
+
+
 class Upstreams:
     """Sends requests to providers.
 
     `max_connections` bounds each pool (one for an origin and a `scope`); who comes when all are lent waits in line,
     `connect_timeout` at most. `proxy` is a URL for everything, or what `proxies_from_environment` read. `ssl_context`
-    replaces the verified default, with everything that this implies.
+    replaces the verified default, with everything that this implies. Requests leave through `outbox`.
     """
 
     def __init__(
@@ -66,49 +79,80 @@ class Upstreams:
         max_connections: int | None = None,
         proxy: str | Proxies | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self._idle_timeout = idle_timeout
         self._max_connections = max_connections or default_max_connections()
         self._proxies = Proxies(proxy, proxy) if isinstance(proxy, str) else proxy or Proxies()
         self._context = ssl_context or tls_context()
         self._resolver = Resolver()
+        self._outbox = outbox or Outbox(asyncio.get_running_loop())
         self._routes: dict[tuple[str, str], _Route] = {}
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<Upstreams {'; '.join(repr(route.pool) for route in self._routes.values()) or 'no connections'}>"
 
-    async def send(
-        self, request: HttpRequest, *, connect_timeout: float, head_timeout: float, scope: str = ""
-    ) -> UpstreamResponse:
-        """Send a request; returns when the answer's head is there. Redirects are answers like any other.
+    def prepare(self, method: str, url: str, headers: Sequence[tuple[str, str]], scope: str = "") -> Prepared:
+        """All of a request but its body, to be sent any number of times. Raises `Bug` if it cannot be written.
 
         `scope` keeps the connections of one credential apart from another's; it is a digest, never the secret.
-        Cancelling closes the socket at once. Raises `UpstreamUnreachable`, `UpstreamTimeout` (`connect_timeout`,
-        `first_event_timeout`), `UpstreamDisconnected`, `UpstreamMalformed`, and `Bug` for a request that cannot be
-        written.
         """
-        address = parse_url(request.url)
-        route = self._routes.get((address.origin, scope)) or self._open_route(address, scope)
-        wire = write_request(
-            request, address, absolute=route.absolute, proxy_authorization=route.proxy_authorization
+        address = parse_url(url)
+        route = self._route(address, scope)
+        head = write_head(
+            method,
+            headers,
+            address,
+            absolute=route.absolute,
+            proxy_authorization=route.proxy_authorization,
         )
+        return Prepared(address, scope, method, head)
+
+    async def send(
+        self, request: HttpRequest, *, connect_timeout: float, head_timeout: float | None, scope: str = ""
+    ) -> UpstreamResponse:
+        """`prepare` and `ask` in one."""
+        prepared = self.prepare(request.method, request.url, request.headers, scope)
+        return await self.ask(
+            prepared, request.body, connect_timeout=connect_timeout, head_timeout=head_timeout
+        )
+
+    async def ask(
+        self,
+        prepared: Prepared,
+        body: bytes,
+        *,
+        connect_timeout: float,
+        head_timeout: float | None,
+        collect: int = 0,
+    ) -> UpstreamResponse:
+        """Send a request; returns when the answer's head is there, or, with `collect`, when a 2xx answer is complete, of at
+        most so many bytes. Redirects are answers like any other.
+
+        `head_timeout` None: the caller watches the time, and interrupts. Cancelling closes the socket at once. Raises
+        `UpstreamUnreachable`, `UpstreamTimeout` (`connect_timeout`, `first_event_timeout`), `UpstreamDisconnected`,
+        `UpstreamMalformed`.
+        """
+        pool = self._route(prepared.address, prepared.scope).pool
+        method = prepared.method
+        data = wire(prepared.head, method, body)
         waited = 0.0
-        connection = route.pool.take()
+        connection = pool.take()
         if connection is None:
             began = monotonic()
-            connection = await route.pool.acquire(connect_timeout)
+            connection = await pool.acquire(connect_timeout)
             waited = monotonic() - began
         asked = monotonic()
         try:
-            response = await connection.ask(wire, request.method, head_timeout)
+            response = await connection.ask(data, method, head_timeout, collect)
         except UpstreamDisconnected as broken:
             silent = monotonic() - asked
             if not broken.reused or broken.received or silent > STALE_WITHIN:
                 raise
-            left = head_timeout - silent
+            left = None if head_timeout is None else head_timeout - silent
             try:
-                response = await _ask_anew(route.pool, wire, request.method, connect_timeout, left)
+                response = await _ask_anew(pool, data, method, connect_timeout, left, collect)
             except UpstreamError as error:
                 error.possible_duplicate = True
                 raise
@@ -122,6 +166,9 @@ class Upstreams:
         for route in list(self._routes.values()):
             await route.pool.close()
 
+    def _route(self, address: Address, scope: str) -> _Route:
+        return self._routes.get((address.origin, scope)) or self._open_route(address, scope)
+
     def _open_route(self, address: Address, scope: str) -> _Route:
         if self._closed:
             raise UpstreamUnreachable("The gateway is shutting down")
@@ -133,6 +180,7 @@ class Upstreams:
             Dialer(address, self._resolver, self._context, proxy),
             limit=self._max_connections,
             idle_timeout=self._idle_timeout,
+            outbox=self._outbox,
             on_first_answer=partial(self._remember_session, address.host),
         )
         absolute = proxy is not None and address.scheme == "http"
@@ -148,13 +196,19 @@ class Upstreams:
 
 
 async def _ask_anew(
-    pool: Pool, wire: list[bytes], method: str, connect_timeout: float, head_timeout: float
+    pool: Pool,
+    data: list[bytes],
+    method: str,
+    connect_timeout: float,
+    head_timeout: float | None,
+    collect: int,
 ) -> UpstreamResponse:
     """Send once more what went out on a connection that was dead."""
     began = monotonic()
     connection = await pool.acquire(connect_timeout, fresh=True)
     waited = monotonic() - began
-    response = await connection.ask(wire, method, max(head_timeout - waited, 0.0))
+    left = None if head_timeout is None else max(head_timeout - waited, 0.0)
+    response = await connection.ask(data, method, left, collect)
     response.possible_duplicate = True
     response.connect_seconds = waited
     return response

@@ -17,6 +17,8 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamMalformed, UpstreamTimeout
+from gateway.outbox import Outbox
+from gateway.story import Signal
 from gateway.upstreams.response import UpstreamResponse
 
 HEAD_LIMIT = 64 * 1024
@@ -53,6 +55,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_closed",
         "_failure",
+        "_goes_on_early",
         "_head",
         "_header_count",
         "_header_size",
@@ -61,6 +64,7 @@ class Connection(asyncio.Protocol):
         "_keep",
         "_loop",
         "_method",
+        "_outbox",
         "_owner",
         "_parser",
         "_paused",
@@ -80,6 +84,7 @@ class Connection(asyncio.Protocol):
     _method: str
     _stage: int
     _failure: UpstreamMalformed | None
+    _goes_on_early: bool
     _keep: bool
     _until_close: bool
     _received: int
@@ -89,11 +94,12 @@ class Connection(asyncio.Protocol):
     _header_count: int
     _header_size: int
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
         self.uses = 0
         self.idle_since = 0.0
         self._owner = owner
         self._loop = loop
+        self._outbox = outbox
         self._transport: asyncio.Transport | None = None
         self._closed = False
         self._paused = False
@@ -101,7 +107,7 @@ class Connection(asyncio.Protocol):
         self.on_body = self._pieces.append  # the parser calls the list itself: no Python frame per chunk
         self._parser: HttpResponseParser = HttpResponseParser(self)
         self._response: UpstreamResponse | None = None
-        self._head: asyncio.Future[None] | None = None
+        self._head = Signal()
         self._expect("")
 
     @property
@@ -121,30 +127,36 @@ class Connection(asyncio.Protocol):
 
     # -- for the pool ------------------------------------------------------------------------------------------------
 
-    async def ask(self, wire: list[bytes], method: str, head_timeout: float) -> UpstreamResponse:
-        """Send a request and wait for the answer's head, `head_timeout` seconds at most.
+    async def ask(
+        self, wire: list[bytes], method: str, head_timeout: float | None, collect: int = 0
+    ) -> UpstreamResponse:
+        """Send a request and wait for the answer's head, `head_timeout` seconds at most (None: somebody else watches).
 
+        `collect`: wait for the whole body too, if the status is 2xx; it has at most so many bytes. One wake-up less.
         Raises `UpstreamTimeout` (`first_event_timeout`), `UpstreamDisconnected`, `UpstreamMalformed`. The connection
         goes back to its owner when the answer ends; when the caller is cancelled, the socket is closed.
         """
         assert self._transport is not None, "the pool lends only connected ones"  # noqa: S101 - for the type checker
-        response = UpstreamResponse(self, reused=self.uses > 0)
+        response = UpstreamResponse(self, reused=self.uses > 0, collect=collect)
         self.uses += 1
         self._expect(method)
         self._response = response
-        self._head = head = self._loop.create_future()
-        if len(wire) == 1:
-            self._transport.write(wire[0])
-        else:
-            self._transport.writelines(wire)
-        timer = self._loop.call_later(head_timeout, self._too_late, response, head_timeout)
+        self._head = head = Signal()
+        for piece in wire:
+            self._outbox.write(self._transport, piece)
+        timer = (
+            None
+            if head_timeout is None
+            else self._loop.call_later(head_timeout, self._too_late, response, head_timeout)
+        )
         try:
             await head
-        except asyncio.CancelledError:
+        except BaseException:
             response.abort()
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
         if not response.status and response.error is not None:
             raise response.error
         if self.uses == 1:
@@ -177,7 +189,9 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """The answer failed or nobody wants its rest."""
+        head = self._head
         self._over(reusable=False)
+        head.set()
 
     # -- for the event loop ------------------------------------------------------------------------------------------
 
@@ -200,6 +214,8 @@ class Connection(asyncio.Protocol):
             self._keep = False
             if self._stage != _DONE:
                 failure = self._failure or UpstreamMalformed(f"The provider's answer is not HTTP: {error}")
+        if self._goes_on_early and self._stage != _HEAD:
+            self._head.set()  # here and not in the parser's callback: who waits for it goes on at once
         pieces = self._pieces
         if pieces:
             piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -270,14 +286,13 @@ class Connection(asyncio.Protocol):
         ):
             raise self._refuse("a transfer coding that cannot be trusted")
         self._stage = _BODY
+        assert self._response is not None  # noqa: S101 - for the type checker: bytes are parsed only for a response
+        self._goes_on_early = not self._response.collect or not 200 <= status < 300
         self._keep = self._parser.should_keep_alive()
         self._until_close = coding is None and "content-length" not in headers and status not in {204, 304}
         self._quiet = 0
-        assert self._response is not None  # noqa: S101 - for the type checker: bytes are parsed only for a response
         self._response.status = status
         self._response.headers = headers
-        if self._head is not None and not self._head.done():
-            self._head.set_result(None)
         if self._method == "HEAD":  # the parser does not know, and would wait for the body that was measured
             self._stage = _DONE
             raise self._refuse("a body that was not asked for")
@@ -293,6 +308,7 @@ class Connection(asyncio.Protocol):
         self._method = method
         self._stage = _HEAD
         self._failure = None
+        self._goes_on_early = False
         self._keep = False
         self._until_close = False
         self._received = 0
@@ -321,13 +337,13 @@ class Connection(asyncio.Protocol):
 
     def _complete(self, response: UpstreamResponse) -> None:
         unsent = self._transport is not None and self._transport.get_write_buffer_size() > 0
+        head = self._head  # whoever goes on in one of these calls may ask again on this connection
         self._over(reusable=self._keep and not unsent)
         response.complete()
+        head.set()
 
     def _over(self, *, reusable: bool) -> None:
         """The exchange has ended: the connection goes back."""
         self._response = None
-        if self._head is not None and not self._head.done():
-            self._head.set_result(None)
         self.resume()
         self._owner.finished(self, reusable=reusable and not self._closed)

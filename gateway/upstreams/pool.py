@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from adapters.errors import UpstreamTimeout, UpstreamUnreachable
+from gateway.outbox import Outbox
+from gateway.story import as_task
 from gateway.upstreams.connection import Connection
 
 log = logging.getLogger("penstock")
@@ -32,12 +34,14 @@ class Pool:
         *,
         limit: int,
         idle_timeout: float,
+        outbox: Outbox,
         on_first_answer: Callable[[Connection], None],
     ) -> None:
         self.name = name
         self._dial = dial
         self._limit = limit
         self._idle_timeout = idle_timeout
+        self._outbox = outbox
         self._on_first_answer = on_first_answer
         self._loop = asyncio.get_running_loop()
         self._places: set[Connection] = set()
@@ -75,6 +79,7 @@ class Pool:
         Raises `UpstreamUnreachable`; `UpstreamTimeout` (`connect_timeout`) if it takes longer, standing in line
         included.
         """
+        await as_task()
         try:
             async with asyncio.timeout(seconds):
                 connection = self._claim(fresh=fresh) or await self._stand_in_line()
@@ -105,7 +110,7 @@ class Pool:
         self._line.append(waiter)
         try:
             connection = await waiter
-        except asyncio.CancelledError:
+        except BaseException:
             if waiter in self._line:
                 self._line.remove(waiter)
             elif not waiter.cancelled() and (given := waiter.result()) is not None:
@@ -128,7 +133,7 @@ class Pool:
         log.debug("connection to %s opened, %d open now", self.name, len(self._sockets))
 
     def _new(self) -> Connection:
-        connection = Connection(self, self._loop)
+        connection = Connection(self, self._loop, self._outbox)
         self._places.add(connection)
         return connection
 

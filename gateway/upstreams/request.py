@@ -8,6 +8,7 @@ a control character is a bug of whoever let it through, and is never sent. Frami
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -78,17 +79,41 @@ def parse_url(url: str) -> Address:
 def write_request(
     request: HttpRequest, address: Address, *, absolute: bool = False, proxy_authorization: str | None = None
 ) -> list[bytes]:
-    """The request's bytes, in one piece if the body is small.
+    """The request's bytes, in one piece if the body is small. See `write_head` and `wire`."""
+    head = write_head(
+        request.method, request.headers, address, absolute=absolute, proxy_authorization=proxy_authorization
+    )
+    return wire(head, request.method, request.body)
+
+
+def wire(head: bytes, method: str, body: bytes) -> list[bytes]:
+    """What goes out: the head, which lacks only the length, and the body, joined if that is small."""
+    if body or method not in {"GET", "HEAD"}:
+        head = b"%bContent-Length: %d\r\n\r\n" % (head, len(body))
+    else:
+        head += b"\r\n"
+    return [head + body] if len(body) <= JOINED_BODY else [head, body]
+
+
+def write_head(
+    method: str,
+    headers: Sequence[tuple[str, str]],
+    address: Address,
+    *,
+    absolute: bool = False,
+    proxy_authorization: str | None = None,
+) -> bytes:
+    """A request's head but for `Content-Length` and the last line break: it serves any body.
 
     `Host`, `User-Agent` and `Accept-Encoding` may be the caller's; headers that frame the message may not.
     `absolute`: the whole URL goes into the first line, as a proxy wants it. Raises `Bug`.
     """
-    lines = [f"{name}: {value}" for name, value in request.headers]
-    names = {name.lower() for name, _ in request.headers}
+    lines = [f"{name}: {value}" for name, value in headers]
+    names = {name.lower() for name, _ in headers}
     if not names.isdisjoint(_OURS):
         raise Bug(f"The header {', '.join(sorted(names & _OURS))} cannot be set")
     if not all(map(_HEADER_LINE.fullmatch, lines)):
-        raise Bug(f"The header {_first_bad_name(request)} has characters that no header may have")
+        raise Bug(f"The header {_first_bad_name(headers)} has characters that no header may have")
     target = address.origin + address.target if absolute else address.target
     if "host" not in names:
         lines.insert(0, f"Host: {address.authority}")
@@ -98,17 +123,10 @@ def write_request(
         lines.append("Accept-Encoding: identity")
     if proxy_authorization is not None:
         lines.append(f"Proxy-Authorization: {proxy_authorization}")
-    if request.body or request.method not in {"GET", "HEAD"}:
-        lines.append(f"Content-Length: {len(request.body)}")
-    text = f"{request.method} {target} HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n"
-    head = text.encode("utf-8", "surrogateescape")  # what came as odd bytes leaves as the same bytes
-    if len(request.body) <= JOINED_BODY:
-        return [head + request.body]
-    return [head, request.body]
+    text = f"{method} {target} HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n"
+    return text.encode("utf-8", "surrogateescape")  # what came as odd bytes leaves as the same bytes
 
 
-def _first_bad_name(request: HttpRequest) -> str:
+def _first_bad_name(headers: Sequence[tuple[str, str]]) -> str:
     """The name of the first header that cannot be written; its value may be a secret."""
-    return next(
-        repr(name) for name, value in request.headers if not _HEADER_LINE.fullmatch(f"{name}: {value}")
-    )
+    return next(repr(name) for name, value in headers if not _HEADER_LINE.fullmatch(f"{name}: {value}"))

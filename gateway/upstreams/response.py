@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamMalformed, UpstreamTimeout
+from gateway.story import Signal
 
 KEPT = 64 * 1024
 """Bytes that are kept for a body that nobody takes yet, before reading pauses."""
@@ -44,7 +45,8 @@ class UpstreamResponse:
 
     `headers` have lower-case names, repeated ones joined with a comma. `reused`: the connection was not new.
     `possible_duplicate`: the request was sent twice, because a kept connection turned out to be dead, and the upstream
-    may have seen both. `connect_seconds`: what it took to get a connection, 0.0 for a reused one.
+    may have seen both. `connect_seconds`: what it took to get a connection, 0.0 for a reused one. `collect`: so many bytes
+    of a body are kept for `read`, and reading does not pause before.
     """
 
     __slots__ = (
@@ -56,6 +58,7 @@ class UpstreamResponse:
         "_paused",
         "_receive",
         "_source",
+        "collect",
         "connect_seconds",
         "headers",
         "possible_duplicate",
@@ -63,7 +66,8 @@ class UpstreamResponse:
         "status",
     )
 
-    def __init__(self, source: Source, *, reused: bool = False) -> None:
+    def __init__(self, source: Source, *, reused: bool = False, collect: int = 0) -> None:
+        self.collect = collect
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.reused = reused
@@ -89,16 +93,18 @@ class UpstreamResponse:
 
     # -- for those who take the body ---------------------------------------------------------------------------------
 
-    async def read(self, limit: int, timeout: float) -> bytes:
-        """The whole body, at most `limit` bytes of it, within `timeout` seconds; compressed ones are unpacked.
+    async def read(self, limit: int, timeout: float | None) -> bytes:
+        """The whole body, at most `limit` bytes of it, within `timeout` seconds (None: somebody else watches);
+        compressed ones are unpacked.
 
         Raises `UpstreamMalformed` if it is longer or cannot be unpacked, `UpstreamDisconnected` if it is cut,
         `UpstreamTimeout` (`idle_timeout`) if it takes longer; then the socket is closed.
         """
+        if self.collect and self._source is None:
+            return self._collected(limit)
         pieces: list[bytes] = []
         size = 0
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[UpstreamError | None] = loop.create_future()
+        done = Signal()
 
         def receive(piece: bytes) -> None:
             nonlocal size
@@ -107,22 +113,34 @@ class UpstreamResponse:
                 raise UpstreamMalformed(f"The provider's answer is longer than {limit} bytes")
             pieces.append(piece)
 
-        def ended(error: UpstreamError | None) -> None:
-            if not done.done():
-                done.set_result(error)
+        def ended(_: UpstreamError | None) -> None:
+            done.set()
 
         self._take(receive, ended)
-        if not done.done():
-            timer = loop.call_later(timeout, self.fail, _too_slow(timeout))
+        if not done.is_set:
+            timer = (
+                None
+                if timeout is None
+                else asyncio.get_running_loop().call_later(timeout, self.fail, _too_slow(timeout))
+            )
             try:
                 await done
+            except BaseException:
+                self.abort()
+                raise
             finally:
-                timer.cancel()
-                if done.cancelled():
-                    self.abort()
-        if (error := done.result()) is not None:
-            raise error
-        return _unpack(b"".join(pieces), self.headers.get("content-encoding", ""), limit)
+                if timer is not None:
+                    timer.cancel()
+        self._kept = pieces
+        return self._collected(limit)
+
+    def _collected(self, limit: int) -> bytes:
+        if self._error is not None:
+            raise self._error
+        kept, self._kept = self._kept, []
+        body = kept[0] if len(kept) == 1 else b"".join(kept)
+        coding = self.headers.get("content-encoding")
+        return body if coding is None else _unpack(body, coding, limit)
 
     def pump(self, receive: Receive, ended: Ended) -> None:
         """Give each piece of the body to `receive` from now on, as it comes; what is there already, at once.
@@ -131,8 +149,8 @@ class UpstreamResponse:
         aborted. If `receive` raises, the socket is closed and `ended` gets the error (wrapped, its cause kept, if it
         is not an `UpstreamError`). A compressed body, which nobody asked for, is `UpstreamMalformed`.
         """
-        coding = self.headers.get("content-encoding", "identity").strip().lower()
-        if coding not in {"identity", ""}:
+        coding = self.headers.get("content-encoding")
+        if coding is not None and coding.strip().lower() not in {"identity", ""}:
             self._kept.clear()
             self._reject(UpstreamMalformed("The provider's stream is compressed, which was not asked for"))
         self._take(receive, ended)
@@ -169,8 +187,13 @@ class UpstreamResponse:
         if self._receive is None:
             self._kept.append(piece)
             self._kept_bytes += len(piece)
-            if self._kept_bytes > KEPT and self._source is not None:
-                self._source.pause()
+            if self._kept_bytes > (self.collect or KEPT) and self._source is not None:
+                if self.collect:
+                    self._reject(
+                        UpstreamMalformed(f"The provider's answer is longer than {self.collect} bytes")
+                    )
+                else:
+                    self._source.pause()
             return
         try:
             self._receive(piece)

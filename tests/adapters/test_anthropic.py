@@ -1044,14 +1044,14 @@ def test_rows_reject_and_rename() -> None:
 def test_address(base: str) -> None:
     """The address is the same whether the base ends in `/v1` or not, and the version is ours if the client has none."""
     target = replace(TARGET, base_url=base)
-    sent = anthropic.address(b"{}", target, "chat", {}, stream=True)
-    assert (sent.method, sent.url, sent.body) == ("POST", "https://e.com/v1/messages", b"{}")
+    sent = anthropic.address(target, "chat", {}, stream=True)
+    assert (sent.method, sent.url) == ("POST", "https://e.com/v1/messages")
     assert dict(sent.headers) == {
         "content-type": "application/json",
         "accept": "text/event-stream",
         "anthropic-version": "2023-06-01",
     }
-    counting = anthropic.address(b"{}", target, "count_tokens", {}, stream=False)
+    counting = anthropic.address(target, "count_tokens", {}, stream=False)
     assert counting.url == "https://e.com/v1/messages/count_tokens"
 
 
@@ -1062,7 +1062,7 @@ def test_headers_cross() -> None:
     )
     target = replace(TARGET, provider=row, model="a/b")
     headers = {"Anthropic-Version": "2026-10-21", "anthropic-beta": "a,b , c"}
-    sent = anthropic.address(b"", target, "chat", headers, stream=False)
+    sent = anthropic.address(target, "chat", headers, stream=False)
     assert sent.url == "https://api.example.com/x/a%2Fb/messages"
     assert dict(sent.headers) == {
         "content-type": "application/json",
@@ -1072,17 +1072,17 @@ def test_headers_cross() -> None:
         "anthropic-beta": "a,b , c",
     }
     assert len(sent.headers) == 5
-    own = anthropic.address(b"", target, "chat", {}, stream=False)
+    own = anthropic.address(target, "chat", {}, stream=False)
     assert ("anthropic-version", "row") in own.headers
 
 
 def test_operations_that_are_not_offered_are_refused() -> None:
     """Nothing is sent for an operation that the row does not name, or without an option that its path wants."""
     with pytest.raises(Unsupported):
-        anthropic.address(b"", TARGET, "embeddings", {}, stream=False)
+        anthropic.address(TARGET, "embeddings", {}, stream=False)
     row = Provider(name="p", paths={"chat": "/{region}/messages"})
     with pytest.raises(Unsupported, match="region"):
-        anthropic.address(b"", replace(TARGET, provider=row), "chat", {}, stream=False)
+        anthropic.address(replace(TARGET, provider=row), "chat", {}, stream=False)
 
 
 # -- read_response and read_error ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from adapters.envelope import decode, open_envelope, seal, text_of
+from adapters.envelope import decode, is_utf8, open_envelope, seal, text_of, with_model, with_value
 from adapters.errors import MalformedJson, UpstreamMalformed
 
 ANYTHING = msgspec.json.Decoder()
@@ -71,6 +71,108 @@ def test_what_is_refused(body: bytes, param: str) -> None:
         open_envelope(body)
     assert caught.value.status == 400
     assert caught.value.param == param
+
+
+FORMS = st.sampled_from([(None, (",", ":")), (None, (", ", ": ")), (None, (" , ", " :")), (2, None)])
+
+
+@given(
+    fields=st.dictionaries(st.text(max_size=8), VALUES, min_size=1, max_size=5),
+    again=VALUES,
+    at=st.integers(0, 4),
+    before=st.integers(0, 5),
+    form=FORMS,
+    ascii_only=st.booleans(),
+)
+def test_a_key_that_stands_twice_is_found(
+    fields: dict[str, Any], again: Any, at: int, before: int, form: Any, ascii_only: bool
+) -> None:
+    """Whatever stands around it and however it is spelled, a key that stands twice is refused by its name."""
+    indent, separators = form
+    spell = {"indent": indent, "separators": separators, "ensure_ascii": ascii_only}
+    twice = list(fields)[at % len(fields)]
+    pairs = [*fields.items()]
+    pairs.insert(before % (len(pairs) + 1), (twice, again))
+    names = {f"k{number}": value for number, (_, value) in enumerate(pairs)}
+    body = json.dumps(names, **spell)
+    for number, (key, _) in enumerate(pairs):
+        body = body.replace(f'"k{number}"', json.dumps(key, ensure_ascii=ascii_only), 1)
+    if len(json.loads(body)) < len(pairs):  # no text of a value was taken for a name
+        with pytest.raises(MalformedJson) as caught:
+            open_envelope(body.encode())
+        assert caught.value.param == twice
+
+
+@given(fields=st.dictionaries(st.text(max_size=8), VALUES, min_size=1, max_size=4), form=FORMS)
+def test_the_cheap_proofs_cannot_be_cheated(fields: dict[str, Any], form: Any) -> None:
+    """A string that looks like members, before a key that stands twice, does not hide it."""
+    indent, separators = form
+    inner = json.dumps(fields, indent=indent, separators=separators)
+    text = json.dumps({"x": inner}, indent=indent, separators=separators)
+    body = text[:-1].rstrip() + ',"x":' + json.dumps(inner) + "}"
+    with pytest.raises(MalformedJson, match="'x' stands there twice"):
+        open_envelope(body.encode())
+
+
+def test_many_kinds_of_envelopes() -> None:
+    """More different sets of keys than are remembered open all the same, percent signs in keys included."""
+    for number in range(2_100):
+        body = b'{"k%%%d": 1, "%%b": 2}' % number
+        assert list(open_envelope(body)) == [f"k%{number}", "%b"]
+        with pytest.raises(MalformedJson):
+            open_envelope(b'{"k%%%d": 1, "%%b": 2, "%%b": 2}' % number)
+    assert len(open_envelope(b'{"%s": 1}' % (b"k" * 5_000))) == 1
+
+
+def test_another_value_at_a_key() -> None:
+    """The value is replaced at its place; an object with that key twice is sealed anew, one without it stays."""
+    assert with_value(b'{"a": {"b": 1}, "b" :2}', "b", b"3") == (b'{"a": {"b": 1}, "b" :3}', (21, 22))
+    assert with_value(b'{"b":1,"b":22}', "b", b"3") == (b'{"b":3}', None)
+    assert with_value(b'{"a":1}', "b", b"3") == (b'{"a":1}', None)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b'{"id":"a","n":1e5,"t":true,"model":"old","z":[{"model":"old"}]}', None),
+        (b'{\n  "id": "a",\n  "model": "old"\n}', None),
+        (b'{"x":{"model":"old"},"model":"old"}', b'{"x":{"model":"old"},"model":"new"}'),
+        (b'{"x":"\\"model\\":\\"old\\"","model":"old"}', b'{"x":"\\"model\\":\\"old\\"","model":"new"}'),
+        (b'{"mode":"old","models":"old","model":"old"}', b'{"mode":"old","models":"old","model":"new"}'),
+        (b'{"model":"first","model":"old"}', b'{"model":"new"}'),
+        (b'{"model":"old" , "a" : 1}', b'{"model":"new" , "a" : 1}'),
+        (b'{"model" : "old"}', b'{"model" : "new"}'),
+        (b'{"a":1}', b'{"a":1}'),
+    ],
+)
+def test_another_model(data: bytes, expected: bytes | None) -> None:
+    """Only the top-level model is replaced, wherever it stands and whatever stands before it."""
+    wanted = data.replace(b'"old"', b'"new"', 1) if expected is None else expected
+    renamed, span = with_model(data, b'"old"', b'"new"')
+    assert renamed == wanted
+    assert span is None or data[span[0] : span[1]] == b'"old"'
+    nested = b'{"type":"message_start","message":' + data + b"}"
+    if b"model" in wanted:
+        assert with_model(nested, b'"old"', b'"new"', in_message=True)[0] == nested.replace(data, wanted)
+
+
+def test_the_model_of_a_message_is_not_the_one_beside_it() -> None:
+    """Where the message comes after other objects, its model is replaced and the outer one is not."""
+    data = b'{"model":"old","x":{},"message":{"model":"old"}}'
+    wanted = b'{"model":"old","x":{},"message":{"model":"new"}}'
+    assert with_model(data, b'"old"', b'"new"', in_message=True)[0] == wanted
+
+
+def test_a_message_that_stands_twice() -> None:
+    """The object is sealed anew with the last of them."""
+    data = b'{"message":{"model":"old","a":1},"message":{"model":"old"}}'
+    assert with_model(data, b'"old"', b'"new"', in_message=True) == (b'{"message":{"model":"new"}}', None)
+
+
+def test_utf8() -> None:
+    """What decodes is UTF-8."""
+    assert is_utf8("é".encode())
+    assert not is_utf8(b"\xc3")
 
 
 def test_keys_may_repeat_deeper() -> None:

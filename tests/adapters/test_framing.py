@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.errors import UpstreamMalformed
-from adapters.framing import LineCutter, SseCutter, read_event, read_events, split_events, sse
+from adapters.framing import (
+    LineCutter,
+    SseCutter,
+    read_event,
+    read_events,
+    split_events,
+    sse,
+    whole_events,
+)
 
 STREAM = (
     b": comment\n\n"
@@ -88,6 +96,16 @@ def test_splitting_keeps_the_bytes() -> None:
     assert b"".join(split_events(STREAM)) == STREAM
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_whole_events(end: bytes) -> None:
+    """One event and several, named or not, come as the bytes they were, whatever ends their lines."""
+    events = [event.replace(b"\n", end) for event in (b"event: a\ndata: 1\n\n", b"data: 2\n\n", b": c\n\n")]
+    assert whole_events(b"".join(events)) == events
+    assert whole_events(events[0]) == events[:1]
+    assert whole_events(b"".join(events) + b"data: 3") == [*events, b"data: 3"]
+    assert [read_event(event) for event in events] == [(b"a", b"1"), (b"", b"2"), (b"", b"")]
+
+
 @pytest.mark.parametrize(
     ("event", "expected"),
     [
@@ -97,6 +115,10 @@ def test_splitting_keeps_the_bytes() -> None:
         (b"data: a: b\n\n", (b"", b"a: b")),
         (b"\xef\xbb\xbfdata: x\n\n", (b"", b"x")),
         (b"event: e\ndata: x\n\n", (b"e", b"x")),
+        (b"event: e\ndata: x\ndata: y\n\n", (b"e", b"x\ny")),
+        (b"event: e\ndata: x\rdata: y\n\n", (b"e", b"x\ny")),
+        (b"event: e\ndata:x\n\n", (b"e", b"x")),
+        (b"event: \ndata: x\n\n", (b"", b"x")),
         (b"data: x\nevent: e\n\n", (b"e", b"x")),
         (b": only a comment\n\n", (b"", b"")),
         (b": comment\ndata: x\n\n", (b"", b"x")),

@@ -634,6 +634,38 @@ def test_usage_buckets(usage: dict[str, Any], provider: Provider, expected: Usag
     assert openai.read_usage(json.dumps(usage).encode(), provider) == expected
 
 
+COUNTS = st.integers(0, 9) | st.none()
+USAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt_tokens": COUNTS,
+        "completion_tokens": COUNTS,
+        "total_tokens": COUNTS,
+        "reasoning_tokens": COUNTS,
+        "cached_tokens": COUNTS,
+        "prompt_cache_hit_tokens": COUNTS,
+        "cache_creation_input_tokens": COUNTS,
+        "prompt_tokens_details": st.none()
+        | st.fixed_dictionaries(
+            {}, optional=dict.fromkeys(("cached_tokens", "cache_write_tokens", "audio_tokens"), COUNTS)
+        ),
+        "completion_tokens_details": st.none()
+        | st.fixed_dictionaries({}, optional=dict.fromkeys(("reasoning_tokens", "audio_tokens"), COUNTS)),
+    },
+)
+
+
+@given(usage=USAGES, odd=st.sampled_from(["7", [7], -7, {"a": 7}]))
+def test_usage_with_something_odd_in_it(usage: dict[str, Any], odd: Any) -> None:
+    """What is no count is none, and does not change how the others are read."""
+    for provider in (
+        Provider(name="p"),
+        Provider(name="p", quirks=frozenset({"reasoning_outside_completion"})),
+    ):
+        plain = openai.read_usage(json.dumps(usage).encode(), provider)
+        assert openai.read_usage(json.dumps(usage | {"num_cached_tokens": odd}).encode(), provider) == plain
+
+
 @pytest.mark.parametrize("raw", [b"[]", b"5", b'"none"'])
 def test_usage_that_is_none(raw: bytes) -> None:
     """A usage that is no object is no usage."""

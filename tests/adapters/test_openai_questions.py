@@ -392,11 +392,11 @@ def test_the_rows_words_when_passing() -> None:
 
 def test_address() -> None:
     """The path follows the base address; content type and the client's headers are there, no authorization is."""
-    request = openai.address(b"{}", target(), "chat", {"openai-beta": "x"}, stream=True)
+    request = openai.address(target(), "chat", {"openai-beta": "x"}, stream=True)
     assert (request.method, request.url) == ("POST", "https://provider.test/v1/chat/completions")
     headers = dict(request.headers)
     assert headers == {"content-type": "application/json", "accept": "text/event-stream", "openai-beta": "x"}
-    assert openai.address(b"{}", target(), "embeddings", {}, stream=False).url.endswith("/v1/embeddings")
+    assert openai.address(target(), "embeddings", {}, stream=False).url.endswith("/v1/embeddings")
 
 
 def test_address_with_options() -> None:
@@ -407,7 +407,7 @@ def test_address_with_options() -> None:
     to = Target(
         provider=azure, model="a/b c", base_url="https://r.test", options={"api_version": "2025-02-01"}
     )
-    url = openai.address(b"{}", to, "chat", {}, stream=False).url
+    url = openai.address(to, "chat", {}, stream=False).url
     assert url == "https://r.test/openai/deployments/a%2Fb%20c/chat/completions?api-version=2025-02-01"
 
 
@@ -415,8 +415,8 @@ def test_what_is_not_offered() -> None:
     """An operation that the provider does not offer is refused, and so is a path whose option is missing."""
     only_chat = Provider(name="p", paths={"chat": "/{zone}/chat"})
     with pytest.raises(Unsupported):
-        openai.address(b"{}", target(only_chat), "embeddings", {}, stream=False)
+        openai.address(target(only_chat), "embeddings", {}, stream=False)
     with pytest.raises(Unsupported, match="zone"):
-        openai.address(b"{}", target(only_chat), "chat", {}, stream=False)
+        openai.address(target(only_chat), "chat", {}, stream=False)
     with pytest.raises(Unsupported):
-        openai.address(b"{}", target(), "count_tokens", {}, stream=False)
+        openai.address(target(), "count_tokens", {}, stream=False)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from operator import sub
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from adapters import CLIENTS, FORMATS, SAME
+from adapters.base import StreamEditor
 from adapters.errors import UpstreamMalformed
 from adapters.framing import SseCutter
 from adapters.providers import PROVIDERS
 from adapters.taps import Passthrough, Tap, Translation
-from adapters.types import ChatRequest, Target
+from adapters.types import ChatRequest, Delta, Start, Target, TextDelta
 from tests.harness import chat_events, message_events
 
 STREAMS = {
@@ -134,3 +137,143 @@ def test_an_event_over_the_limit_is_a_failure() -> None:
     )
     assert it.feed(b"data: " + b"x" * 2000) == b""
     assert isinstance(it.failure, UpstreamMalformed)
+
+
+# -- the short way round ---------------------------------------------------------------------------------------------
+
+QUESTION = ChatRequest(model="theirs", messages=(), stream=True)
+WORDS = st.text(min_size=1, max_size=6) | st.sampled_from(
+    ['"', "\\", '"}}', "\n\n", '\\"', '":"', "\u2028", "\x7f", "\u3000", "null", '","finish_reason":"stop']
+)
+
+
+def spelled(event: bytes, spelling: str, number: int) -> bytes:
+    """An event as other servers write it."""
+    name, data = event[:-2].rpartition(b"data: ")[::2]
+    try:
+        fields = json.loads(data)
+    except ValueError:
+        return event
+    if spelling == "padded":
+        fields["obfuscation"] = "aBc9"[: number % 5]
+    spaces = b" " * (number % 3) if spelling == "spaces" else b""
+    separators = (", ", ": ") if spelling == "spaced" else (",", ":")
+    text = json.dumps(fields, separators=separators, ensure_ascii=spelling == "ascii").encode(
+        "utf-8", "replace"
+    )
+    line = name + b"data: " + text[:-1] + spaces + b"}\n\n"
+    return line.replace(b"\n", b"\r\n") if spelling == "crlf" else line
+
+
+def check_short_way(provider: str, events: list[bytes]) -> int:
+    """Whatever the short way says of an event, a reader that has learned nothing says too; how often it says something."""
+    target = Target(provider=PROVIDERS[provider], model="theirs", base_url="http://x")
+    reader = FORMATS[provider].read_stream(QUESTION, target)
+    hits = 0
+    for event in events:
+        text = reader.words(event)
+        if text:
+            fresh = FORMATS[provider].read_stream(QUESTION, target)
+            deltas = [delta for delta in fresh.feed(event) if not isinstance(delta, Start)]
+            assert deltas == [TextDelta(Raw(text))]
+            assert not reader.done
+            hits += 1
+        reader.feed(event)
+    return hits
+
+
+@given(
+    provider=st.sampled_from(sorted(STREAMS)),
+    words=st.lists(WORDS, max_size=8),
+    spelling=st.sampled_from(["plain", "spaced", "ascii", "padded", "spaces", "crlf"]),
+)
+def test_the_short_way_reads_what_the_long_way_reads(provider: str, words: list[str], spelling: str) -> None:
+    """Words that are read at a glance are those that the whole event says, however it is spelled."""
+    make = chat_events if provider == "openai" else message_events
+    events = [spelled(event, spelling, number) for number, event in enumerate(make("a", "b", "c", *words))]
+    hits = check_short_way(provider, events)
+    assert hits or spelling in {"spaces", "padded", "crlf"}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"choices":[{"index":0,"delta":{"content":"b"},"x":{"content":"a"}}],"id":"i"}',
+        b'{"choices":[{"index":0,"x":{"content":"a"},"delta":{"content":"a"}}],"id":"i"}',
+        b'{"choices":[{"index":1,"delta":{"content":"a"}}],"id":"i"}',
+        b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}],"id":"i"}',
+        b'{"choices":[{"index":0,"delta":{"content":":"}}],"id":":"}',
+        b'{"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":1},"id":"i"}',
+    ],
+)
+def test_only_what_is_proved_is_learned(event: bytes) -> None:
+    """Chunks whose words only seem to be where they are, or that say more than words, are read at length."""
+    whole = b"data: " + event + b"\n\n"
+    other = whole.replace(b'"content":"a"', b'"content":"z"')
+    check_short_way("openai", [whole, whole, whole, other, other, whole])
+
+
+@given(
+    pair=st.sampled_from(PAIRS),
+    added=st.lists(WORDS, max_size=8),
+    cuts=st.lists(st.integers(0, 5000), max_size=9),
+)
+def test_any_words_in_any_pieces(pair: tuple[str, str], added: list[str], cuts: list[int]) -> None:
+    """Bytes, counts and words are the same for a stream at once, event by event and cut anywhere."""
+    client, provider = pair
+    events = (chat_events if provider == "openai" else message_events)("a", "b", *added)
+    stream = b"".join(events)
+    borders = sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})
+    ways = [[stream], events, [stream[start:end] for start, end in pairwise(borders)]]
+    taps = [tap(client, provider) for _ in ways]
+    outs = [b"".join(map(it.feed, pieces)) + it.close() for it, pieces in zip(taps, ways, strict=True)]
+    said = "".join(["a", "b", *added])
+    assert [words(client, out) for out in outs] == [said] * 3
+    assert len(set(outs)) == 1
+    assert len({(it.events, it.deltas, it.chars, it.usage, it.finish) for it in taps}) == 1
+
+
+def check_passing(provider: str, events: list[bytes]) -> None:
+    """Each event passes, and is counted, as it is by an editor that has seen no other."""
+    target = Target(provider=PROVIDERS[provider], model="theirs", base_url="http://x")
+
+    def editor() -> StreamEditor:
+        return SAME[provider].pass_stream(target, "chat", model="mine", wants_usage=False)
+
+    learned = editor()
+    for event in events:
+        before = learned.events, learned.deltas, learned.chars
+        out = learned.feed(event)
+        if learned.failure is not None:
+            break
+        alone = editor()
+        assert alone.feed(event) == out
+        counts = learned.events, learned.deltas, learned.chars
+        assert tuple(map(sub, counts, before)) == (alone.events, alone.deltas, alone.chars)
+        if learned.done:
+            break
+
+
+@given(
+    provider=st.sampled_from(sorted(STREAMS)),
+    added=st.lists(WORDS, max_size=8),
+    spelling=st.sampled_from(["plain", "spaced", "ascii", "padded", "spaces", "crlf"]),
+)
+def test_events_pass_as_they_would_alone(provider: str, added: list[str], spelling: str) -> None:
+    """What an editor has learned of earlier events changes neither the bytes of one nor how it is counted."""
+    make = chat_events if provider == "openai" else message_events
+    check_passing(provider, [spelled(event, spelling, n) for n, event in enumerate(make("a", *added))])
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_words_are_written_as_deltas_are(client: str) -> None:
+    """A writer's short way writes what its long way writes, in the first words and after other blocks too."""
+    text = b'"a\\n"'
+    befores: list[list[Delta]] = [[], [Start()], [Start(), TextDelta(Raw(b'"x"'))]]
+    for before in befores:
+        one, other = (
+            CLIENTS[client].write_stream(answer_id="id", model="mine", now=1, wants_usage=True) for _ in "12"
+        )
+        assert one.feed(before) == other.feed(before)
+        assert one.words(text) == other.feed([TextDelta(Raw(text))])
+        assert one.close() == other.close()

@@ -1,44 +1,58 @@
 from __future__ import annotations
 
-import asyncio
 import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from bench import load, upstream
-from bench.load import Question, Tally, closed_loop, open_loop
+from bench import load
+from bench.load import Client, Load, Question, Tally, Watched, closed_loop, open_loop
+from bench.provider import ANSWER, Provider
 
 
-@asynccontextmanager
-async def provider() -> AsyncIterator[str]:
-    """The simulated provider's URL for chat completions."""
-    server = await upstream.serve("127.0.0.1", 0)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/chat/completions"
-    server.close()
+@contextmanager
+def server(answers: Sequence[bytes], pieces: int = 0) -> Iterator[str]:
+    """Answers one request after another on one connection with these bytes, then closes; in pieces if that is asked for."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as sock, suppress(OSError):  # a client that knows enough leaves
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for answer in answers:
+                sock.recv(65536)
+                for at in range(0, len(answer), pieces or len(answer) or 1):
+                    sock.sendall(answer[at : at + (pieces or len(answer))])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join()
 
 
-async def one_answer(answer: bytes, chunks: int) -> Tally:
-    """What the client thinks of these bytes, sent as the answer to its first request."""
-    answered = asyncio.Event()
+def judge(answers: Sequence[bytes], chunks: int, form: str = "openai", pieces: int = 0) -> Tally:
+    """What one client thinks of these bytes, sent as the answers to its requests."""
+    left = len(answers)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
-        writer.close()
+    def on_done(client: Client) -> None:
+        nonlocal left
+        left -= 1
+        if left and not client.closed:
+            client.ask(time.monotonic_ns())
+        else:
+            calls.loop.stop()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        question = Question(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", "m", chunks)
-        calls = load.Load(question)
-        calls.ask(await calls.connect(lambda client: answered.set()))
-        await answered.wait()
+    with server(answers, pieces) as url:
+        calls = Load(Question(url, "m", chunks, form), on_done)
+        client = calls.connect()
+        assert client
+        client.ask(time.monotonic_ns())
+        calls.loop.run(until=time.monotonic() + 30)
         calls.close()
-    return calls.current
+    return calls.tally
 
 
 def stream(*events: bytes) -> bytes:
@@ -47,10 +61,23 @@ def stream(*events: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n"
 
 
-FIRST, SECOND, DONE = b"data: #0@1\n\n", b"data: #1@1\n\n", b"data: [DONE]\n\n"
-WHOLE = b'{"content": "%b"}' % upstream.ANSWER.encode()
+def mark(number: int) -> bytes:
+    """An event with its mark, as the provider writes them."""
+    return b'data: {"n":"#%06d@%019d"}\n\n' % (number, 1000 + number)
 
 
+DONE = b"data: [DONE]\n\n"
+FIRST, SECOND, THIRD = (mark(number) for number in range(3))
+WHOLE = b'{"content": "%b"}' % ANSWER.encode()
+
+
+def whole(body: bytes = WHOLE, status: bytes = b"200 OK", length: int | None = None) -> bytes:
+    """A whole answer."""
+    size = len(body) if length is None else length
+    return b"HTTP/1.1 %b\r\nDate: now\r\ncontent-length: %d\r\n\r\n%b" % (status, size, body)
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 7])
 @pytest.mark.parametrize(
     ("answer", "chunks", "problem"),
     [
@@ -64,24 +91,93 @@ WHOLE = b'{"content": "%b"}' % upstream.ANSWER.encode()
         (stream(FIRST, FIRST, DONE), 2, "order"),
         (stream(FIRST, SECOND, DONE)[:-7], 2, "cut"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n", 2, "framing"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(WHOLE), WHOLE), 0, ""),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 0, "content"),
-        (b"HTTP/1.1 429 No\r\nContent-Length: 2\r\n\r\n{}", 0, "status 429"),
-        (b"HTTP/1.1 429 No\r\nContent-Length: 2\r\n\r\n{}", 2, "status 429"),
+        (whole(), 0, ""),
+        (whole(b"{}"), 0, "content"),
+        (whole(b"{}", b"429 No"), 0, "status 429"),
+        (whole(b"{}", b"429 No"), 2, "status 429"),
+        (whole(length=len(WHOLE) + 1), 0, "cut"),
         (b"", 0, "cut"),
     ],
 )
-async def test_no_answer_is_believed(answer: bytes, chunks: int, problem: str) -> None:
-    """An answer counts only with the right status, framing, terminator, number and order of chunks."""
-    tally = await one_answer(answer, chunks)
+def test_no_answer_is_believed(answer: bytes, chunks: int, problem: str, pieces: int) -> None:
+    """An answer counts only with the right status, framing, terminator, number and order of chunks, however it is cut."""
+    tally = judge([answer], chunks, pieces=pieces)
     assert tally.done == (not problem)
     assert [error.split(":")[0] for error in tally.errors] == ([problem] if problem else [])
 
 
-async def test_closed_loop_counts_what_the_provider_said() -> None:
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        (whole(), ""),
+        (whole().replace(b"now", b"later"), ""),
+        (whole(b'{"n": "%b"}' % ANSWER.encode()), ""),
+        (whole(status=b"503 No"), "status 503"),
+        (whole(b"{}"), "content"),
+        (whole()[:-1], "cut"),
+        (whole(length=len(WHOLE) + 1), "cut"),
+        (whole(WHOLE.replace(b"gate", b"gaol")), "content"),
+    ],
+)
+def test_a_known_answer_is_no_licence(second: bytes, problem: str) -> None:
+    """After an answer that was right the next one is believed only if it is the same, or found right in full."""
+    tally = judge([whole(), second], 0)
+    assert tally.done == 1 + (not problem)
+    assert list(tally.errors) == ([problem] if problem else [])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "problem"),
+    [
+        ([0, 1, 2, 3, 4], ""),
+        ([0, 1, 2, 3], "incomplete"),
+        ([0, 1, 2, 4, 3], "order"),
+        ([0, 1, 2, 2, 3], "order"),
+        ([0, 1, 2, 3, 4, 5], "incomplete"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_known_chunks_are_counted(numbers: list[int], problem: str, together: bool) -> None:
+    """Chunks that look like the one before are counted and their order is seen, one by one and several in a read."""
+    head, *chunks = stream(*(mark(number) for number in numbers)).removesuffix(b"0\r\n\r\n").split(b"2d\r\n")
+    end = b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE)
+    tally = Tally()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        calls = Load(Question(f"http://127.0.0.1:{listener.getsockname()[1]}", "m", 5), lambda _client: None)
+        client = calls.connect()
+        assert client
+        client.ask(time.monotonic_ns())
+        client.received(head)
+        reads = [b"2d\r\n" + chunk for chunk in chunks]
+        for read in [*reads[:2], b"".join(reads[2:])] if together else reads:
+            client.received(read)
+        client.received(end)
+        tally = calls.tally
+        calls.close()
+    assert list(tally.errors) == ([problem] if problem else [])
+    assert tally.chunks == len(numbers)
+    assert len(tally.lags) == len(numbers)
+
+
+def test_an_end_that_came_with_a_chunk_is_no_pattern() -> None:
+    """A chunk of the framing that holds the terminator too is not taken for an ordinary one the next time."""
+    answer = stream(FIRST, SECOND, THIRD + DONE)
+    tally = judge([answer, answer, answer], 3)
+    assert tally.done == 3
+    assert not tally.errors
+
+
+def test_anthropic_ends_otherwise() -> None:
+    """A stream of Anthropic's ends with message_stop, and OpenAI's terminator is none there."""
+    stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    assert judge([stream(FIRST, stop)], 1, "anthropic").done == 1
+    assert list(judge([stream(FIRST, DONE)], 1, "anthropic").errors) == ["incomplete"]
+
+
+def test_closed_loop_counts_what_the_provider_said(provider: Provider) -> None:
     """Streams of three chunks give three lags each, and a first one per stream, without errors."""
-    async with provider() as url:
-        tally = await closed_loop(Question(url, "bench-c3", 3), 4, 0.05, os.getpid(), warm=0.01)
+    question = Question(f"http://127.0.0.1:{provider.port}", "bench-c3", 3)
+    tally = closed_loop(question, 4, 0.05, Watched(os.getpid()), warm=0.01)
     assert not tally.errors
     assert tally.done
     assert len(tally.lags) == tally.chunks
@@ -89,46 +185,47 @@ async def test_closed_loop_counts_what_the_provider_said() -> None:
     assert tally.cpu > 0
 
 
-async def test_closed_loop_goes_on_after_errors() -> None:
+def test_whole_answers_are_all_waited_for(provider: Provider) -> None:
+    """Before and after a window of whole answers nobody is left unanswered: each request that was sent is counted."""
+    tally = closed_loop(Question(f"http://127.0.0.1:{provider.port}", "bench"), 4, 0.05, warm=0.02)
+    assert not tally.errors
+    assert tally.begun <= tally.done + 4
+    assert tally.asked > tally.done
+
+
+def test_closed_loop_goes_on_after_errors(provider: Provider) -> None:
     """A connection that was cut is made again, and each cut is counted."""
-    async with provider() as url:
-        tally = await closed_loop(Question(url, "bench-c3-x1", 3), 2, 0.05, warm=0.01)
+    question = Question(f"http://127.0.0.1:{provider.port}", "bench-c3-x1", 3)
+    tally = closed_loop(question, 2, 0.1, warm=0.01)
     assert set(tally.errors) == {"cut"}
     assert tally.errors["cut"] > 2
 
 
-async def test_open_loop_asks_at_its_rate() -> None:
+def test_open_loop_asks_at_its_rate(provider: Provider) -> None:
     """Requests go out by the clock, each on a connection that is idle or new."""
-    async with provider() as url:
-        tally = await open_loop(Question(url, "bench"), 200, 0.05, warm=0.01)
+    tally = open_loop(Question(f"http://127.0.0.1:{provider.port}", "bench"), 200, 0.1, warm=0.01)
     assert not tally.errors
     assert tally.done
 
 
-async def test_nobody_there() -> None:
+def test_nobody_there() -> None:
     """A gateway that does not listen is an error, not a hang."""
-    async with provider() as url:
-        pass
-    assert (await closed_loop(Question(url, "bench"), 2, 0.02, warm=0.01)).done == 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    question = Question(f"http://127.0.0.1:{port}", "bench")
+    assert not question.is_answered()
+    assert closed_loop(question, 2, 0.02, warm=0.01).done == 0
+
+
+def test_who_was_the_limit() -> None:
+    """The load was the limit if its core was full and the gateway's was not."""
+    full = Tally(seconds=1, own_cpu=0.97, cpu_in_window=0.5)
+    assert full.load_bound
+    assert not Tally(seconds=1, own_cpu=0.97, cpu_in_window=0.98).load_bound
+    assert not Tally(seconds=1, own_cpu=0.5, cpu_in_window=0.5).load_bound
 
 
 def test_percentile() -> None:
     """The middle and the ends of the sorted values, and 0 of nothing."""
     assert [load.percentile([30, 10, 20], share) for share in (0.0, 0.5, 1.0)] == [10, 20, 30]
     assert load.percentile([], 0.5) == 0
-
-
-def test_processes_are_counted_with_their_children() -> None:
-    """CPU and memory are those of the whole tree."""
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
-    with subprocess.Popen(
-        [sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout
-        process.stdout.readline()
-        tree = load.process_tree(process.pid)
-        assert tree[0] == process.pid
-        assert len(tree) == 2
-        assert load.cpu_seconds(process.pid) > 0
-        assert load.resident_mb(process.pid) > 5
-        process.communicate(b"\n")

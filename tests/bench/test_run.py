@@ -1,72 +1,72 @@
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench import run
-from bench.load import Question, Tally
-
-
-def test_fit_separates_streams_from_chunks() -> None:
-    """From two windows of streams with few and with many chunks come the cost of a stream and that of a chunk."""
-    short = Tally(begun=100, chunks=2000, cpu=100 * 300e-6 + 2000 * 20e-6)
-    long = Tally(begun=30, chunks=6000, cpu=30 * 300e-6 + 6000 * 20e-6)
-    assert run.fit(short, long) == pytest.approx((300, 20))
-    assert run.fit(Tally(), Tally()) == (0, 0)
+from bench import cases, machine, run
+from bench.cases import Figures, Subject
+from bench.load import Question
+from bench.peers import PEERS, Missing
 
 
 def test_medians_per_figure() -> None:
-    """Of several rounds the median of each figure is shown."""
-    rounds = [{"naive": {"rps": rps, "start": 1.0}} for rps in (5.0, 1.0, 3.0)]
-    assert run.medians(rounds) == {"naive": {"rps": 3.0, "start": 1.0}}
+    """Of several rounds the median of each figure is shown, but errors are added up; a figure may be missing in one."""
+    rounds: list[dict[str, Figures]] = [
+        {"naive": {"rps": rps, "errors": 1.0}} | ({"nginx": {"start": 1.0}}) for rps in (5.0, 1.0, 3.0)
+    ]
+    rounds[1]["naive"]["load_bound: x"] = 1.0
+    assert run.medians(rounds) == {
+        "naive": {"rps": 3.0, "errors": 3.0, "load_bound: x": 0},
+        "nginx": {"start": 1.0},
+    }
 
 
-def test_table_has_figures_and_ratios() -> None:
-    """The table shows each peer's figures, and Penstock's as a multiple of them."""
-    figures = dict.fromkeys(run.FIGURES, 10.0)
-    shown = run.table({"direct": {"rps": 9.0}, "naive": figures, "penstock": {**figures, "cpu_request": 2.5}})
-    rows = [line for line in shown.splitlines() if line.startswith("CPU per request")]
-    assert rows[0].split()[-2:] == ["10", "2"]
-    assert rows[1].split()[-1] == "0.25"
+def test_peers_that_cannot_be_had_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The others are measured, and the reason is kept."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    peers, versions, missing = run.find_peers(["naive", "nginx"])
+    assert [peer.name for peer in peers] == ["naive"]
+    assert set(versions) == {"naive"}
+    assert missing == {"nginx": "nginx is not on PATH"}
+    assert str(Missing("why")) == "why"
 
 
-def test_each_figure_has_a_name() -> None:
-    """Ratios are made of figures that the table knows."""
-    assert set(run.RATIOS) <= set(run.FIGURES)
-
-
-@pytest.mark.parametrize("name", ["nginx", "naive", "penstock"])
-def test_peers_are_told_their_port(name: str, tmp_path: Path) -> None:
-    """Each peer's command, or the configuration it names, has the port it listens on."""
-    command = " ".join(run.PEERS[name].command(4321, 1234, tmp_path))
-    written = "".join(file.read_text() for file in tmp_path.iterdir())
-    assert "4321" in command + written
-
-
-async def test_naive_answers(tmp_path: Path) -> None:
+def test_naive_answers(tmp_path: Path) -> None:
     """The naive peer starts, answers through the provider, and is stopped afterwards."""
-    upstream, port = run.free_port(), run.free_port()
-    provider = [sys.executable, "-m", "bench.upstream", "--port", str(upstream)]
+    upstream, port = machine.free_port(), machine.free_port()
     (tmp_path / "naive").mkdir()
-    with run.started(provider, 1, tmp_path) as first:
-        await run.first_answer(
-            Question(f"http://127.0.0.1:{upstream}/v1/chat/completions", "bench"), first, tmp_path
-        )
-        with run.started(
-            run.PEERS["naive"].command(port, upstream, tmp_path), 0, tmp_path / "naive"
-        ) as process:
-            question = Question(f"http://127.0.0.1:{port}/v1/chat/completions", "openai/bench-")
-            await run.first_answer(question, process, tmp_path / "naive")
+    provider = [sys.executable, "-m", "bench.provider", "--port", str(upstream)]
+    naive = PEERS["naive"].command(port, upstream, tmp_path)
+    with machine.started(provider, 1, tmp_path) as first:
+        machine.wait_for(Question(f"http://127.0.0.1:{upstream}", "bench").is_answered, first, tmp_path)
+        with machine.started(naive, 0, tmp_path / "naive") as process:
+            url = f"http://127.0.0.1:{port}"
+            machine.wait_for(Question(url, "bench").is_answered, process, tmp_path / "naive")
+            assert Question(url, "openai/bench-c3").is_answered()
+            assert not Question(url, "another").is_answered()
         assert process.poll() is not None
 
 
-async def test_a_peer_that_does_not_start_says_why(tmp_path: Path) -> None:
-    """A gateway that ends at once stops the bench with what it wrote."""
-    question = Question(f"http://127.0.0.1:{run.free_port()}/", "m")
-    with (
-        run.started([sys.executable, "-c", "raise SystemExit('no luck today')"], 0, tmp_path) as process,
-        pytest.raises(SystemExit, match="no luck today"),
-    ):
-        await run.first_answer(question, process, tmp_path)
+def test_a_run_writes_its_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A round of a few cases ends in a table, a file and an exit code; each of Penstock's requests is in its books."""
+
+    def few(subject: Subject, seconds: float) -> list[Figures]:
+        return [
+            cases.requests(subject, 2, seconds),
+            cases.latency(subject, seconds),
+            cases.streams(subject, "busy", 2, seconds),
+        ]
+
+    monkeypatch.setattr(cases, "quick", few)
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    arguments = argparse.Namespace(peers="penstock", whole=False, rounds=1, seconds=0.3)
+    assert run.run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "| CPU per request, 64 connections" in shown
+    (file,) = tmp_path.glob("*.json")
+    assert '"rows_missing": 0' in file.read_text()

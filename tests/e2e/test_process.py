@@ -410,9 +410,9 @@ async def test_a_quiet_log(tmp_path: Path) -> None:
 
 async def test_historic_flags(tmp_path: Path) -> None:
     """Flags of LiteLLM's own server are accepted, each with a line that says that it does nothing."""
-    flags = ("--num_workers", "4", "--use_prisma_db_push", "--telemetry", "False", "--run_gunicorn")
+    flags = ("--num_requests", "4", "--use_prisma_db_push", "--telemetry", "False", "--run_gunicorn")
     async with penstock(*flags, folder=tmp_path) as process:
-        for flag in ("--num_workers", "--use_prisma_db_push", "--telemetry", "--run_gunicorn"):
+        for flag in ("--num_requests", "--use_prisma_db_push", "--telemetry", "--run_gunicorn"):
             await process.logged(f"{flag} has no meaning here and is ignored")
 
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from gateway.state.records import AttemptRow, LedgerRow
+from gateway.state.records import AttemptRow, LedgerRow, flatten, make_row
 
 NOON = 1_795_262_400.0
 """2026-11-21 12:00:00 UTC."""
 
-PLAIN = LedgerRow(
+PLAIN = make_row(
     id="req-plain",
     call_id="call-1",
     answer_id="chatcmpl-1",
     started_at=NOON,
-    ended_at=NOON + 0.8,
-    first_token_at=NOON + 0.2,
     endpoint="/v1/chat/completions",
     operation="chat",
     client_format="openai",
@@ -55,7 +51,7 @@ PLAIN = LedgerRow(
 
 def row(name: str = "req-plain", **fields: Any) -> LedgerRow:
     """A successful request with this id, with `fields` instead of the usual ones."""
-    return msgspec.structs.replace(PLAIN, id=name, **fields)
+    return make_row(**{**flatten(PLAIN), "id": name, **fields})
 
 
 def failure(name: str = "req-failed", **fields: Any) -> LedgerRow:

@@ -99,6 +99,8 @@ def test_version(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str])
         (("--port", "70000"), "not a port"),
         (("--port", "0"), "not a port"),
         (("--num_retries", "many"), "must be between 0 and 100"),
+        (("--num_workers", "0"), "must be between 1 and 256"),
+        (("--num_workers", "two"), "must be between 1 and 256"),
         (("--log-level", "loud"), "invalid choice: 'LOUD'"),
         (("config",), "COMMAND"),
         (("config", "scheme"), "invalid choice"),

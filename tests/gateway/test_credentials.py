@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from adapters.providers import PROVIDERS
-from adapters.types import HttpRequest, Target
+from adapters.types import Address, Target
+from gateway import credentials
 from gateway.config.model import Secret
-from gateway.credentials import sign
 from gateway.routes import Deployment
 
-REQUEST = HttpRequest("POST", "http://h/v1/x", (("content-type", "application/json"),), b"{}")
+ADDRESS = Address("POST", "http://h/v1/x", (("content-type", "application/json"),))
 
 
 def signed(provider: str, **more: Any) -> dict[str, str]:
     target = Target(provider=PROVIDERS[provider], model="m", base_url="http://h")
-    return dict(sign(REQUEST, Deployment(id="d", route="r", target=target, **more)).headers)
+    return dict(credentials.signed(ADDRESS, Deployment(id="d", route="r", target=target, **more)))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_operators_headers() -> None:
     assert headers == {"content-type": "application/json", "x-team": "a", "authorization": "Basic x"}
 
 
-def test_the_request_is_not_changed() -> None:
-    """A retry signs the same request again."""
+def test_the_address_is_not_changed() -> None:
+    """Another deployment signs the same address."""
     signed("openai", api_key=Secret("key"))
-    assert REQUEST.headers == (("content-type", "application/json"),)
+    assert ADDRESS.headers == (("content-type", "application/json"),)

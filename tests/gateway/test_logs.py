@@ -23,7 +23,7 @@ from gateway.logs import (
     scrub,
     setup,
 )
-from gateway.state.records import LedgerRow
+from gateway.state.records import make_row
 from tests.gateway.rows import PLAIN, failure, row
 
 CANARIES = [
@@ -397,7 +397,56 @@ def test_set_up_is_undone() -> None:
 
 def test_every_field_is_json() -> None:
     """A row with nothing but an id gives a line too."""
-    assert (
-        json.loads(json.dumps(logs.request_fields(LedgerRow(id="x", started_at=0.0, ended_at=0.0))))["id"]
-        == "x"
-    )
+    assert json.loads(json.dumps(logs.request_fields(make_row(id="x", started_at=0.0))))["id"] == "x"
+
+
+def test_a_batch_is_a_line_each(speak: Callable[..., list[str]]) -> None:
+    """Requests that are told of at once are a line each, with the level of each."""
+    lines = [json.loads(line) for line in speak(lambda: log_requests([PLAIN, failure(), row("c")]))]
+    assert [(line["id"], line["level"]) for line in lines] == [
+        ("req-plain", "INFO"),
+        ("req-failed", "WARNING"),
+        ("c", "INFO"),
+    ]
+    assert set(lines[0]) == {"ts", "level", "logger", "message", *logs.request_fields(PLAIN)}
+
+
+def test_secrets_learnt_between_lines(speak: Callable[..., list[str]]) -> None:
+    """A secret that is registered after a kind of request has been said is masked in that kind's next line."""
+    hidden = row(key_alias="wonderland")
+
+    def talk() -> None:
+        formatter = logs.JsonFormat()
+        record = logs._request_record([hidden], logging.INFO)
+        assert "wonderland" in formatter.format(record)
+        logs.redactor.add("wonderland")
+        assert "wonderland" not in formatter.format(record)
+
+    speak(talk)
+
+
+def test_other_handlers_get_a_record_each(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever adds a handler of the standard library's kind gets one record per request, with its level."""
+    with caplog.at_level(logging.INFO, logger="penstock.request"):
+        log_requests([PLAIN, failure()])
+    assert [(r.getMessage(), r.levelname) for r in caplog.records] == [
+        ("request", "INFO"),
+        ("request", "WARNING"),
+    ]
+    assert '"id":"req-failed"' in logs.JsonFormat().format(caplog.records[1])
+
+
+def test_a_batch_that_does_not_fit() -> None:
+    """Of a batch that is larger than the room in the queue the first lines are written, and the rest is counted."""
+    stream = Stalled()
+    handler = QueuedHandler(stream, capacity=3)
+    handler.setFormatter(logs.JsonFormat())
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "first", None, None))
+    stream.reached.wait()
+    handler.handle(logs._request_record([row(f"r{n}") for n in range(5)], logging.INFO))
+    assert handler.dropped == 2
+    stream.gate.set()
+    handler.stop()
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line.get("id") for line in told[1:4]] == ["r0", "r1", "r2"]
+    assert told[4]["message"] == "2 log records were dropped"

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from gateway.metrics import SERIES, DeploymentState, Metrics
-from gateway.state.records import LedgerRow
+from gateway.state.records import AttemptRow, make_row
 from tests.gateway.rows import failure, row
 
 NEEDED_BY_DASHBOARDS = [
@@ -220,11 +220,7 @@ def test_a_row_that_knows_little() -> None:
     """A request that failed before it had a plan is counted too."""
     metrics = Metrics()
     metrics.observe(
-        [
-            LedgerRow(
-                id="x", started_at=0.0, ended_at=1.0, status="failure", http_status=400, reason="bad_request"
-            )
-        ]
+        [make_row(id="x", started_at=0.0, status="failure", http_status=400, reason="bad_request")]
     )
     assert value(metrics, "penstock_requests_total", reason="bad_request", status_class="4xx") == 1
 
@@ -235,3 +231,21 @@ def test_management_requests_have_their_own_histogram() -> None:
     metrics.management("/health").observe(0.002)
     text = metrics.render()[0].decode()
     assert 'penstock_management_duration_seconds_count{path="/health"} 1.0' in text
+
+
+def test_ordinary_attempts_are_attempts() -> None:
+    """A request whose only attempt answered counts as one attempt of its deployment, like any other."""
+    metrics = Metrics(known_models=["smart", "gpt-4o"])
+    metrics.observe([row(attempts=(AttemptRow("d1", "gpt-4o", "openai", 200, "", 7),))] * 3)
+    for name in ("penstock_upstream_attempts_total", "litellm_deployment_success_responses_total"):
+        assert value(metrics, name) == 3
+
+
+def test_numbers_grow_over_scrapes() -> None:
+    """A scrape takes nothing away: what comes later is added to the same series."""
+    metrics = Metrics(known_models=["smart"])
+    for count in (1, 2, 3):
+        metrics.observe([row()])
+        assert value(metrics, "penstock_requests_total") == count
+        assert value(metrics, "penstock_request_duration_seconds_count") == count
+        assert value(metrics, "penstock_request_duration_seconds_sum") == pytest.approx(0.8 * count)

@@ -142,7 +142,7 @@ async def test_patience_ends(provider: FakeProvider, gw: Gateway, stage: str, pa
     assert b'"error"' in rest
     assert not rest.endswith(b"0\r\n\r\n")
     assert (row.status, row.reason) == ("failure", "shutting_down")
-    assert (row.http_status, gw.rt.open) == (200 if begun else 503, {})
+    assert (row.http_status, gw.rt.open) == (200 if begun else 503, set())
     if provider.requests:
         await provider.requests[0].connection.closed.wait()
     assert gw.rt.health.of(row.deployment_id).in_flight == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from adapters import PROVIDERS
 from gateway.admin.routes import PAGES, Page
 from gateway.endpoints import ENDPOINTS
-from gateway.exchange import Endpoint
+from gateway.inbound import Endpoint
 from tests.harness import Gateway
 
 

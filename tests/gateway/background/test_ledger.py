@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -178,11 +179,38 @@ async def test_a_broken_listener_costs_nothing(records: Counting, caplog: pytest
     assert "a ledger listener failed" in caplog.text
 
 
+async def test_books_give_way_to_requests(records: Counting) -> None:
+    """While the loop is late neither listeners nor the store are bothered; when it is not, both are."""
+    heard: list[LedgerRow] = []
+    ledger = Ledger(records, [heard.extend], interval=0.001)
+    worker = spawn(ledger.run(), name="ledger")
+    ledger.offer(row("a"))
+    await asyncio.sleep(0)
+    time.sleep(0.1)  # noqa: ASYNC251 - to block the loop is the point
+    ledger._tell()
+    assert (heard, records.batches) == ([], [])
+    await records.written.wait()
+    while not heard:
+        await asyncio.sleep(0)
+    worker.cancel()
+
+
+async def test_books_do_not_give_way_for_ever() -> None:
+    """However late the loop is, listeners hear when their patience has ended or many rows wait."""
+    heard: list[LedgerRow] = []
+    ledger = Ledger(MemoryRecords(), [heard.extend])
+    ledger.offer(row("a"))
+    ledger._tell_asked -= 10
+    ledger._tell_latest -= 10
+    ledger._tell()
+    assert [r.id for r in heard] == ["a"]
+
+
 async def test_listeners_give_way() -> None:
     """Many rows reach the listeners in small portions, so that the loop can serve streams between them."""
     portions: list[int] = []
     ledger = Ledger(MemoryRecords(), [lambda rows: portions.append(len(rows))])
-    for n in range(250):
+    for n in range(450):
         ledger.offer(row(f"r{n}"))
     await ledger.settle_listeners()
-    assert portions == [100, 100, 50]
+    assert portions == [200, 200, 50]

@@ -39,6 +39,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ({"LITELLM_CORS_ORIGINS": "https://a, https://b"}, "allowed_origins", ("https://a", "https://b")),
         ({"LITELLM_CORS_ALLOW_CREDENTIALS": "yes"}, "cors_allow_credentials", True),
         ({"PENSTOCK_DRAIN_DELAY": "5", "PENSTOCK_DRAIN_TIMEOUT": "30.5"}, "drain_timeout", 30.5),
+        ({"NUM_WORKERS": "4"}, "num_workers", 4),
+        ({"NUM_WORKERS": ""}, "num_workers", 1),
         ({"DATABASE_URL": "postgres://u:p@h/d", "POSTGRES_HOST": "x"}, "database_url", Secret("postgres://u:p@h/d")),
         (
             {"POSTGRES_USER": "u", "POSTGRES_PASSWORD": "p@ss/w", "POSTGRES_HOST": "h", "POSTGRES_PORT": "5432", "POSTGRES_LITELLM_DB": "d"},
@@ -67,6 +69,7 @@ def test_variables_and_their_precedence(environ: dict[str, str], field: str, val
         ({"PORT": "http"}, "error", 'environment: PORT must be a port (1 to 65535), not "http"'),
         ({"LITELLM_PORT": "70000"}, "error", 'environment: LITELLM_PORT must be a port (1 to 65535), not "70000"'),
         ({"PENSTOCK_DRAIN_DELAY": "x"}, "error", 'environment: PENSTOCK_DRAIN_DELAY must be a number of seconds, not "x"'),
+        ({"NUM_WORKERS": "0"}, "error", 'environment: NUM_WORKERS must be a number of processes (1 to 256), not "0"'),
         ({"LITELLM_MASTER_KEY": ""}, "warning", "environment: LITELLM_MASTER_KEY is empty, which counts as not set"),
         ({"LITELLM_LOG": "loud"}, "warning", 'environment: LITELLM_LOG must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, not "LOUD"'),
         ({"JSON_LOGS": "maybe"}, "warning", 'environment: JSON_LOGS must be true or false, not "maybe"'),

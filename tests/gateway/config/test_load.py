@@ -196,6 +196,25 @@ def test_environment_variables_are_set_before_anything_is_read(folder: Path) -> 
     assert "from-the-file" not in repr(loaded)
 
 
+def test_where_limits_are_set(folder: Path) -> None:
+    """A setting that limits somebody is remembered with its line, wherever it stands; a weight is no limit."""
+    text = """\
+model_list:
+  - model_name: a
+    litellm_params: { model: openai/a, api_key: k, rpm: 10, tpm: 1000, max_parallel_requests: 2 }
+  - model_name: b
+    litellm_params: { model: openai/b, api_key: k, max_budget: null }
+max_budget: 5
+general_settings: { user_rate_limit: 60, rpm_limit: false, max_request_size_mb: 5 }
+"""
+    assert load(write(text), {}).limits == {
+        "max_budget": Place("config.yaml", 6, 1),
+        "general_settings.user_rate_limit": Place("config.yaml", 7, 21),
+        "model_list[0].litellm_params.max_parallel_requests": Place("config.yaml", 3, 72),
+    }
+    assert load(None, {}).limits == {}
+
+
 def test_a_key_that_is_not_set_is_told_and_remembered(folder: Path) -> None:
     """An unset variable leaves the key empty, with a notice and its name in the entry."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: os.environ/NOPE}}]"

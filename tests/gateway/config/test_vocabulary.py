@@ -8,7 +8,7 @@ from msgspec.structs import fields
 
 from gateway.config import vocabulary
 from gateway.config.model import GeneralSettings, LiteLLMSettings, ModelParams, RouterSettings
-from gateway.config.vocabulary import OTHER_PRICE, PARAM_KEYS, SETTINGS, STRATEGIES, TOP, Section
+from gateway.config.vocabulary import LIMITS, OTHER_PRICE, PARAM_KEYS, SETTINGS, STRATEGIES, TOP, Section
 
 STRUCTS: dict[Section, type[Struct]] = {
     "router_settings": RouterSettings,
@@ -74,3 +74,8 @@ def test_other_prices_are_recognised(name: str, price: bool) -> None:
 def test_names_of_strategies_lead_to_real_ones() -> None:
     """An alias of a strategy leads to a strategy that is its own name."""
     assert all(STRATEGIES[strategy] == strategy for strategy in STRATEGIES.values())
+
+
+def test_limits_are_words() -> None:
+    """Each word that limits something is one that a file may use."""
+    assert LIMITS - SETTINGS.keys() - PARAM_KEYS.keys() == set()

@@ -135,7 +135,7 @@ async def test_one_row_each(provider: FakeProvider, gw: Gateway) -> None:
     rows = await gw.rows(50)
     assert {answer.headers["x-request-id"] for answer in answers} == {row.id for row in rows}
     assert len(rows) == 50
-    assert (gw.rt.metrics.in_flight, gw.rt.open) == (0, {})
+    assert (gw.rt.metrics.in_flight, gw.rt.open) == (0, set())
     assert gw.rt.health.of(rows[0].deployment_id).in_flight == 0
 
 

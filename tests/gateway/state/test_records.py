@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.state.records import LedgerQuery, Records, Total, usd
+from gateway.state.records import AttemptRow, Kind, LedgerQuery, Records, Total, flatten, make_row, usd
 from gateway.state.records_memory import MemoryRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import NOON, PLAIN, failure, row
@@ -27,7 +27,7 @@ async def records(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 async def test_round_trip(records: Records) -> None:
     """A row comes back with every field as it was."""
     await records.append([PLAIN])
-    assert await records.rows(LedgerQuery()) == [PLAIN]
+    assert [flatten(r) for r in await records.rows(LedgerQuery())] == [flatten(PLAIN)]
 
 
 async def test_the_same_row_twice_is_one(records: Records) -> None:
@@ -115,3 +115,17 @@ def test_dollars_are_exact(nano: int) -> None:
 def test_unknown_costs_show_as_zero_dollars() -> None:
     """Where a number must stand, an unknown cost is zero."""
     assert usd(None) == 0.0
+
+
+def test_a_row_has_all_names() -> None:
+    """A row made from flat names says the same again, the ordinary attempt included."""
+    for one in (PLAIN, failure(), row(attempts=(AttemptRow("d1", "gpt-4o", "openai", 200, "", 7),))):
+        assert flatten(make_row(**flatten(one))) == flatten(one)
+    assert row(attempts=(AttemptRow("d1", "gpt-4o", "openai", 200, "", 7),)).answer_ms == 7
+    assert (PLAIN.ended_at, PLAIN.first_token_at) == (NOON + 0.8, NOON + 0.2)
+
+
+def test_a_kind_is_only_itself() -> None:
+    """Kinds are compared by identity, which makes them cheap keys."""
+    assert Kind() != Kind()
+    assert len({Kind(), Kind()}) == 2

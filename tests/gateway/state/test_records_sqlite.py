@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from gateway.state.records import LedgerQuery, RecordsUnavailable
+from gateway.state import records_sqlite
+from gateway.state.records import AttemptRow, LedgerQuery, RecordsUnavailable, flatten
 from gateway.state.records_sqlite import SqliteRecords, migrations
-from tests.gateway.rows import row
+from tests.gateway.rows import PLAIN, failure, row
 
 ROOT = Path(__file__).parents[3]
 
@@ -108,7 +111,7 @@ async def test_amounts_are_integers(tmp_path: Path) -> None:
         "integer",
     )
     with pytest.raises(sqlite3.IntegrityError):
-        connection.execute("UPDATE ledger SET cost_nano = 0.5")
+        connection.execute("UPDATE entry SET cost_nano = 0.5")
     connection.close()
 
 
@@ -150,12 +153,93 @@ async def test_a_damaged_file_under_way(tmp_path: Path) -> None:
     """A table that vanishes under a running gateway is an error that can be caught, not a crash."""
     records = SqliteRecords(tmp_path / "ledger.db")
     with sqlite3.connect(tmp_path / "ledger.db") as other:
-        other.execute("DROP TABLE ledger")
+        other.execute("DROP TABLE entry")
     other.close()
     for _ in range(2):
         with pytest.raises(RecordsUnavailable):
             await records.append([row()])
     await records.close()
+
+
+ORDINARY = row(
+    "ordinary", attempts=(AttemptRow("d1", "gpt-4o", "openai", 200, "", 7),), tags=(), call_id="", retries=0
+)
+
+
+async def test_rows_of_the_first_version(tmp_path: Path) -> None:
+    """A file with the table of the first version is carried over with all its rows, and is written on."""
+    path = tmp_path / "ledger.db"
+    old = sqlite3.connect(path)
+    old.executescript(migrations()[0][2])
+    old.execute(
+        "CREATE TABLE schema_version (version INTEGER PRIMARY KEY, name TEXT, applied_at REAL) STRICT"
+    )
+    old.execute("INSERT INTO schema_version VALUES (1, '0001_ledger.sql', 0)")
+    rows = [PLAIN, failure("refused", tags=("a",)), ORDINARY]
+    for one in rows:
+        flat = flatten(one) | {
+            "ended_at": one.ended_at,
+            "tags": json.dumps(one.tags),
+            "attempts": msgspec.json.encode(one.attempts).decode(),
+        }
+        names = f"{', '.join(flat)}) VALUES ({', '.join('?' * len(flat))}"
+        old.execute(f"INSERT INTO ledger ({names})", tuple(flat.values()))
+    old.commit()
+    old.close()
+    records = SqliteRecords(path)
+    await records.append([row("later"), PLAIN])
+    found = {r.id: flatten(r) for r in await records.rows(LedgerQuery())}
+    assert found == {r.id: flatten(r) for r in [*rows, row("later")]}
+    await records.close()
+
+
+async def test_long_batches_and_ordinary_rows(tmp_path: Path) -> None:
+    """Batches of any length come back whole, ordinary rows and others mixed, each with every field."""
+    records = SqliteRecords(tmp_path / "ledger.db")
+    names = [f"r{n:03d}" for n in range(257)]
+    rows = [ORDINARY if n % 50 else PLAIN for n in range(257)]
+    rows = [row(name, **(flatten(one) | {"id": name})) for name, one in zip(names, rows, strict=True)]
+    await records.append(rows)
+    found = [flatten(r) for r in reversed(await records.rows(LedgerQuery()))]
+    assert found == [flatten(r) for r in rows]
+    await records.close()
+
+
+async def test_kinds_are_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rows have in common is in the file once, also after a restart, a refused batch and a flood of kinds."""
+    monkeypatch.setattr(records_sqlite, "_MOST_KINDS", 3)
+    for n in range(2):
+        records = SqliteRecords(tmp_path / "ledger.db")
+        with pytest.raises(OverflowError):
+            await records.append([row("bad", input=2**70, model="new")])
+        for m in range(10):
+            await records.append([row(f"{n}-{m}", model=f"m{m % 5}")])
+        assert len(records._kinds) <= 4
+        await records.close()
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        assert connection.execute("SELECT count(*) FROM kind").fetchone() == (5,)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("id = 'a'", "USING PRIMARY KEY"),
+        ("started_at >= 1 AND started_at < 2", "INDEX entry_started_at"),
+        ("key_digest = 'k'", "INDEX entry_kind"),
+        ("end_user = 'e'", "INDEX entry_end_user"),
+    ],
+)
+async def test_reports_use_indexes(tmp_path: Path, query: str, index: str) -> None:
+    """Each filter of a report finds its rows by an index, through the view that has all names."""
+    await SqliteRecords(tmp_path / "ledger.db").close()
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        plan = connection.execute(
+            f"EXPLAIN QUERY PLAN SELECT * FROM ledger WHERE {query} ORDER BY started_at DESC, id DESC LIMIT 9"
+        ).fetchall()
+    connection.close()
+    assert index in str(plan)
+    assert "SCAN entry" not in str(plan)
 
 
 def test_migrations_are_numbered_without_gaps() -> None:

@@ -8,10 +8,11 @@ import ssl
 
 import pytest
 
-from adapters.errors import Bug
+from adapters.errors import Bug, UpstreamTimeout, UpstreamUnreachable
+from gateway.story import Story
 from gateway.upstreams import Upstreams, client
 from tests.gateway.upstreams.conftest import Authority, post
-from tests.gateway.upstreams.scripted import answer, each, serve
+from tests.gateway.upstreams.scripted import Peer, answer, each, serve
 
 
 async def fetch(upstreams: Upstreams, url: str, scope: str = "") -> bytes:
@@ -64,3 +65,151 @@ async def test_only_an_explicit_context_turns_verification_off(authority: Author
     async with serve(each(answer(b"ok")), authority.context("DNS:other.example")) as server:
         assert await fetch(upstreams, server.url) == b"ok"
         await upstreams.close()
+
+
+# -- prepared requests -----------------------------------------------------------------------------------------------
+
+HEADERS = (("Content-Type", "application/json"), ("Authorization", "Bearer secret"))
+
+
+async def test_a_prepared_request_is_sent_many_times(upstreams: Upstreams) -> None:
+    """Each body goes out behind the same head with its own length, on one connection."""
+    async with serve(each(answer())) as server:
+        prepared = upstreams.prepare("POST", f"{server.url}/v1/chat?a=b", HEADERS)
+        assert server.connections == 0
+        for body in (b"{}", b"", b"x" * 1000, b"y" * 100_000):
+            response = await upstreams.ask(prepared, body, connect_timeout=30, head_timeout=30)
+            async with response:
+                assert await response.read(100, 30) == b"ok"
+            head, _, sent = server.requests[-1].partition(b"\r\n\r\n")
+            assert sent == body
+            assert head.endswith(b"\r\nContent-Length: %d" % len(body))
+            assert head.startswith(b"POST /v1/chat?a=b HTTP/1.1\r\n")
+        assert server.connections == 1
+    assert b"\r\nAuthorization: Bearer secret\r\n" in server.requests[0]
+
+
+async def test_a_prepared_request_hides_its_head(upstreams: Upstreams) -> None:
+    """Its text form names no credential."""
+    prepared = upstreams.prepare("POST", "http://127.0.0.1:9/", HEADERS, "scope")
+    assert "secret" not in repr(prepared)
+
+
+async def test_a_prepared_request_keeps_to_its_scope(upstreams: Upstreams) -> None:
+    """Requests of two credentials share no connection, those of one do."""
+    async with serve(each(answer())) as server:
+        for scope in ("one", "other", "one", "other"):
+            prepared = upstreams.prepare("POST", server.url, HEADERS, scope)
+            async with await upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=30) as response:
+                assert await response.read(100, 30) == b"ok"
+        assert server.connections == 2
+
+
+async def test_nothing_is_prepared_after_the_end() -> None:
+    """A client that was closed refuses what is new, and what was prepared for a pool that is closed."""
+    upstreams = Upstreams(max_connections=2)
+    prepared = upstreams.prepare("POST", "http://127.0.0.1:9/", HEADERS)
+    await upstreams.close()
+    with pytest.raises(UpstreamUnreachable):
+        upstreams.prepare("POST", "http://127.0.0.1:9/", HEADERS, "another")
+    with pytest.raises(UpstreamUnreachable):
+        await upstreams.ask(prepared, b"", connect_timeout=1, head_timeout=1)
+
+
+# -- answers that are collected --------------------------------------------------------------------------------------
+
+
+async def test_a_collected_answer_that_was_asked_for_on_a_dead_connection(upstreams: Upstreams) -> None:
+    """The rule for stale connections holds: sent once more, collected, and marked as a possible duplicate."""
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(b"first"))
+        if peer.number == 0:
+            await peer.head()
+            peer.reset()
+
+    async with serve(play) as server:
+        prepared = upstreams.prepare("POST", server.url, HEADERS)
+        for duplicate in (False, True):
+            response = await upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=30, collect=100)
+            assert await response.read(100, None) == b"first"
+            assert response.possible_duplicate is duplicate
+        assert server.connections == 2
+
+
+async def test_a_collected_answer_is_bounded_in_time(upstreams: Upstreams) -> None:
+    """A body that stalls is given up at `head_timeout`, since nobody else watches; the socket is closed."""
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(b"hello")[:-1])
+        await peer.gone()
+
+    async with serve(play) as server:
+        prepared = upstreams.prepare("POST", server.url, HEADERS)
+        with pytest.raises(UpstreamTimeout) as caught:
+            response = await upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=0.05, collect=100)
+            await response.read(100, None)
+        assert caught.value.code == "first_event_timeout"
+        await server.until(lambda seen: not seen.open)
+
+
+async def test_a_collected_answer_is_cancelled(upstreams: Upstreams) -> None:
+    """Whoever stops waiting for it closes its socket."""
+    begun = asyncio.Event()
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(b"hello")[:-1])
+        begun.set()
+        await peer.gone()
+
+    async with serve(play) as server:
+        prepared = upstreams.prepare("POST", server.url, HEADERS)
+        asking = asyncio.get_running_loop().create_task(
+            upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=None, collect=100)
+        )
+        await begun.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await server.until(lambda seen: not seen.open)
+        assert ": 0 active, 0 idle" in repr(upstreams)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("statuses", [("400 No", "200 OK"), ("200 OK", "400 No"), ("200 OK", "200 OK")])
+async def test_the_next_request_follows_within_the_call(
+    upstreams: Upstreams, statuses: tuple[str, str], split: bool
+) -> None:
+    """Who is told of an answer's end in the provider's own call may ask again at once, on the same connection."""
+
+    async def play(peer: Peer) -> None:
+        for number in range(6):
+            await peer.request()
+            data = answer(b"body %d" % number, status=statuses[number % 2])
+            await peer.send_split(data, 7 if split else len(data))
+        await peer.gone()
+
+    found: list[tuple[int, bytes]] = []
+    over = asyncio.Event()
+
+    async def tale() -> None:
+        for number in range(1, 6):
+            response = await upstreams.ask(
+                prepared, b"%d" % number, connect_timeout=30, head_timeout=None, collect=100
+            )
+            found.append((response.status, await response.read(100, None)))
+
+    async with serve(play) as server:
+        prepared = upstreams.prepare("POST", server.url, HEADERS)
+        async with await upstreams.ask(
+            prepared, b"first", connect_timeout=30, head_timeout=30, collect=100
+        ) as response:
+            await response.read(100, 30)
+        # the connection is there: from here on the story needs no task
+        Story(asyncio.get_running_loop(), lambda _: over.set()).start(tale())
+        await over.wait()
+        assert server.connections == 1
+    assert found == [(int(statuses[number % 2][:3]), b"body %d" % number) for number in range(1, 6)]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import UpstreamError
+from gateway.outbox import Outbox
 from gateway.upstreams.connection import Connection
 from gateway.upstreams.response import UpstreamResponse
 from tests.gateway.upstreams.scripted import answer, chunked
@@ -57,7 +58,7 @@ async def play(pieces: list[bytes]) -> tuple[int, bytes, str, list[bool]]:
     owner, wire, body = Owner(), Wire(), bytearray()
     ends: list[UpstreamError | None] = []
     loop = asyncio.get_running_loop()
-    connection = Connection(owner, loop)
+    connection = Connection(owner, loop, Outbox(loop))
     connection.connection_made(wire)
     asking = loop.create_task(connection.ask([b"request"], "POST", 60.0))
     await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from adapters.errors import Bug
 from adapters.types import HttpRequest
 from gateway import __version__
-from gateway.upstreams.request import JOINED_BODY, parse_url, write_request
+from gateway.upstreams.request import JOINED_BODY, parse_url, wire, write_head, write_request
 
 URL = "https://api.example/v1/chat?x=%20y"
 
@@ -126,3 +126,40 @@ def test_urls_that_cannot_be_asked(url: str) -> None:
     with pytest.raises(Bug) as caught:
         parse_url(url)
     assert "secret" not in caught.value.message
+
+
+def test_a_head_serves_any_body() -> None:
+    """`write_head` is written once; `wire` adds the length of each body, and nothing else."""
+    head = write_head("POST", (("X-Thing", "a"),), parse_url(URL))
+    assert head.endswith(b"\r\n")
+    assert b"Content-Length" not in head
+    for body in (b"", b"{}", b"x" * 1000):
+        assert wire(head, "POST", body) == [b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)]
+    assert wire(head, "POST", b"{}") == write_request(
+        HttpRequest("POST", URL, (("X-Thing", "a"),), b"{}"), parse_url(URL)
+    )
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_head_without_a_body_is_only_ended(method: str) -> None:
+    """Where no body is expected its length is not written; one that is there has one all the same."""
+    head = write_head(method, (), parse_url(URL))
+    assert wire(head, method, b"") == [head + b"\r\n"]
+    assert wire(head, method, b"a") == [head + b"Content-Length: 1\r\n\r\na"]
+
+
+def test_a_large_body_is_a_piece_of_its_own() -> None:
+    """Up to the limit one write holds both; above it the body is not copied, and the head is the same."""
+    head = write_head("POST", (), parse_url(URL))
+    small, large = bytes(JOINED_BODY), bytes(JOINED_BODY + 1)
+    assert len(wire(head, "POST", small)) == 1
+    first, second = wire(head, "POST", large)
+    assert first == b"%bContent-Length: %d\r\n\r\n" % (head, len(large))
+    assert second is large
+
+
+def test_a_head_for_a_proxy() -> None:
+    """A proxy gets the whole URL and its own credential; the name of the server stays the same."""
+    head = write_head("POST", (), parse_url(URL), absolute=True, proxy_authorization="Basic abc")
+    assert head.startswith(f"POST {URL} HTTP/1.1\r\nHost: api.example\r\n".encode())
+    assert b"\r\nProxy-Authorization: Basic abc\r\n" in head

@@ -347,3 +347,148 @@ async def test_a_connection_that_was_paused_at_the_end_is_reading_when_it_is_idl
         closing.set()
         while "0 idle" not in repr(upstreams):
             await asyncio.sleep(0)
+
+
+# -- collected -------------------------------------------------------------------------------------------------------
+
+
+async def collect(upstreams: Upstreams, url: str, limit: int = 1000) -> UpstreamResponse:
+    prepared = upstreams.prepare("POST", url, ())
+    return await upstreams.ask(prepared, b"{}", connect_timeout=10, head_timeout=10, collect=limit)
+
+
+@pytest.mark.parametrize(
+    "data", [answer(b"hello"), chunked(b"he", b"l", b"lo"), answer(b"hello", status="201 X")]
+)
+@pytest.mark.parametrize("split", [False, True])
+async def test_a_collected_answer_is_whole(upstreams: Upstreams, data: bytes, split: bool) -> None:
+    """When `ask` returns, a 2xx answer is complete, however it came, and its connection is free already."""
+
+    async def play(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send_split(data, 1 if split else len(data))
+
+    async with serve(play) as server:
+        for _ in range(2):
+            response = await collect(upstreams, server.url)
+            assert "1 idle" in repr(upstreams)
+            assert repr(response).endswith("complete>")
+            reading = response.read(1000, None)
+            with pytest.raises(StopIteration) as read:
+                reading.send(None)
+            assert read.value.value == b"hello"
+        assert server.connections == 1
+
+
+async def test_a_slow_answer_is_collected(upstreams: Upstreams) -> None:
+    """Nobody is woken before the last piece has come."""
+    go_on: asyncio.Queue[None] = asyncio.Queue()
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked(end=b""))
+        for number in range(5):
+            await go_on.get()
+            await peer.send(b"1\r\n%d\r\n" % number)
+        await go_on.get()
+        await peer.send(b"0\r\n\r\n")
+        await peer.gone()
+
+    async with serve(play) as server:
+        asking = asyncio.get_running_loop().create_task(collect(upstreams, server.url))
+        await server.until(lambda seen: seen.open == 1)
+        for _ in range(6):
+            assert not asking.done()
+            go_on.put_nowait(None)
+        response = await asking
+        assert await response.read(1000, None) == b"01234"
+
+
+async def test_collecting_does_not_pause(upstreams: Upstreams) -> None:
+    """A body that is larger than what is kept for others is read to its end while nobody takes it."""
+    size = 64 * KEPT
+    async with serve(each(answer(bytes(size)))) as server:
+        response = await collect(upstreams, server.url, size)
+        assert await response.read(size, None) == bytes(size)
+        assert "1 idle" in repr(upstreams)
+
+
+@pytest.mark.parametrize("status", ["300 X", "400 X", "429 X", "500 X"])
+async def test_other_answers_are_not_collected(upstreams: Upstreams, status: str) -> None:
+    """What is no 2xx is given at its head; its body is read with the limit and the time of whoever reads it."""
+    ready = asyncio.Event()
+    data = answer(b"hello", status=status)
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(data[:-5])
+        await ready.wait()
+        await peer.send(data[-5:])
+        await peer.gone()
+
+    async with serve(play) as server:
+        response = await collect(upstreams, server.url)
+        assert response.status == int(status[:3])
+        assert "1 active" in repr(upstreams)
+        ready.set()
+        assert await response.read(5, 10) == b"hello"
+        assert "1 idle" in repr(upstreams)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_a_collected_answer_over_the_limit_is_refused(upstreams: Upstreams, framing: str) -> None:
+    """One of exactly the limit is read; a longer one is malformed and closes its connection."""
+    data = answer(b"12345") if framing == "length" else chunked(b"123", b"45")
+    async with serve(each(data)) as server:
+        assert await (await collect(upstreams, server.url, 5)).read(5, None) == b"12345"
+        with pytest.raises(UpstreamMalformed):
+            await (await collect(upstreams, server.url, 4)).read(4, None)
+        await server.until(lambda seen: not seen.open)
+
+
+async def test_an_endless_answer_is_not_collected(upstreams: Upstreams) -> None:
+    """A server that never stops sending is left at the limit."""
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not peer.writer.transport.is_closing():
+            await peer.send(b"x" * 65536)
+
+    async with serve(play) as server:
+        with pytest.raises(UpstreamMalformed):
+            await (await collect(upstreams, server.url, 1 << 20)).read(1 << 20, None)
+        await server.until(lambda seen: not seen.open)
+
+
+@pytest.mark.parametrize("data", [answer(b"hello")[:-1], chunked(b"hello", end=b"")])
+async def test_a_collected_answer_that_was_cut(upstreams: Upstreams, data: bytes) -> None:
+    """A body without its end is no body."""
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(data)
+
+    async with serve(play) as server:
+        with pytest.raises(UpstreamDisconnected):
+            await (await collect(upstreams, server.url)).read(1000, None)
+        await server.until(lambda seen: not seen.open)
+        assert ": 0 active, 0 idle" in repr(upstreams)
+
+
+async def test_a_collected_answer_that_becomes_garbage(upstreams: Upstreams) -> None:
+    """Chunks that are none are malformed, behind a good one too."""
+    async with serve(each(chunked(b"hello", end=b"zz\r\n"))) as server:
+        with pytest.raises(UpstreamMalformed):
+            await (await collect(upstreams, server.url)).read(1000, None)
+        await server.until(lambda seen: not seen.open)
+
+
+async def test_a_collected_answer_is_unpacked(upstreams: Upstreams) -> None:
+    """Compressed unasked, it is unpacked; the limit holds for what it becomes."""
+    data = answer(gzip.compress(b"hello"), "Content-Encoding: gzip")
+    async with serve(each(data)) as server:
+        assert await (await collect(upstreams, server.url)).read(1000, None) == b"hello"
+        with pytest.raises(UpstreamMalformed):
+            await (await collect(upstreams, server.url)).read(4, None)

@@ -1,0 +1,259 @@
+"""Nanoseconds per operation of what a request and a chunk go through: `python -m bench.micro`.
+
+Each case is a function that sets up and returns the operation. It runs so often that a repetition takes a few hundredths of a second of CPU
+time; the best of the repetitions is shown, as nothing makes code faster than it is. A figure here says where time goes; what
+it amounts to, `bench.run` says.
+
+    python -m bench.micro               all
+    python -m bench.micro chunk sqlite  those with one of the words in their name
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from adapters import CLIENTS, FORMATS, PROVIDERS, SAME
+from adapters.envelope import open_envelope, seal
+from adapters.framing import SseCutter
+from adapters.taps import Passthrough, Tap, Translation
+from adapters.types import Target
+from bench.load import Question
+from bench.provider import ANTHROPIC, OPENAI, Dialect
+from gateway.config.load import load
+from gateway.logs import JsonFormat
+from gateway.metrics import Metrics
+from gateway.pricing import PriceTable
+from gateway.routes import compile_routes
+from gateway.state.records import AttemptRow, LedgerRow, make_row
+from gateway.state.records_sqlite import SqliteRecords
+
+Operation = Callable[[], object]
+Case = Callable[[], tuple[Operation, int]]
+"""What sets up; the operation, and how many of the things that are counted it does at once."""
+
+BATCH = 500
+_DIALECTS = {"openai": OPENAI, "anthropic": ANTHROPIC}
+_BODY = Question("http://127.0.0.1", "bench", 20).encode().partition(b"\r\n\r\n")[2]
+
+
+def target(name: str) -> Target:
+    """A model at a provider."""
+    provider = PROVIDERS[name]
+    return Target(provider=provider, model="bench", base_url="http://127.0.0.1:9000", max_output_tokens=4096)
+
+
+def chunks_of(dialect: Dialect) -> list[bytes]:
+    """Some chunks of one stream, each as it is read from a socket."""
+    return [dialect.chunk % (number, time.monotonic_ns()) for number in range(100)]
+
+
+def fed(tap: Tap | SseCutter, dialect: Dialect) -> tuple[Operation, int]:
+    """Feeding the tap with chunks, after the stream's opening."""
+    chunks = chunks_of(dialect)
+    tap.feed(dialect.opening)
+
+    def feed() -> None:
+        for chunk in chunks:
+            tap.feed(chunk)
+
+    return feed, len(chunks)
+
+
+# -- chunks ----------------------------------------------------------------------------------------------------------
+
+
+def cutter() -> tuple[Operation, int]:
+    return fed(SseCutter(), OPENAI)
+
+
+def passthrough(name: str) -> Case:
+    def case() -> tuple[Operation, int]:
+        editor = SAME[name].pass_stream(target(name), "chat", model="mine", wants_usage=False)
+        return fed(Passthrough(SseCutter(), editor), _DIALECTS[name])
+
+    return case
+
+
+def translation(provider: str, client: str) -> Case:
+    def case() -> tuple[Operation, int]:
+        request = CLIENTS[client].read_request(open_envelope(_BODY))
+        reader = FORMATS[provider].read_stream(request, target(provider))
+        writer = CLIENTS[client].write_stream(answer_id="a", model="mine", now=1, wants_usage=False)
+        return fed(Translation(SseCutter(), reader, writer), _DIALECTS[provider])
+
+    return case
+
+
+# -- requests --------------------------------------------------------------------------------------------------------
+
+
+def opened() -> tuple[Operation, int]:
+    return lambda: open_envelope(_BODY), 1
+
+
+def sealed() -> tuple[Operation, int]:
+    envelope = open_envelope(_BODY)
+    return lambda: seal(envelope), 1
+
+
+def pass_request(name: str) -> Case:
+    def case() -> tuple[Operation, int]:
+        envelope, to = open_envelope(_BODY), target(name)
+        return lambda: SAME[name].pass_request(envelope, to, "chat", stream=False), 1
+
+    return case
+
+
+def pass_response(name: str) -> Case:
+    def case() -> tuple[Operation, int]:
+        body, to = _DIALECTS[name].whole, target(name)
+        return lambda: SAME[name].pass_response(body, to, "chat", model="mine"), 1
+
+    return case
+
+
+def write_request(client: str, provider: str) -> Case:
+    def case() -> tuple[Operation, int]:
+        request, to = CLIENTS[client].read_request(open_envelope(_BODY)), target(provider)
+        return lambda: FORMATS[provider].write_request(request, to), 1
+
+    return case
+
+
+def route() -> tuple[Operation, int]:
+    config = load(Path(__file__).with_name("config.yaml"), {}).config
+    routes = compile_routes(config, {}, PriceTable.load())
+    return lambda: routes.find("bench"), 1
+
+
+# -- afterwards ------------------------------------------------------------------------------------------------------
+
+
+ROW = make_row(
+    id="",
+    call_id="",
+    answer_id="chatcmpl-bench0001",
+    started_at=1_795_262_400.0,
+    endpoint="/v1/chat/completions",
+    operation="chat",
+    client_format="openai",
+    stream=False,
+    provider="openai",
+    provider_format="openai",
+    model_requested="bench",
+    model_group="bench",
+    model="bench",
+    deployment_id="d1",
+    api_base="http://127.0.0.1:9000",
+    client_ip="127.0.0.1",
+    http_status=200,
+    finish="stop",
+    input=120,
+    output=20,
+    usage_source="reported",
+    cost_nano=123_456,
+    price_source="table",
+    attempts=(AttemptRow("d1", "bench", "openai", 200, "", 1),),
+    ttfb_us=900,
+    total_us=1_000,
+    overhead_us=100,
+)
+
+
+def some_rows(begin: int = 0) -> list[LedgerRow]:
+    """Rows as the ledger hands them on."""
+    names = [f"{begin + number:036d}" for number in range(BATCH)]
+    return [msgspec.structs.replace(ROW, id=name, call_id=name) for name in names]
+
+
+def observed() -> tuple[Operation, int]:
+    metrics, rows = Metrics("0"), some_rows()
+    return lambda: metrics.observe(rows), BATCH
+
+
+def logged() -> tuple[Operation, int]:
+    formatter = JsonFormat()
+    record = logging.LogRecord("penstock.requests", logging.INFO, "", 0, "request", None, None)
+    record.rows = some_rows()
+    return lambda: formatter.format(record), BATCH
+
+
+def stored() -> tuple[Operation, int]:
+    batches = [some_rows(number * BATCH) for number in range(20)]
+
+    async def write(path: Path) -> None:
+        records = SqliteRecords(path)
+        for rows in batches:
+            await records.append(rows)
+        await records.close()
+
+    def fill() -> None:  # opening the file is a twentieth of it
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(write(Path(folder) / "ledger.db"))
+
+    return fill, 20 * BATCH
+
+
+CASES: dict[str, Case] = {
+    "chunk: cut": cutter,
+    "chunk: OpenAI passed on": passthrough("openai"),
+    "chunk: Anthropic passed on": passthrough("anthropic"),
+    "chunk: Anthropic to OpenAI": translation("anthropic", "openai"),
+    "chunk: OpenAI to Anthropic": translation("openai", "anthropic"),
+    "request: open_envelope": opened,
+    "request: seal": sealed,
+    "request: pass_request, OpenAI": pass_request("openai"),
+    "request: pass_request, Anthropic": pass_request("anthropic"),
+    "request: write_request, OpenAI to Anthropic": write_request("openai", "anthropic"),
+    "request: write_request, Anthropic to OpenAI": write_request("anthropic", "openai"),
+    "request: route": route,
+    "answer: pass_response, OpenAI": pass_response("openai"),
+    "answer: pass_response, Anthropic": pass_response("anthropic"),
+    "row: made": lambda: (some_rows, BATCH),
+    "row: metrics": observed,
+    "row: log line": logged,
+    "row: in SQLite": stored,
+}
+
+
+def best_ns(operation: Operation, things: int, repetitions: int = 7, seconds: float = 0.03) -> float:
+    """CPU nanoseconds for one thing: the best of the repetitions."""
+    begin = time.process_time()
+    operation()
+    once = max(1e-7, time.process_time() - begin)
+    times = max(1, int(seconds / once))
+    best = float("inf")
+    for _ in range(repetitions):
+        begin = time.process_time()
+        for _ in range(times):
+            operation()
+        best = min(best, time.process_time() - begin)
+    return best / times / things * 1e9
+
+
+def main() -> None:
+    """Print a line for each case, as JSON too if it is asked for with `--json`."""
+    words = [word for word in sys.argv[1:] if word != "--json"]
+    found = {
+        name: best_ns(*case())
+        for name, case in CASES.items()
+        if not words or any(word in name for word in words)
+    }
+    if "--json" in sys.argv:
+        print(json.dumps(found, indent=1))
+        return
+    for name, nanoseconds in found.items():
+        print(f"{name:46} {nanoseconds:10,.0f} ns")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""From a run's results to what people read: the targets and whether they are met, the figures, the arithmetic, a plot.
+
+    python -m bench.report                                write README.md's part and the plot from results/reference.json
+    python -m bench.report results/20261121-061500.json   make that run the reference first
+
+One run is kept in git as the reference: bench/results/reference.json, with the plot beside it. The README's part between the markers
+is made of it and of nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+Figures = Mapping[str, float]
+Results = Mapping[str, Any]
+
+HERE = Path(__file__).parent
+REFERENCE = HERE / "results" / "reference.json"
+PLOT = HERE / "results" / "reference.svg"
+BEGIN, END = "<!-- results: python -m bench.report -->", "<!-- end of results -->"
+ORDER = ("direct", "nginx", "penstock", "naive", "portkey", "litellm")
+
+# figure → (what it is, its unit, decimals)
+FIGURES = {
+    "cpu_request_1": ("CPU per request, 1 connection", "us", 0),
+    "cpu_request_64": ("CPU per request, 64 connections", "us", 1),
+    "cpu_request_256": ("CPU per request, 256 connections", "us", 1),
+    "rps_1": ("requests/s, 1 connection", "", 0),
+    "rps_64": ("requests/s, 64 connections", "", 0),
+    "rps_256": ("requests/s, 256 connections", "", 0),
+    "cpu_chunk_busy": ("CPU per chunk, busy", "us", 1),
+    "cpu_stream_busy": ("CPU per stream, its fixed part, busy", "us", 0),
+    "streams_busy": ("streams at once, busy", "", 0),
+    "core_use_busy": ("core use, busy", "", 2),
+    "cpu_chunk_light": ("CPU per chunk, light", "us", 1),
+    "cpu_chunk_anthropic_to_openai": ("CPU per chunk, Anthropic to OpenAI, busy", "us", 1),
+    "cpu_chunk_openai_to_anthropic": ("CPU per chunk, OpenAI to Anthropic, busy", "us", 1),
+    "cpu_chunk_anthropic_to_anthropic": ("CPU per chunk, Anthropic to Anthropic, busy", "us", 1),
+    "added_latency_p50": ("added latency p50, 50 requests/s", "us", 0),
+    "added_latency_p99": ("added latency p99, 50 requests/s", "us", 0),
+    "added_first_token_p50": ("added time to first token p50, 20 streams/s", "us", 0),
+    "added_first_token_p99": ("added time to first token p99, 20 streams/s", "us", 0),
+    "added_lag_p50_100": ("added lag per chunk p50, 100 paced streams", "us", 0),
+    "added_lag_p99_100": ("added lag per chunk p99, 100 paced streams", "us", 0),
+    "memory_1000": ("memory, 1,000 open streams", "MB", 0),
+    "memory_10000": ("memory, 10,000 open streams", "MB", 0),
+    "start": ("start to first answer", "s", 2),
+    "idle_mb": ("idle memory", "MB", 0),
+    "errors": ("errors", "", 0),
+    "foreign": ("other programs on the machine, worst window", "cores", 2),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise: Penstock's figure is at most `factor` times `peer`'s, or `limit`, plus `extra`."""
+
+    figure: str
+    peer: str = ""
+    factor: float = 1.0
+    said: str = ""
+    limit: float = 0.0
+    extra: float = 0.0
+
+    def bound(self, median: Mapping[str, Figures]) -> float | None:
+        """The bound in this run; None if the peer was not measured."""
+        if not self.peer:
+            return self.limit
+        figure = "cpu_chunk_busy" if self.extra else self.figure
+        theirs = median.get(self.peer, {}).get(figure)
+        return None if theirs is None else theirs * self.factor + self.extra
+
+
+TARGETS = (
+    Target("cpu_request_64", "nginx", 6, "6 times nginx"),
+    Target("cpu_request_64", "litellm", 1 / 170, "1/170 of LiteLLM"),
+    Target("cpu_request_64", "portkey", 1 / 17, "1/17 of Portkey"),
+    Target("cpu_request_64", "naive", 1 / 3, "1/3 of naive aiohttp"),
+    Target("cpu_chunk_busy", "nginx", 1.7, "1.7 times nginx"),
+    Target("cpu_chunk_anthropic_to_openai", "penstock", 1, "the same format plus 5 us", extra=5),
+    Target("added_latency_p50", "nginx", 2.5, "2.5 times nginx"),
+    Target("added_first_token_p50", "nginx", 2.5, "2.5 times nginx"),
+    Target("added_lag_p50_100", "nginx", 1.3, "1.3 times nginx"),
+    Target("memory_1000", said="100 MB", limit=100),
+    Target("start", said="1 s", limit=1),
+    Target("idle_mb", said="80 MB", limit=80),
+    Target("errors", said="0", limit=0),
+)
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown that can be read as it is: the first row is the head, the first column is text, the others are figures."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| "
+        + " | ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in rows
+    ]
+    rule = (
+        "|"
+        + "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths))
+        + "|"
+    )
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def shown(figure: str, value: float | None) -> str:
+    """A figure with its unit."""
+    _, unit, decimals = FIGURES[figure]
+    return "" if value is None else f"{value:,.{decimals}f} {unit}".strip()
+
+
+def targets(median: Mapping[str, Figures]) -> str:
+    """Each promise with its bound, and whether it is kept."""
+    rows = [("target", "at most", "in this run", "Penstock", "met")]
+    for target in TARGETS:
+        own = median.get("penstock", {}).get(target.figure)
+        bound = target.bound(median)
+        met = "" if own is None or bound is None else ("yes" if own <= bound else "**no**")
+        rows.append(
+            (
+                FIGURES[target.figure][0],
+                target.said,
+                shown(target.figure, bound) or "not measured",
+                shown(target.figure, own),
+                met,
+            )
+        )
+    return table(rows)
+
+
+def figures(median: Mapping[str, Figures]) -> str:
+    """All figures, a column for each peer. A figure with a star: there the load was the limit and not the peer."""
+    peers = [peer for peer in ORDER if peer in median]
+    rows = [["", *peers]]
+    for key, (title, unit, decimals) in FIGURES.items():
+        if any(key in median[peer] for peer in peers):
+            cells = [
+                f"{median[peer][key]:,.{decimals}f}{star(key, median[peer])}" if key in median[peer] else ""
+                for peer in peers
+            ]
+            rows.append([f"{title} ({unit})" if unit else title, *cells])
+    return table(rows)
+
+
+def star(key: str, of_peer: Figures) -> str:
+    """Marks a figure of requests per second that the load, not the peer, has limited."""
+    kind, _, connections = key.rpartition("_")
+    bound = kind in {"rps", "cpu_request"} and f"load_bound: {connections} connections" in of_peer
+    return "*" if bound else ""
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+def arithmetic(median: Mapping[str, Figures]) -> str:
+    """What the measured figures come to at other sizes; only multiplication."""
+    own = median["penstock"]
+    request, chunk, stream = own["cpu_request_64"], own["cpu_chunk_busy"], own["cpu_stream_busy"]
+    most = max((int(key.rpartition("_")[2]) for key in own if key.startswith("memory_")), default=0)
+    idle = own["idle_mb"]
+    per_stream = (own[f"memory_{most}"] - idle) / most if most else 0.0  # MB
+    said, seconds = 500, 10
+    each = (max(0.0, stream) + said * chunk) / 1e6  # CPU seconds of one stream of 500 chunks
+    rows = [("load", "cores", "memory", "Redis, Postgres operations per request")]
+    for rate in (1, 100, 10_000):
+        busy = rate * request / 1e6
+        processes = max(1, math.ceil(busy / 0.6))
+        rows.append((f"{rate:,} whole answers/s", f"{busy:,.4f}", f"{processes * idle:,.0f} MB", "0, 0"))
+    for rate in (1, 100, 10_000):
+        busy, open_at_once = rate * each, rate * seconds
+        memory = max(1, math.ceil(busy / 0.6)) * idle + open_at_once * per_stream
+        rows.append(
+            (
+                f"{rate:,} streams/s of {said} chunks in {seconds} s",
+                f"{busy:,.3f}",
+                f"{memory:,.0f} MB",
+                "0, 0",
+            )
+        )
+    million = 1_000_000
+    busy = million * said / seconds * chunk / 1e6 + million / seconds * max(0.0, stream) / 1e6
+    memory = math.ceil(busy / 0.6) * idle + million * per_stream
+    rows.append(
+        (
+            f"{million:,} open streams, {said // seconds} chunks/s each",
+            f"{busy:,.0f}",
+            f"{memory / 1024:,.0f} GB",
+            "0, 0",
+        )
+    )
+    basis = (
+        f"Measured: {request:.1f} us per request, {stream:.0f} us per stream and {chunk:.1f} us per chunk; {idle:.0f} MB per idle "
+        f"process and {per_stream * 1024:.1f} kB per open stream (from {most:,} of them). Memory counts one process per 0.6 cores."
+    )
+    return f"{basis}\n\n{table(rows)}"
+
+
+# -- the plot --------------------------------------------------------------------------------------------------------
+
+_PANELS = (
+    ("cpu_request_64", "CPU per request (us)"),
+    ("cpu_chunk_busy", "CPU per streamed chunk (us)"),
+    ("added_latency_p50", "added latency p50 (us)"),
+    ("memory_1000", "memory with 1,000 open streams (MB)"),
+)
+_WIDTH, _ROW, _LABEL, _BAR = 760, 22, 80, 560
+
+
+def plot(median: Mapping[str, Figures]) -> str:
+    """Bars on logarithmic scales, a panel for each figure: less is better everywhere."""
+    parts: list[str] = []
+    y = 10
+    for key, title in _PANELS:
+        values = {peer: median[peer][key] for peer in ORDER[1:] if median.get(peer, {}).get(key, 0) > 0}
+        if not values:
+            continue
+        y += 26
+        parts.append(_text(10, y, title, weight="bold"))
+        low, high = min(values.values()) / 2, max(values.values())
+        for peer, value in values.items():
+            y += _ROW
+            length = _BAR * math.log(value / low) / math.log(high / low)
+            colour = "#0b7285" if peer == "penstock" else "#adb5bd"
+            parts.append(_text(_LABEL, y, peer, anchor="end"))
+            parts.append(
+                f'<rect x="{_LABEL + 8}" y="{y - 12}" width="{length:.0f}" height="15" fill="{colour}"/>'
+            )
+            parts.append(_text(round(_LABEL + 14 + length), y, f"{value:,.1f}"))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {y + 20}" font-family="sans-serif" font-size="13">'
+    ground = f'<rect width="{_WIDTH}" height="{y + 20}" fill="white"/>'
+    return "\n".join([head, ground, *parts, "</svg>"]) + "\n"
+
+
+def _text(x: int, y: int, text: str, *, anchor: str = "start", weight: str = "normal") -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-weight="{weight}">{escape(text)}</text>'
+
+
+# -- the whole -------------------------------------------------------------------------------------------------------
+
+
+def render(results: Results) -> str:
+    """A run as Markdown."""
+    median: dict[str, Figures] = results["median"]
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    arguments = results["arguments"]
+    basis = f"{results['when']} UTC, {results['machine']}, Python {results['python']}; {versions}."
+    paragraphs = [f"{basis} Median of {arguments['rounds']}, windows of {arguments['seconds']} s."]
+    if "penstock" in median:
+        paragraphs.append(targets(median))
+    paragraphs.append(figures(median))
+    if any(key.startswith("load_bound") for of_peer in median.values() for key in of_peer):
+        paragraphs.append(
+            "\\* The load's core was full and the peer's was not: it could have served more requests per second."
+        )
+    paragraphs += [f"Left out: {peer} ({why})." for peer, why in results["missing"].items()]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def between(text: str, begin: str, end: str, new: str) -> str:
+    """The text with what stands between the two markers replaced."""
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{begin} and {end} do not both stand there")
+    return f"{before}{begin}\n\n{new.strip()}\n\n{end}{after}"
+
+
+def write_readme(results: Results, readme: Path, plot_file: Path) -> None:
+    """The README's part and the plot."""
+    median = results["median"]
+    plot_file.write_text(plot(median))
+    picture = f"![CPU, latency and memory of each peer](results/{plot_file.name})"
+    new = f"{render(results)}\n{picture}\n\n## Arithmetic\n\n{arithmetic(median)}"
+    readme.write_text(between(readme.read_text(), BEGIN, END, new))
+
+
+def main() -> None:
+    """The command."""
+    if len(sys.argv) > 1:
+        shutil.copyfile(sys.argv[1], REFERENCE)
+    write_readme(json.loads(REFERENCE.read_text()), HERE / "README.md", PLOT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""The way in: a connection that serves model routes straight from the socket, and everything else through aiohttp.
+
+aiohttp's server needs 30 to 40 us for a request before its handler runs. A request to a model route that is plainly plain
+(one `POST` of a known path, HTTP/1.1, one `Content-Length`, nothing that needs interpretation) is taken from
+`data_received` instead, and its story begins in that call. Whatever is not plain, from a pipelined `GET` to a smuggler's
+two lengths, goes to aiohttp byte for byte as it came, on the same connection; so there is one strict reader of the odd
+things, and the quick one may be simple. `PENSTOCK_FAST_PATH=off` sends everything to aiohttp.
+
+The rules that keep the two from getting into each other's way:
+
+* Bytes go to aiohttp from the beginning of a message on, and it keeps the connection until that message has been
+  answered. Where its end cannot be told (chunked bodies, pipelined requests), it keeps it for good.
+* While a story runs, what else the client sends is held back, up to a bound, then reading pauses.
+* aiohttp's keep-alive timer watches both; no request of ours is under way when it strikes.
+
+`RequestHandler` documents nothing of what is used here, so aiohttp's minor version is pinned, and
+tests/faults/test_conformance.py runs every case through both doors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_server import Server
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from gateway.client import ClientGone, ClientWriter, header_lines
+from gateway.exchange import Exchange
+from gateway.inbound import Endpoint, Head, Incoming, ThroughAiohttp, head_of
+from gateway.pipeline import handle
+from gateway.runtime import Runtime
+from gateway.story import Story
+
+HEAD_LIMIT = 8190
+"""Bytes of a head that is read here; aiohttp's limit for one line of it."""
+HEADER_LIMIT = 100
+HELD_LIMIT = 256 * 1024
+"""Bytes that a client may send ahead while its request is answered, before reading pauses."""
+LINGER = 10.0
+"""Seconds in which the rest of a refused request's body may come, so that the client sees the answer and no reset."""
+
+_REQUEST_LINE = re.compile(rb"POST (/[!-~]*) HTTP/1\.1\r\n")
+_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
+_ODD = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding", "trailer"})
+_LONGEST_LENGTH = 16
+_ANY_LENGTH = re.compile(rb"content-length", re.IGNORECASE)
+_ONCE = ("host", "content-length")
+_BORDERLESS = re.compile(rb"\r\n(transfer-encoding|upgrade)[ \t]*:", re.IGNORECASE)
+
+HotPaths = Mapping[bytes, Endpoint]
+
+
+class ClientConnection(RequestHandler):
+    """One client's connection."""
+
+    __slots__ = (
+        "_after_length",
+        "_before_length",
+        "_client",
+        "_head",
+        "_held",
+        "_hot_paths",
+        "_incoming",
+        "_is_stopped",
+        "_owed",
+        "_remote",
+        "_rt",
+        "_story",
+        "_with_aiohttp",
+    )
+
+    def __init__(self, rt: Runtime, hot_paths: HotPaths, manager: Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._rt = rt
+        self._hot_paths = hot_paths
+        self._remote: str | None = None
+        self._story: Story | None = None
+        self._client: ClientWriter | None = None
+        self._incoming: Incoming | None = None
+        self._held = b""
+        self._is_stopped = False
+        # The head of the request before: an equal one, but for its length, need not be read again.
+        self._before_length = b""
+        self._after_length = b""
+        self._head: Head | None = None
+        self._with_aiohttp = not hot_paths
+        self._owed = 0 if hot_paths else -1
+        """Bytes that aiohttp's message still lacks; -1: nobody knows."""
+
+    # -- for the event loop ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self._remote = str(peer[0]) if isinstance(peer, tuple) and peer else None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._story is not None:
+            self._story.interrupt(ClientGone())
+        self._held = b""
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._story is not None or self._incoming is not None:
+            self._hold(data)
+        elif self._with_aiohttp and not self._is_back():
+            self._give_more(data)
+        elif not (self._close or self._force_close):
+            if self._held:
+                data, self._held = self._held + data, b""
+            self._begin(data)
+
+    def _process_keepalive(self) -> None:
+        if self._story is None and self._incoming is None:
+            super()._process_keepalive()
+            return
+        self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
+
+    # -- the beginning of a message ----------------------------------------------------------------------------------
+
+    def _begin(self, data: bytes) -> None:
+        before, after, head = self._before_length, self._after_length, self._head
+        if head is not None and data.startswith(before):
+            at = len(before)
+            end = data.find(b"\r\n", at)
+            digits = data[at:end]
+            if data.startswith(after, end) and digits.isdigit() and len(digits) < _LONGEST_LENGTH:
+                self._tell(head, data, end + len(after), int(digits))
+                return
+        end = data.find(b"\r\n\r\n", 0, HEAD_LIMIT) + 4
+        if end < 4 and len(data) < HEAD_LIMIT and self._may_be_ours(data):
+            self._held = data
+            return
+        read = self._read_head(data, end) if end >= 4 else None
+        if read is None:
+            self._pass_on(data)
+        else:
+            self._tell(read[0], data, end, read[1])
+
+    def _may_be_ours(self, data: bytes) -> bool:
+        """As far as its line has come, does a request ask for one of our paths?"""
+        line = _REQUEST_LINE.match(data)
+        if line is not None:
+            return line[1] in self._hot_paths
+        return b"\n" not in data and any(
+            (b"POST %b HTTP/1.1\r\n" % path).startswith(data) for path in self._hot_paths
+        )
+
+    def _read_head(self, data: bytes, end: int) -> tuple[Head, int] | None:
+        """The head and the length of the body; None for what is not plainly plain."""
+        line = _REQUEST_LINE.match(data)
+        endpoint = self._hot_paths.get(line[1]) if line is not None else None
+        if line is None or endpoint is None:
+            return None
+        pairs: list[tuple[str, str]] = []
+        at = line.end()
+        while at < end - 2:
+            found = _HEADER.match(data, at)
+            if found is None or len(pairs) == HEADER_LIMIT:
+                return None
+            pairs.append((found[1].decode(), found[2].strip(b" \t").decode("utf-8", "surrogateescape")))
+            at = found.end()
+        headers = CIMultiDictProxy(CIMultiDict(pairs))
+        length = _LENGTH.search(data, line.end() - 2, end)
+        if length is None or any(len(headers.getall(name, ())) != 1 for name in _ONCE):
+            return None
+        connection = headers.get("connection", "keep-alive").lower()
+        if connection not in ("keep-alive", "close") or any(name.lower() in _ODD for name, _ in pairs):
+            return None
+        self._head = head = Head(
+            endpoint,
+            headers,
+            remote=self._remote,
+            keep_alive=connection != "close",
+            cors=header_lines(self._rt.cors_headers(headers.get("origin"))),
+        )
+        self._before_length, self._after_length = data[: length.start(1)], data[length.end(1) : end]
+        return head, int(length[1])
+
+    # -- our own way -------------------------------------------------------------------------------------------------
+
+    def _tell(self, head: Head, data: bytes, at: int, length: int) -> None:
+        """Let the story of a request begin; its body begins `at`."""
+        body: bytes | Incoming
+        end = at + length
+        if len(data) >= end:
+            body = data[at:end]
+            self._held = data[end:]
+        else:
+            body = self._incoming = Incoming(length, data[at:])
+        self._client = client = ClientWriter(self, head, self._rt.outbox)
+        self._story = story = Story(self._loop, self._told)
+        story.start(handle(self._rt, Exchange(head, body, client, story, self._rt.now())))
+
+    def _hold(self, data: bytes) -> None:
+        """Take the rest of a body, and keep what was sent behind it."""
+        incoming = self._incoming
+        missing = incoming.missing if incoming is not None else 0
+        if len(data) > missing:
+            self._held += data[missing:]
+            if len(self._held) > HELD_LIMIT and not self._is_stopped and self.transport is not None:
+                self._is_stopped = True
+                self.transport.pause_reading()
+        if incoming is not None and missing:
+            incoming.feed(data[:missing])
+            if not incoming.missing and self._story is None and self._incoming is incoming:
+                self._tidy_up()  # it was refused before, and has been waited for
+
+    def _told(self, _: Story) -> None:
+        """The story is over."""
+        self._story = None
+        incoming = self._incoming
+        if incoming is not None and incoming.missing and self.transport is not None:
+            incoming.forget()
+            self._loop.call_later(LINGER, self._give_up, incoming)
+        else:
+            self._tidy_up()
+
+    def _give_up(self, incoming: Incoming) -> None:
+        if self._incoming is incoming:
+            self.force_close()
+
+    def _tidy_up(self) -> None:
+        """Close the connection, or wait for the next request."""
+        self._incoming = None
+        client, self._client = self._client, None
+        if client is None or not client.stays_open or self._close or self._force_close:
+            self._rt.outbox.flush()
+            self.force_close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
+        if self._held or self._is_stopped:
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Look at what was sent ahead."""
+        if self._story is not None or self.transport is None:
+            return
+        if self._is_stopped:
+            self._is_stopped = False
+            self.transport.resume_reading()
+        data, self._held = self._held, b""
+        if data and not self._close:
+            self._begin(data)
+
+    # -- aiohttp's way -----------------------------------------------------------------------------------------------
+
+    def _pass_on(self, data: bytes) -> None:
+        self._with_aiohttp = True
+        self._owed = _still_to_come(data)
+        super().data_received(data)
+
+    def _give_more(self, data: bytes) -> None:
+        self._owed = max(-1, self._owed - len(data)) if self._owed > 0 else -1
+        super().data_received(data)
+
+    def _is_back(self) -> bool:
+        """Has aiohttp answered all that it was given, and was that a whole number of messages?"""
+        waiter = self._waiter
+        if (
+            self._owed
+            or waiter is None
+            or waiter.done()
+            or self._messages
+            or self._current_request is not None
+        ):
+            return False
+        self._with_aiohttp = False
+        return True
+
+
+def _still_to_come(data: bytes) -> int:
+    """How many bytes of the message that begins here are missing; -1 where that cannot be told, or it is not alone."""
+    end = data.find(b"\r\n\r\n") + 4
+    head = data[: max(end, 0)]
+    lengths = _LENGTH.findall(head)
+    if (
+        end < 4
+        or _BORDERLESS.search(head)
+        or len(lengths) != len(_ANY_LENGTH.findall(head))
+        or len(lengths) > 1
+    ):
+        return -1
+    size = int(lengths[0]) if lengths else 0
+    return max(-1, end + size - len(data))
+
+
+# -- the server ------------------------------------------------------------------------------------------------------
+
+
+class _Server(Server):
+    """aiohttp's server with our connections."""
+
+    def __init__(self, rt: Runtime, hot_paths: HotPaths, other: Server) -> None:
+        super().__init__(
+            other.request_handler,
+            request_factory=other.request_factory,
+            handler_cancellation=other.handler_cancellation,
+            loop=other._loop,  # noqa: SLF001 - it is taken apart to be put together again
+            **other._kwargs,  # noqa: SLF001 - as above
+        )
+        self._rt = rt
+        self._hot_paths = hot_paths
+
+    def __call__(self) -> RequestHandler:
+        return ClientConnection(self._rt, self._hot_paths, self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs the application behind `ClientConnection`s. `fast_path` off: aiohttp reads every request."""
+
+    __slots__ = ("_hot_paths", "_rt")
+
+    def __init__(
+        self, app: web.Application, rt: Runtime, endpoints: Iterable[Endpoint], **options: Any
+    ) -> None:
+        super().__init__(app, **options)
+        self._rt = rt
+        self._hot_paths = {
+            endpoint.path.encode(): endpoint
+            for endpoint in endpoints
+            if rt.environment.fast_path and endpoint.method == "POST" and "{" not in endpoint.path
+        }
+
+    async def _make_server(self) -> Server:
+        return _Server(self._rt, self._hot_paths, await super()._make_server())
+
+
+async def through_aiohttp(rt: Runtime, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+    """The handler of a model route, for requests that aiohttp has read."""
+    cors = header_lines(rt.cors_headers(request.headers.get("origin")))
+    head = head_of(request, endpoint, cors=cors)
+    client = ClientWriter(request.protocol, head, rt.outbox)
+    story = Story(asyncio.get_running_loop())
+    await story.attend(handle(rt, Exchange(head, ThroughAiohttp(request), client, story, rt.now())))
+    return client.response()

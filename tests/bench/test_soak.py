@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import soak
+from bench.cases import Subject
+from bench.load import Watched
+from bench.provider import Provider
+
+
+def test_growth_leaves_the_beginning_out() -> None:
+    """Memory at the end is held against that after the first tenth."""
+    samples = [{"memory_mb": memory} for memory in (10.0, 50.0, *[50.0] * 17, 60.0, 60.0)]
+    assert soak.growth(samples) == pytest.approx(1.2)
+    assert soak.growth([{"memory_mb": 5.0}]) == 1
+
+
+def test_everything_is_answered(provider: Provider) -> None:
+    """Requests and streams go on until the end, each is answered rightly, and each look is noted."""
+    subject = Subject("direct", f"http://127.0.0.1:{provider.port}", Watched())
+    samples = soak.soak(subject, 0.4, 0.2)
+    assert len(samples) >= 2
+    assert not subject.errors
+    assert subject.asked > soak.STREAMS / 2
+    assert samples[0]["loop_lag_us"] == 0  # a provider has no metrics
+
+
+def test_a_short_soak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Penstock comes through a second of it with every row in its books."""
+    monkeypatch.setattr(soak, "RESULTS", tmp_path)
+    assert soak.run(0.02, 0.5) == 0
+    (file,) = tmp_path.glob("soak-*.json")
+    assert '"rows_missing": 0' in file.read_text()
