@@ -74,6 +74,7 @@ class ClientWriter:
     __slots__ = (
         "_chunked",
         "_cors",
+        "_opening",
         "_outbox",
         "_protocol",
         "_ticking",
@@ -97,6 +98,7 @@ class ClientWriter:
         self.stays_open = head.keep_alive and head.chunked
         """The connection is kept for another request."""
         self._cors = head.cors
+        self._opening = b""
         self._ticking: Deadline | None = None
         self.status = 0
         self.opened = False
@@ -123,17 +125,18 @@ class ClientWriter:
         self._outbox.write(self._transport, self._head(status, more) + body)
 
     def open_stream(self, headers: str) -> None:
-        """The head of a stream."""
+        """The head of a stream. It goes out with the first events."""
         self.opened = True
         framing = "transfer-encoding: chunked\r\n" if self._chunked else ""
-        self._outbox.write(self._transport, self._head(200, f"{_STREAM}{headers}{framing}"))
+        self._opening = self._head(200, f"{_STREAM}{headers}{framing}")
 
     def write(self, events: bytes) -> None:
         """Whole events, as one chunk."""
         self.written += len(events)
-        self._outbox.write(
-            self._transport, b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
-        )
+        data = b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
+        if self._opening:
+            data, self._opening = self._opening + data, b""
+        self._outbox.pass_on(self._transport, data)
 
     def comment_when_idle(
         self, deadlines: Deadlines, comment: bytes, seconds: float, head: Callable[[], str]
@@ -166,8 +169,7 @@ class ClientWriter:
         """The stream is complete."""
         self._stop_comments()
         self.ended = True
-        if self._chunked:
-            self._outbox.write(self._transport, b"0\r\n\r\n")
+        self._outbox.pass_on(self._transport, self._opening + (b"0\r\n\r\n" if self._chunked else b""))
 
     def break_off(self, patience: float) -> None:
         """The stream is not complete, and the client shall see that: no terminating chunk, the connection closes.

@@ -70,6 +70,7 @@ class Head:
         "keys_version",
         "model",
         "remote",
+        "user_agent",
         "written",
     )
 
@@ -98,6 +99,7 @@ class Head:
         """A model that is named in the path, as it stands there."""
         self.call_id = headers.get("x-litellm-call-id", "")[:128]
         """The client's own name for the request."""
+        self.user_agent = headers.get("user-agent", "")[:200] or None
         # What stages found out. It holds as long as the head does; a caller, as long as no key has changed.
         self.caller: Caller | None = None
         self.keys_version = -1
@@ -122,18 +124,20 @@ class Body(Protocol):
 class Incoming:
     """A body that comes piece by piece, straight from the socket."""
 
-    __slots__ = ("_arrived", "_pieces", "missing", "size")
+    __slots__ = ("_arrived", "_is_wanted", "_pieces", "missing", "size")
 
     def __init__(self, size: int, first: bytes) -> None:
         self.size = size
         self.missing = size - len(first)
         self._pieces = [first]
+        self._is_wanted = True
         self._arrived = Signal()
 
     def feed(self, data: bytes) -> bytes:
         """Take what belongs to it, and give back the rest."""
         piece, rest = data[: self.missing], data[self.missing :]
-        self._pieces.append(piece)
+        if self._is_wanted:
+            self._pieces.append(piece)
         self.missing -= len(piece)
         if not self.missing:
             self._arrived.set()
@@ -141,6 +145,7 @@ class Incoming:
 
     def forget(self) -> None:
         """Nobody will read it: count what comes, and keep nothing."""
+        self._is_wanted = False
         self._pieces = []
 
     async def read(self) -> bytes:

@@ -16,7 +16,7 @@ from adapters.errors import Unauthorized
 from gateway.config.model import Secret
 
 
-class Caller(Struct, frozen=True):
+class Caller(Struct, frozen=True, eq=False):
     """Who asks. `digest` is the SHA-256 of a virtual key in hex, None for the anonymous."""
 
     kind: Literal["anonymous", "master", "key"]

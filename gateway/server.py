@@ -101,13 +101,15 @@ class ClientConnection(RequestHandler):
         self._remote = str(peer[0]) if isinstance(peer, tuple) and peer else None
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._held = b""
         if self._story is not None:
             self._story.interrupt(ClientGone())
-        self._held = b""
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._story is not None or self._incoming is not None:
+        if not data:  # aiohttp wakes its parser this way
+            super().data_received(data)
+        elif self._story is not None or self._incoming is not None:
             self._hold(data)
         elif self._with_aiohttp and not self._is_back():
             self._give_more(data)

@@ -95,7 +95,7 @@ class Story:
     `start` runs it at once; `attend` runs it within the task of whoever awaits that.
     """
 
-    __slots__ = ("_coroutine", "_error", "_is_over", "_loop", "_on_end", "_task", "_waits_for")
+    __slots__ = ("_coroutine", "_error", "_is_over", "_loop", "_on_end", "_task", "_task_runs", "_waits_for")
 
     _coroutine: Coroutine[Any, Any, None]
 
@@ -104,6 +104,7 @@ class Story:
         self._on_end = on_end
         self._waits_for: Signal | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._task_runs = False
         self._error: asyncio.CancelledError | None = None
         self._is_over = False
 
@@ -120,16 +121,16 @@ class Story:
 
     def interrupt(self, error: GatewayError | asyncio.CancelledError) -> None:
         """Raise `Interrupted(error)` where the story waits, or the error itself if it is a cancellation; while it runs, where
-        it next waits. Nothing happens if it is over.
+        it next waits. Nothing happens if it is over, or has been interrupted already and does not know yet.
         """
-        if self._is_over:
+        if self._is_over or self._error is not None:
             return
         self._error = error if isinstance(error, asyncio.CancelledError) else Interrupted(error)
-        if self._task is not None:
-            self._task.cancel()
-        elif self._waits_for is not None:
+        if self._waits_for is not None:
             self._waits_for.resume = None
             self._step()
+        elif self._task is not None and self._task_runs:  # one that is cancelled before it runs never does
+            self._task.cancel()
 
     def _step(self) -> None:
         self._waits_for = None
@@ -139,7 +140,8 @@ class Story:
             else:
                 error, self._error = self._error, None
                 waited = self._coroutine.throw(error)
-        except (StopIteration, asyncio.CancelledError):
+        except (StopIteration, asyncio.CancelledError) as end:
+            end.__traceback__ = None  # it holds the frames that hold it
             self._over()
             return
         except BaseException as bug:
@@ -150,12 +152,7 @@ class Story:
             self._waits_for = waited
             waited.resume = self._step
         else:
-            self._become_task(waited)
-
-    def _become_task(self, waited: Any) -> None:
-        self._task = self._loop.create_task(self._rest(waited))
-        if self._error is not None:
-            self._task.cancel()
+            self._task = self._loop.create_task(self._rest(waited))
 
     async def _rest(self, waited: Any) -> None:
         try:
@@ -167,6 +164,9 @@ class Story:
     def _as_task(self, waited: Any) -> Generator[Any, None, None]:
         """The rest of the story, for a task: what it waits for is handed on."""
         coroutine = self._coroutine
+        self._task_runs = True
+        if self._error is not None and self._task is not None:
+            self._task.cancel()
         while True:
             error = None
             if waited is not _NOTHING:

@@ -33,11 +33,13 @@ def open_books(rt: Runtime, x: Exchange) -> None:
     """The request is under way."""
     rt.metrics.in_flight += 1
     rt.open.add(x)
+    rt.outbox.under_way += 1
 
 
 def settle(rt: Runtime, x: Exchange) -> None:
     """Write the row, and let go of the deployment."""
     rt.open.discard(x)
+    rt.outbox.under_way -= 1
     rt.body_bytes -= x.body_size
     rt.metrics.in_flight -= 1
     x.at.ended = rt.now()
@@ -45,15 +47,16 @@ def settle(rt: Runtime, x: Exchange) -> None:
     if x.caller is None:
         _refused(rt, x)
         return
-    x.usage = _usage(x)
+    usage = _usage(x)
     if x.tap is not None:
         x.finish = x.tap.finish
         x.answer_id = x.tap.answer_id
-    price = x.deployment.price if x.deployment is not None else None
-    if x.usage is not None and price is not None:
-        x.cost = cost(price, x.usage)
-    elif x.usage is None:
+    if usage is None:
         x.cost = 0
+    elif x.cost is None or usage is not x.usage:  # a whole answer's was worked out for its head
+        price = x.deployment.price if x.deployment is not None else None
+        x.cost = None if price is None else cost(price, usage)
+    x.usage = usage
     rt.ledger.offer(_row(x))
 
 
@@ -137,7 +140,7 @@ def _row(x: Exchange) -> LedgerRow:
         None if answer is None else round(answer.seconds * 1000),
         x.answer_id,
         x.http.remote,
-        x.http.headers.get("user-agent", "")[:200] or None,
+        x.http.user_agent,
         "" if x.call_id is x.id else x.call_id,
         x.end_user,
         controls.session_id,

@@ -29,6 +29,9 @@ _FAREWELL = 0.2
 """Seconds that a provider has to close its message after the last event, so that its connection can be used again."""
 
 _RATE_HEADERS = ("x-ratelimit-", "anthropic-ratelimit-")
+_SHOWN: dict[tuple[str, ...], tuple[str, ...]] = {}
+"""Which of a provider's headers clients see, by the names of all: a provider sends the same ones again and again."""
+_MOST_SHOWN = 500
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "cf-ray")
 
 
@@ -236,14 +239,22 @@ def _of_whole_answer(rt: Runtime, x: Exchange) -> str:
 
 
 def _from_provider(response: Response) -> str:
+    headers = response.headers
+    names = tuple(headers)
+    shown = _SHOWN.get(names)
+    if shown is None:
+        shown = tuple(name for name in names if name in _REQUEST_IDS or name.startswith(_RATE_HEADERS))
+        if len(_SHOWN) < _MOST_SHOWN:
+            _SHOWN[names] = shown
+    if not shown:
+        return ""
     found = []
-    for name, value in response.headers.items():
-        if name.startswith(_RATE_HEADERS):
-            shown = scrub(_clean(value))
-            found += [(name, shown), (f"llm_provider-{name}", shown)]
-        elif name in _REQUEST_IDS:
-            found.append((f"llm_provider-{name}", scrub(_clean(value))))
-    return header_lines(found) if found else ""
+    for name in shown:
+        value = scrub(_clean(headers[name]))
+        if name not in _REQUEST_IDS:
+            found.append((name, value))
+        found.append((f"llm_provider-{name}", value))
+    return header_lines(found)
 
 
 def _clean(value: str) -> str:

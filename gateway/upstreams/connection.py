@@ -32,6 +32,17 @@ QUIET_LIMIT = 2 * HEAD_LIMIT
 
 _HEAD, _BODY, _DONE = range(3)
 
+_NAMES: dict[bytes, str] = {}
+"""Names of headers as they came, and as we write them; bounded, because providers choose them."""
+_MOST_NAMES = 1_000
+
+
+def _learn(name: bytes) -> str:
+    key = name.decode("latin-1").lower()
+    if len(_NAMES) < _MOST_NAMES and len(name) < 100:
+        _NAMES[name] = key
+    return key
+
 
 class Owner(Protocol):
     """Who lends connections out: the pool."""
@@ -215,6 +226,7 @@ class Connection(asyncio.Protocol):
             if self._stage != _DONE:
                 failure = self._failure or UpstreamMalformed(f"The provider's answer is not HTTP: {error}")
         if self._goes_on_early and self._stage != _HEAD:
+            self._goes_on_early = False
             self._head.set()  # here and not in the parser's callback: who waits for it goes on at once
         pieces = self._pieces
         if pieces:
@@ -263,10 +275,11 @@ class Connection(asyncio.Protocol):
         self._header_size += len(name) + len(value)
         if self._header_count > HEADER_LIMIT or self._header_size > HEAD_LIMIT:
             raise self._refuse("a head that is too large")
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1")
-        known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
+        key = _NAMES.get(name) or _learn(name)
+        headers = self._headers
+        headers[key] = (
+            f"{headers[key]}, {value.decode('latin-1')}" if key in headers else value.decode("latin-1")
+        )
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

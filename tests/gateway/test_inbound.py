@@ -96,6 +96,14 @@ async def test_a_forgotten_body_is_counted() -> None:
     assert incoming.missing == 0
 
 
+async def test_a_forgotten_body_is_not_kept() -> None:
+    """What comes of it afterwards is let go at once: a refused client costs no memory."""
+    incoming = Incoming(1000, b"x" * 100)
+    incoming.forget()
+    incoming.feed(b"x" * 900)
+    assert await incoming.read() == b""
+
+
 # -- a body through aiohttp ------------------------------------------------------------------------------------------
 
 

@@ -148,6 +148,22 @@ async def test_patience_ends(provider: FakeProvider, gw: Gateway, stage: str, pa
     assert gw.rt.health.of(row.deployment_id).in_flight == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("door", ["on", "off"])
+async def test_a_time_that_is_over_before_anybody_is_asked(
+    provider: FakeProvider, tmp_path: Path, door: str, stream: bool
+) -> None:
+    """A deadline that strikes while the first connection is dialled is a 504 with its row, whichever way the request came."""
+    provider.will(hang)
+    async with gateway(config_for(provider), tmp_path, {"PENSTOCK_FAST_PATH": door}) as gw:
+        answer = await gw.wire(CHAT, question(stream=stream), {"x-litellm-timeout": "0.000001"})
+        (row,) = await gw.rows()
+        assert (answer.status, answer.json["error"]["code"]) == (504, "first_event_timeout")
+        assert (row.status, row.reason, row.http_status) == ("failure", "upstream_timeout", 504)
+        assert gw.rt.health.of(row.deployment_id).in_flight == 0
+        assert (gw.rt.open, len(gw.rt.deadlines)) == (set(), 0)
+
+
 async def test_a_stream_may_finish(provider: FakeProvider, gw: Gateway) -> None:
     """While the gateway drains, streams that are open run to their end."""
     first, *rest = chat_events("a")

@@ -36,6 +36,7 @@ from tests.harness import (
 )
 
 POST = "POST /v1/chat/completions HTTP/1.1"
+NOBODY = "POST /nobody HTTP/1.1"
 KEY = "authorization: Bearer sk-right"
 
 
@@ -254,8 +255,8 @@ async def test_without_the_fast_path_aiohttp_reads_everything(provider: FakeProv
 
 @pytest.mark.parametrize(
     "cold",
-    [PAGE, bare("host: x", KEY), asked(first="POST /nobody HTTP/1.1", body=b"")],
-    ids=["page", "no length", "length of nothing"],
+    [PAGE, bare("host: x", KEY), asked(first=NOBODY, body=b""), asked(first=NOBODY)],
+    ids=["page", "no length", "length of nothing", "body"],
 )
 async def test_a_connection_comes_back_from_aiohttp(doors: Doors, cold: bytes) -> None:
     """When aiohttp has answered a whole message, the next one may go the quick way again; any number of times."""
@@ -263,6 +264,20 @@ async def test_a_connection_comes_back_from_aiohttp(doors: Doors, cold: bytes) -
         for data, door in ((asked(), "quick"), (cold, "aiohttp")) * 3:
             client.send(data)
             assert await client.door() == door
+
+
+async def test_it_comes_back_when_the_rest_of_a_body_has_come(doors: Doors) -> None:
+    """A message that reached aiohttp in pieces is over with its last one."""
+    cold = asked(first=NOBODY, body=b"x" * 100)
+    async with doors.connect() as client:
+        for end in (-100, -50, -1):
+            client.send(cold[:end])
+            await doors.turn()
+            client.send(cold[end:])
+            assert await client.door() == "aiohttp"
+            client.send(asked())
+            assert await client.door() == "quick"
+    assert doors.through_aiohttp.count(("/nobody", b"x" * 100)) == 3
 
 
 @pytest.mark.parametrize(

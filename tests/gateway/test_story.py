@@ -345,6 +345,54 @@ async def test_an_interrupt_of_a_story_that_then_never_waits(stage: Stage) -> No
     assert stage.faults == []
 
 
+@pytest.mark.parametrize("where", ["before a signal", "before a future", "before its task's first turn"])
+async def test_an_interrupt_while_the_story_runs_is_not_lost(stage: Stage, where: str) -> None:
+    """Told while it does not wait, a story hears of it where it next does, once, and its task is not left half cancelled."""
+    error = BadRequest("too late")
+
+    async def tale() -> None:
+        if where != "before its task's first turn":
+            stage.story.interrupt(error)
+        try:
+            await (Signal() if where == "before a signal" else stage.loop.create_future())
+        except Interrupted as interrupted:
+            task = asyncio.current_task()
+            stage.noted += [interrupted.error, task is not None and task.cancelling()]
+        await asyncio.sleep(0)
+        stage.noted.append("went on")
+
+    stage.story.start(tale())
+    if where == "before its task's first turn":
+        stage.story.interrupt(error)
+    await turns()
+    assert stage.noted == [error, 0, "went on"]
+    assert stage.ended == [stage.story]
+    assert stage.faults == []
+
+
+async def test_two_interrupts_in_one_turn(stage: Stage) -> None:
+    """Interrupted again before it knows, a task is told the first reason, once, and is not left half cancelled."""
+    first = BadRequest("one")
+
+    async def tale() -> None:
+        await as_task()
+        try:
+            await Signal()
+        except Interrupted as interrupted:
+            task = asyncio.current_task()
+            stage.noted += [interrupted.error, task is not None and task.cancelling()]
+        await asyncio.sleep(0)
+        stage.noted.append("went on")
+
+    stage.story.start(tale())
+    await turns()
+    stage.story.interrupt(first)
+    stage.story.interrupt(BadRequest("two"))
+    await turns()
+    assert stage.noted == [first, 0, "went on"]
+    assert stage.faults == []
+
+
 @pytest.mark.parametrize("as_a_task", [False, True])
 async def test_a_cancellation_comes_as_it_is(stage: Stage, as_a_task: bool) -> None:
     """Interrupted with a cancellation, that one is raised; the story ends quietly, its tidying up done."""
@@ -506,7 +554,7 @@ def no_cycles() -> Iterator[Callable[[], list[object]]]:
         gc.enable()
 
 
-@pytest.mark.parametrize("kind", ["without a task", "as a task", "attended", "interrupted"])
+@pytest.mark.parametrize("kind", ["without a task", "as a task", "attended", "interrupted", "cancelled"])
 async def test_a_finished_story_leaves_no_cycle(kind: str) -> None:
     """A story that is over is freed at once, whichever way it went."""
     loop = asyncio.get_running_loop()
@@ -530,6 +578,8 @@ async def test_a_finished_story_leaves_no_cycle(kind: str) -> None:
         await turns()
         if kind == "interrupted":
             story.interrupt(BadRequest("too late"))
+        elif kind == "cancelled":
+            story.interrupt(ClientGone())
         else:
             signal.set()
         await over.wait()

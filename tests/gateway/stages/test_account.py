@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
+import uuid
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.exchange import new_id
 from tests.harness import (
     FakeProvider,
     Gateway,
@@ -157,3 +161,15 @@ async def test_a_stream_that_fails_on_a_fallback(provider: FakeProvider, tmp_pat
         assert gw.rt.health.is_available(row.deployment_id, gw.rt.now())
     assert (row.fallbacks, row.retries, row.model_group, row.status) == (1, 1, "n", "failure")
     assert row.overhead_us is None
+
+
+def test_ids_rise() -> None:
+    """Ids are UUIDs of version 7, each greater than the one before, so none comes twice; they tell when they were made."""
+    before = time.time_ns() // 1_000_000
+    ids = [new_id() for _ in range(2_000)]
+    after = time.time_ns() // 1_000_000
+    known = [uuid.UUID(identifier) for identifier in ids]
+    assert [str(each) for each in known] == ids
+    assert {(each.version, each.variant) for each in known} == {(7, uuid.RFC_4122)}
+    assert all(one < next_one for one, next_one in pairwise(ids))
+    assert all(before <= each.int >> 80 <= after for each in known)
