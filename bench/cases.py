@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bench.load import Load, Question, Tally, Watched, closed_loop, open_loop, percentile
-from bench.machine import resident_mb, unhurried, wait_until_idle
+from bench.machine import most_streams, resident_mb, unhurried, wait_until_idle
 
 Figures = dict[str, float]
 RATE = 200
@@ -183,7 +183,7 @@ def whole(subject: Subject, seconds: float) -> Iterator[Figures]:
         for pair in subject.pairs:
             if pair not in _QUICK_PAIRS:
                 yield streams(subject, name_of(pair), count, seconds, pair)
-        yield memory(subject, 10_000)
+        yield memory(subject, most_streams(10_000))
 
 
 _QUICK_PAIRS = {("openai", "openai"), ("anthropic", "openai")}

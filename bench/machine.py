@@ -145,6 +145,12 @@ def free_port() -> int:
         return port
 
 
+def most_streams(wanted: int) -> int:
+    """How many streams a gateway can hold open here: each takes two of its files."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return wanted if most == resource.RLIM_INFINITY else min(wanted, most // 2 - 500)
+
+
 def allow_many_files() -> None:
     """Raise the limit of open files as far as it goes; what is started inherits it."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -148,7 +148,9 @@ def figures(median: Mapping[str, Figures]) -> str:
     """All figures, a column for each peer. A figure with a star: there the load was the limit and not the peer."""
     peers = [peer for peer in ORDER if peer in median]
     rows = [["", *peers]]
-    for key, (title, unit, decimals) in FIGURES.items():
+    most = max((int(key[7:]) for key in median.get("penstock", {}) if key.startswith("memory_")), default=0)
+    known = {**FIGURES, f"memory_{most}": (f"memory, {most:,} open streams", "MB", 0)}
+    for key, (title, unit, decimals) in known.items():
         if any(key in median[peer] for peer in peers):
             cells = [
                 f"{median[peer][key]:,.{decimals}f}{star(key, median[peer])}" if key in median[peer] else ""

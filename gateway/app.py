@@ -12,10 +12,12 @@ import errno
 import gc
 import logging
 import re
+import resource
 import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +54,7 @@ log = logging.getLogger("penstock")
 KEEP_ALIVE = 75.0
 _SEND_BUFFER = 256 * 1024
 _BACKLOG = 1024
+_FILES = 131_072
 _TRICK = re.compile(r"//|%2e|;|\\|%5c|%00", re.IGNORECASE)
 
 
@@ -61,6 +64,21 @@ class CannotStart(Exception):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+def allow_many_files() -> int:
+    """Raise the limit of open files as far as this process may, and say how many it has now.
+
+    Two are needed for each stream, the client's socket and the provider's; the usual soft limit of 1,024 would end at
+    some 500 streams.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_bounded = hard != resource.RLIM_INFINITY
+    for most in (max(soft, hard, _FILES), hard):
+        with suppress(ValueError, OSError):  # beyond the hard limit only root may go
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, max(most, hard) if is_bounded else hard))
+            return most
+    return soft
 
 
 # -- the long-lived things -------------------------------------------------------------------------------------------

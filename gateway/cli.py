@@ -33,7 +33,7 @@ from msgspec.structs import replace
 
 from gateway import __version__, malformed
 from gateway.admin.routes import exposition
-from gateway.app import CannotStart, claim, open_runtime, serve
+from gateway.app import CannotStart, allow_many_files, claim, open_runtime, serve
 from gateway.banner import banner, reachable
 from gateway.config.environment import (
     LEVELS,
@@ -259,6 +259,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         for problem in invalid.problems:
             print(problem, file=sys.stderr)
         return 1
+    allow_many_files()
     environment = settings.environment
     if environment.num_workers == 1:
         return _work(settings, parsed.notices)

@@ -99,7 +99,7 @@ class ClientWriter:
         """The connection is kept for another request."""
         self._cors = head.cors
         self._opening = b""
-        self._ticking: Deadline | None = None
+        self._ticking: Deadline | asyncio.TimerHandle | None = None
         self.status = 0
         self.opened = False
         """The head is out: from here a failure is an event in the stream, not another answer."""

@@ -11,6 +11,10 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+MOST_QUEUES = 100
+"""Lengths that have a queue. Clients choose some of them, and a queue stays as long as its length: beyond that, ordinary
+timers."""
+
 
 class Deadline:
     """One of them. `call` is called at `due` unless `cancel` came before."""
@@ -33,10 +37,12 @@ class Deadlines:
     def __init__(self) -> None:
         self._queues: dict[float, dict[Deadline, None]] = {}
 
-    def start(self, seconds: float, call: Callable[[], None]) -> Deadline:
-        """Call `call` in `seconds`, in the event loop that runs."""
+    def start(self, seconds: float, call: Callable[[], None]) -> Deadline | asyncio.TimerHandle:
+        """Call `call` in `seconds`, in the event loop that runs. What comes back can be cancelled."""
         queue = self._queues.get(seconds)
         if queue is None:
+            if len(self._queues) >= MOST_QUEUES:
+                return asyncio.get_running_loop().call_later(seconds, call)
             queue = self._queues[seconds] = {}
             asyncio.get_running_loop().call_later(seconds, self._look, seconds)
         deadline = Deadline(queue, monotonic() + seconds, call)

@@ -37,15 +37,15 @@ async def handle(rt: Runtime, x: Exchange) -> None:
         with await upstream.ask(rt, x) as answer:  # who begins to answer?
             await stream.relay(rt, x, answer)  # hand it over
     except GatewayError as error:
-        stream.refuse(rt, x, error)
+        await stream.refuse(rt, x, error)
     except Interrupted as interrupted:
-        stream.refuse(rt, x, interrupted.error)  # a deadline has passed, or the gateway goes down
+        await stream.refuse(rt, x, interrupted.error)  # a deadline has passed, or the gateway goes down
     except asyncio.CancelledError:
         x.cancelled = True  # the client left: its row says so
         x.client.drop()
         raise
     except Exception as bug:
         log.exception("request %s hit a bug", x.id)
-        stream.refuse(rt, x, Bug(f"Internal error. Request id: {x.id}", code=type(bug).__name__))
+        await stream.refuse(rt, x, Bug(f"Internal error. Request id: {x.id}", code=type(bug).__name__))
     finally:
         account.settle(rt, x)  # what did it cost? never awaits, so it cannot be cancelled

@@ -172,7 +172,7 @@ class ClientConnection(RequestHandler):
         length = _LENGTH.search(data, line.end() - 2, end)
         if length is None or any(len(headers.getall(name, ())) != 1 for name in _ONCE):
             return None
-        connection = headers.get("connection", "keep-alive").lower()
+        connection = ", ".join(headers.getall("connection", ("keep-alive",))).lower()
         if connection not in ("keep-alive", "close") or any(name.lower() in _ODD for name, _ in pairs):
             return None
         self._head = head = Head(

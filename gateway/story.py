@@ -121,11 +121,14 @@ class Story:
 
     def interrupt(self, error: GatewayError | asyncio.CancelledError) -> None:
         """Raise `Interrupted(error)` where the story waits, or the error itself if it is a cancellation; while it runs, where
-        it next waits. Nothing happens if it is over, or has been interrupted already and does not know yet.
+        it next waits. Nothing happens if it is over. Of two interrupts at once the cancellation counts, else the first.
         """
-        if self._is_over or self._error is not None:
+        is_told = self._error is not None
+        if self._is_over or (is_told and not isinstance(error, asyncio.CancelledError)):
             return
         self._error = error if isinstance(error, asyncio.CancelledError) else Interrupted(error)
+        if is_told:
+            return
         if self._waits_for is not None:
             self._waits_for.resume = None
             self._step()

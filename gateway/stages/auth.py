@@ -25,8 +25,8 @@ def identify(rt: Runtime, x: Exchange) -> None:
     head = x.http
     if head.caller is None or head.keys_version != rt.keyring.version:
         is_public = x.endpoint.path in rt.config.general.public_routes
-        head.keys_version = rt.keyring.version
         head.caller = ANONYMOUS if is_public else caller_of(rt, head)
+        head.keys_version = rt.keyring.version  # last: who is refused stays unknown
     x.caller = head.caller
 
 

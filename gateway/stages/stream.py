@@ -32,6 +32,7 @@ _RATE_HEADERS = ("x-ratelimit-", "anthropic-ratelimit-")
 _SHOWN: dict[tuple[str, ...], tuple[str, ...]] = {}
 """Which of a provider's headers clients see, by the names of all: a provider sends the same ones again and again."""
 _MOST_SHOWN = 500
+_LONGEST_SHOWN = 2_000
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "cf-ray")
 
 
@@ -156,8 +157,11 @@ async def _farewell(rt: Runtime, answer: Answer) -> None:
     deadline.cancel()
 
 
-def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
-    """Say what is wrong in the client's own format: as an answer, or as the last event of a stream that has begun."""
+async def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
+    """Say what is wrong in the client's own format: as an answer, or as the last event of a stream that has begun.
+
+    Waits for a client that does not read: refusals must not pile up either.
+    """
     _scrub(error)
     x.error = error
     if x.client.ended:
@@ -171,6 +175,8 @@ def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
         x.client.close_after()
     body = side.write_error(error, request_id=x.id, mid_stream=False)
     x.client.answer(error.status, headers_of(rt, x, None) + header_lines(error.headers.items()), body)
+    if x.client.is_full:
+        await x.client.flushed(rt.limits.client_write)
 
 
 def _scrub(error: GatewayError) -> None:
@@ -244,7 +250,7 @@ def _from_provider(response: Response) -> str:
     shown = _SHOWN.get(names)
     if shown is None:
         shown = tuple(name for name in names if name in _REQUEST_IDS or name.startswith(_RATE_HEADERS))
-        if len(_SHOWN) < _MOST_SHOWN:
+        if len(_SHOWN) < _MOST_SHOWN and sum(map(len, names)) < _LONGEST_SHOWN:
             _SHOWN[names] = shown
     if not shown:
         return ""

@@ -57,6 +57,7 @@ log = logging.getLogger("penstock")
 _POINTLESS_TO_REPEAT = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney, Unsupported)
 _ANOTHER_MODEL_MAY = (ContextWindowExceeded, ContentPolicyViolation)
 _CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key", "traceparent")
+_MOST_WRITTEN = 100
 _shuffle = random.Random()  # noqa: S311 - shares of traffic, no secrets
 os.register_at_fork(after_in_child=_shuffle.seed)  # workers are forked, and shall not shuffle alike
 
@@ -301,6 +302,8 @@ def _prepare(rt: Runtime, x: Exchange, deployment: Deployment, question: _Questi
     own heads. 25 us to write, 0.5 to find again.
     """
     crossing = _crossing(x.http)
+    if len(x.http.written) > _MOST_WRITTEN:  # a wildcard has any number of models
+        x.http.written.clear()
     kept = x.http.written.setdefault(deployment, {}) if crossing else deployment.notes
     name = (x.endpoint.operation, x.wants_stream, question.is_same)
     prepared: Prepared | None = kept.get(name)

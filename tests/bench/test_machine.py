@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,10 @@ def test_the_machine_is_described() -> None:
     """Results say how many cores there were."""
     assert "cores" in machine.describe()
     assert machine.free_port() > 1023
+
+
+def test_streams_are_bounded_by_files() -> None:
+    """A gateway needs two files for each stream, and some for everything else."""
+    assert machine.most_streams(10) == 10
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert most == resource.RLIM_INFINITY or machine.most_streams(10**9) < most // 2
