@@ -26,6 +26,7 @@ from adapters.envelope import open_envelope, seal
 from adapters.framing import SseCutter
 from adapters.taps import Passthrough, Tap, Translation
 from adapters.types import Target
+from bench.alone import Alone
 from bench.load import Question
 from bench.provider import ANTHROPIC, OPENAI, Dialect
 from gateway.config.load import load
@@ -216,6 +217,8 @@ CASES: dict[str, Case] = {
     "request: write_request, OpenAI to Anthropic": write_request("openai", "anthropic"),
     "request: write_request, Anthropic to OpenAI": write_request("anthropic", "openai"),
     "request: route": route,
+    "request: all of it, Python alone": lambda: Alone().requests(),
+    "request: settle": lambda: Alone().settles(),
     "answer: pass_response, OpenAI": pass_response("openai"),
     "answer: pass_response, Anthropic": pass_response("anthropic"),
     "row: made": lambda: (some_rows, BATCH),

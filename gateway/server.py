@@ -39,7 +39,7 @@ from gateway.story import Story
 HEAD_LIMIT = 8190
 """Bytes of a head that is read here; aiohttp's limit for one line of it."""
 HEADER_LIMIT = 100
-HELD_LIMIT = 256 * 1024
+HELD_LIMIT = 64 * 1024
 """Bytes that a client may send ahead while its request is answered, before reading pauses."""
 LINGER = 10.0
 """Seconds in which the rest of a refused request's body may come, so that the client sees the answer and no reset."""
@@ -63,6 +63,7 @@ class ClientConnection(RequestHandler):
         "_after_length",
         "_before_length",
         "_client",
+        "_goes_on",
         "_head",
         "_held",
         "_hot_paths",
@@ -84,6 +85,8 @@ class ClientConnection(RequestHandler):
         self._client: ClientWriter | None = None
         self._incoming: Incoming | None = None
         self._held = b""
+        self._goes_on = False
+        """What is held will be looked at in a moment."""
         self._is_stopped = False
         # The head of the request before: an equal one, but for its length, need not be read again.
         self._before_length = b""
@@ -109,7 +112,7 @@ class ClientConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         if not data:  # aiohttp wakes its parser this way
             super().data_received(data)
-        elif self._story is not None or self._incoming is not None:
+        elif self._story is not None or self._incoming is not None or self._goes_on:
             self._hold(data)
         elif self._with_aiohttp and not self._is_back():
             self._give_more(data)
@@ -193,7 +196,7 @@ class ClientConnection(RequestHandler):
         end = at + length
         if len(data) >= end:
             body = data[at:end]
-            self._held = data[end:]
+            self._keep(data[end:])
         else:
             body = self._incoming = Incoming(length, data[at:])
         self._client = client = ClientWriter(self, head, self._rt.outbox)
@@ -205,14 +208,17 @@ class ClientConnection(RequestHandler):
         incoming = self._incoming
         missing = incoming.missing if incoming is not None else 0
         if len(data) > missing:
-            self._held += data[missing:]
-            if len(self._held) > HELD_LIMIT and not self._is_stopped and self.transport is not None:
-                self._is_stopped = True
-                self.transport.pause_reading()
+            self._keep(self._held + data[missing:])
         if incoming is not None and missing:
             incoming.feed(data[:missing])
             if not incoming.missing and self._story is None and self._incoming is incoming:
                 self._tidy_up()  # it was refused before, and has been waited for
+
+    def _keep(self, held: bytes) -> None:
+        self._held = held
+        if len(held) > HELD_LIMIT and not self._is_stopped and self.transport is not None:
+            self._is_stopped = True
+            self.transport.pause_reading()
 
     def _told(self, _: Story) -> None:
         """The story is over."""
@@ -240,16 +246,18 @@ class ClientConnection(RequestHandler):
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
         if self._held or self._is_stopped:
+            self._goes_on = True
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Look at what was sent ahead."""
-        if self._story is not None or self.transport is None:
+        self._goes_on = False
+        if self.transport is None:
             return
-        if self._is_stopped:
+        data, self._held = self._held, b""
+        if self._is_stopped and len(data) <= HELD_LIMIT:
             self._is_stopped = False
             self.transport.resume_reading()
-        data, self._held = self._held, b""
         if data and not self._close:
             self._begin(data)
 
@@ -258,6 +266,9 @@ class ClientConnection(RequestHandler):
     def _pass_on(self, data: bytes) -> None:
         self._with_aiohttp = True
         self._owed = _still_to_come(data)
+        if self._is_stopped and self.transport is not None:
+            self._is_stopped = False
+            self.transport.resume_reading()
         super().data_received(data)
 
     def _give_more(self, data: bytes) -> None:

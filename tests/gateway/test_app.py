@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.app import CannotStart, _listen, open_runtime, serve
+from gateway.app import CannotStart, _listen, allow_many_files, open_runtime, serve
 from gateway.config.environment import read_environment
 from gateway.config.load import load
 from gateway.state.records import LedgerQuery
@@ -103,3 +104,12 @@ async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int) -> 
     rows = await records.rows(LedgerQuery())
     await records.close()
     assert [row.status for row in rows] == ["success" if signals == 1 else "failure"]
+
+
+def test_many_files() -> None:
+    """The limit of open files is raised as far as it goes, and never lowered."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now = allow_many_files()
+    assert now == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert now >= before
+    assert hard in (now, resource.RLIM_INFINITY) or now > hard

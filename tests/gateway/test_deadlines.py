@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.deadlines import Deadline, Deadlines
+from gateway.deadlines import MOST_QUEUES, Deadline, Deadlines
 
 SOON = 0.001
 
@@ -159,3 +159,12 @@ async def test_each_runtime_has_its_own(calls: Calls) -> None:
     await calls.until(1)
     assert (len(one), len(other)) == (1, 0)
     kept.cancel()
+
+
+async def test_queues_are_bounded() -> None:
+    """Clients that choose ever other lengths get ordinary timers after the first hundred, which can be cancelled too."""
+    deadlines = Deadlines()
+    set_now = [deadlines.start(3_600 + number, print) for number in range(MOST_QUEUES + 10)]
+    assert len(deadlines._queues) == MOST_QUEUES
+    for deadline in set_now:
+        deadline.cancel()

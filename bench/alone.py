@@ -1,0 +1,134 @@
+"""A gateway in this process whose sockets go nowhere: what a request costs in Python alone.
+
+The client's bytes are given to `ClientConnection.data_received`, the provider's to its connection's; what is written is thrown away.
+Between this and the CPU per request that `bench.run` finds lies the kernel, the event loop, the books, and what 64 requests at once cost in
+the processor's caches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.load import KEY, Question
+from bench.provider import OPENAI
+from gateway.app import build_app, open_runtime
+from gateway.config.environment import read_environment
+from gateway.config.load import load
+from gateway.endpoints import ENDPOINTS
+from gateway.runtime import Runtime
+from gateway.server import Runner
+from gateway.stages import account
+from gateway.state.records import LedgerRow
+from gateway.upstreams.connection import Connection
+from gateway.upstreams.pool import Pool
+
+TIMES = 500
+_CONFIG = f"""
+model_list:
+  - model_name: bench
+    litellm_params: {{model: openai/bench, api_base: "http://127.0.0.1:9/v1", api_key: sk-upstream}}
+general_settings: {{master_key: {KEY}}}
+"""
+
+
+class Nowhere(asyncio.Transport):
+    """A transport without a socket."""
+
+    def write(self, data: Any) -> None:
+        """Throw it away."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Only where the peer is."""
+        return ("127.0.0.1", 1) if name == "peername" else default
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits."""
+        return 0
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def abort(self) -> None:
+        """There is nothing to close."""
+
+    close = abort
+
+
+class Alone:
+    """The gateway, one connection of a client and one to the provider."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.rows: list[LedgerRow] = []
+        self.question = Question("http://127.0.0.1", "bench").encode()
+        self.answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+            len(OPENAI.whole),
+            OPENAI.whole,
+        )
+        self.loop.run_until_complete(self._open())
+
+    async def _open(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "config.yaml"
+            file.write_text(_CONFIG)
+            known = {"PENSTOCK_DATA_DIR": str(Path(folder) / "data")}
+            self.rt: Runtime = await open_runtime(load(file, known).config, read_environment(known), known)
+        self.rt.ledger.offer = self.rows.append  # type: ignore[method-assign,assignment]  # the books are measured on their own
+        runner = Runner(build_app(self.rt), self.rt, ENDPOINTS, access_log=None)
+        await runner.setup()
+        assert runner.server
+        self.client = runner.server()
+        self.client.connection_made(Nowhere())
+        await self._connect()
+
+    async def _connect(self) -> None:
+        """The first question dials: the pool gets a connection that goes nowhere either."""
+        opened: list[Connection] = []
+
+        async def open_nowhere(pool: Pool, connection: Connection) -> None:
+            connection.connection_made(Nowhere())
+            pool._sockets.add(connection)  # noqa: SLF001 - the pool's own opening is replaced
+            opened.append(connection)
+
+        original = Pool._open  # noqa: SLF001 - as above
+        Pool._open = open_nowhere  # type: ignore[method-assign,assignment]  # noqa: SLF001 - as above
+        try:
+            self.client.data_received(self.question)
+            for _ in range(10):  # turns of the loop, until the request is on its way
+                await asyncio.sleep(0)
+        finally:
+            Pool._open = original  # type: ignore[method-assign]  # noqa: SLF001 - as above
+        self.provider = opened[0]
+        self.provider.data_received(self.answer)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    def requests(self) -> tuple[Callable[[], object], int]:
+        """Whole requests, from the client's bytes to the row."""
+
+        async def ask() -> None:
+            self.rows.clear()
+            for _ in range(TIMES):
+                self.client.data_received(self.question)
+                self.provider.data_received(self.answer)
+
+        return lambda: self.loop.run_until_complete(ask()), TIMES
+
+    def settles(self) -> tuple[Callable[[], object], int]:
+        """The bill alone, again and again for one request that is answered."""
+        self.client.data_received(self.question)
+        (x,) = self.rt.open
+        self.provider.data_received(self.answer)
+
+        def settle() -> None:
+            self.rows.clear()
+            for _ in range(TIMES):
+                self.rt.open.add(x)
+                account.settle(self.rt, x)
+
+        return settle, TIMES
