@@ -8,6 +8,7 @@ the processor's caches.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,20 @@ class Alone:
             OPENAI.whole,
         )
         self.loop.run_until_complete(self._open())
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Stop it; a second time changes nothing."""
+        if not self.loop.is_closed():
+            self.loop.run_until_complete(self._close())
+            self.loop.close()
+
+    async def _close(self) -> None:
+        self.client.connection_lost(None)
+        self.provider.connection_lost(None)
+        await self.runner.cleanup()
+        await self.rt.upstreams.close()
+        await asyncio.sleep(0)
 
     async def _open(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -78,11 +93,19 @@ class Alone:
             file.write_text(_CONFIG)
             known = {"PENSTOCK_DATA_DIR": str(Path(folder) / "data")}
             self.rt: Runtime = await open_runtime(load(file, known).config, read_environment(known), known)
+        await self.rt.records.close()
         self.rt.ledger.offer = self.rows.append  # type: ignore[method-assign,assignment]  # the books are measured on their own
-        runner = Runner(build_app(self.rt), self.rt, ENDPOINTS, access_log=None)
-        await runner.setup()
-        assert runner.server
-        self.client = runner.server()
+        self.runner = Runner(
+            build_app(self.rt),
+            self.rt,
+            ENDPOINTS,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=0.1,
+        )
+        await self.runner.setup()
+        assert self.runner.server
+        self.client = self.runner.server()
         self.client.connection_made(Nowhere())
         await self._connect()
 

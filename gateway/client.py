@@ -136,7 +136,10 @@ class ClientWriter:
         data = b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
         if self._opening:
             data, self._opening = self._opening + data, b""
-        self._outbox.pass_on(self._transport, data)
+        if self._outbox.waiting:
+            self._outbox.pass_on(self._transport, data)
+        else:
+            self._transport.write(data)
 
     def comment_when_idle(
         self, deadlines: Deadlines, comment: bytes, seconds: float, head: Callable[[], str]

@@ -23,17 +23,18 @@ CROWD = 8
 class Outbox:
     """The writes of an event loop."""
 
-    __slots__ = ("_loop", "_waiting", "under_way")
+    __slots__ = ("_loop", "under_way", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: dict[asyncio.Transport, list[bytes]] = {}
+        self.waiting: dict[asyncio.Transport, list[bytes]] = {}
+        """What goes out at the end of this turn; nearly always empty."""
         self.under_way = 0
         """Requests that are; whoever counts them writes it here."""
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         """Send it by the end of this turn, behind what was given for the same transport before."""
-        waiting = self._waiting
+        waiting = self.waiting
         pieces = waiting.get(transport)
         if len(data) >= LARGE:
             self.flush()
@@ -50,7 +51,7 @@ class Outbox:
 
     def pass_on(self, transport: asyncio.Transport, data: bytes) -> None:
         """Send it at once, or behind what waits for the same transport."""
-        pieces = self._waiting.get(transport)
+        pieces = self.waiting.get(transport)
         if pieces is None:
             transport.write(data)
         else:
@@ -58,7 +59,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Send everything now: before a connection is closed, or to see whether its peer reads."""
-        waiting, self._waiting = self._waiting, {}
+        waiting, self.waiting = self.waiting, {}
         for transport, pieces in waiting.items():
             if not transport.is_closing():
                 transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))

@@ -84,13 +84,19 @@ class _Relay:
         answer.on_end = self._stir
         if pending:
             self._write(pending)
+        if answer.response is not None and not answer.ended:
+            answer.response.pump(self._receive, answer.end)
+
+    def _receive(self, data: bytes) -> None:
+        # Runs inside the provider's data_received: no await, no exception, as little as possible.
+        self._answer.last_data = monotonic()
+        self._write(self._tap.feed(data))
 
     def _write(self, events: bytes) -> None:
-        # Runs inside the provider's data_received: no await, no exception, as little as possible.
         if events:
             self._client.write(events)
         tap = self._tap
-        if self._client.is_full or tap.done or tap.failure is not None:
+        if tap.done or tap.failure is not None or self._client.is_full:
             self._wake.set()
 
     def _stir(self) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from bench.alone import TIMES, Alone
 
 
-def test_requests_are_answered() -> None:
+@pytest.fixture
+def alone() -> Iterator[Alone]:
+    found = Alone()
+    yield found
+    found.close()
+
+
+def test_requests_are_answered(alone: Alone) -> None:
     """A repetition is so many whole requests: each has its row, and nothing is left open."""
-    alone = Alone()
     operation, times = alone.requests()
     operation()
     assert times == TIMES == len(alone.rows)
@@ -17,9 +27,8 @@ def test_requests_are_answered() -> None:
     assert not alone.rt.open
 
 
-def test_a_request_is_settled() -> None:
+def test_a_request_is_settled(alone: Alone) -> None:
     """The bill of one request can be written any number of times."""
-    alone = Alone()
     operation, times = alone.settles()
     operation()
     assert len(alone.rows) == times
