@@ -85,9 +85,11 @@ async def _send(loop: asyncio.AbstractEventLoop, client: socket.socket, data: by
 async def _most_unsent(sending: asyncio.Future[None]) -> int:
     """The most that waited to be sent, until nothing has been read or written for a hundred turns of the loop."""
     most, before, calm = 0, -1, 0
+    found: list[ClientConnection] = []
     while calm < 100 and not sending.done():
         await asyncio.sleep(0.002)
-        unsent = sum(c.transport.get_write_buffer_size() for c in connections() if c.transport)
+        found = found or connections()
+        unsent = sum(c.transport.get_write_buffer_size() for c in found if c.transport)
         most = max(most, unsent)
         calm = calm + 1 if unsent == before and unsent else 0
         before = unsent
