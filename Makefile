@@ -51,7 +51,7 @@ image-check: setup  ## carry out the Dockerfile without a container engine and l
 	$(BIN)/python -m deploy.check_image $(ARGS)
 
 lock: setup  ## resolve pyproject.toml into the lock files (ARGS=--upgrade for newer versions; asks the package index)
-	$(COMPILE) pyproject.toml --output-file requirements.lock $(ARGS)
+	$(COMPILE) pyproject.toml --all-extras --output-file requirements.lock $(ARGS)
 	$(COMPILE) --group build --constraint requirements.lock --output-file requirements-build.lock $(ARGS)
 	$(COMPILE) pyproject.toml --group dev --constraint requirements.lock --constraint requirements-build.lock \
 		--output-file requirements-dev.lock $(ARGS)

@@ -37,7 +37,7 @@ from adapters.anthropic_questions import (
 from adapters.base import StreamWriter
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, GatewayError
-from adapters.framing import sse
+from adapters.framing import SseCutter, sse
 from adapters.types import (
     ChatRequest,
     ChatResponse,
@@ -80,7 +80,9 @@ from adapters.wire.anthropic import NAME, given
 __all__ = [
     "KEEP_ALIVE",
     "NAME",
+    "STREAM_TYPE",
     "address",
+    "cut",
     "pass_request",
     "pass_response",
     "pass_stream",
@@ -96,6 +98,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+STREAM_TYPE: str = "text/event-stream"
+cut = SseCutter
 KEEP_ALIVE: bytes = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 _encode = msgspec.json.Encoder().encode

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw
 
+from adapters.base import leaves_out
 from adapters.envelope import seal
 from adapters.errors import BadRequest, Unsupported
 from adapters.types import (
@@ -78,17 +79,12 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
     return seal(_fitted(body, target))
 
 
-def _refuse(field: str, target: Target, why: str = "Anthropic's format has no word for it") -> None:
-    if not target.drop_params:
-        message = f"`{field}` is not supported by {target.provider.name}: {why}. To leave it out, set `drop_params: true`"
-        raise Unsupported(message, param=field)
-
-
 def _fitted(body: dict[str, Any], target: Target) -> dict[str, Any]:
     """The body without what this provider rejects and with its own names."""
     for field in target.provider.rejects:
-        if body.pop(field, None) not in (None, wire.NULL):
-            _refuse(field, target, "it answers the field with an error")
+        value = body.pop(field, None)
+        if value not in (None, wire.NULL) and not leaves_out(target, field):
+            body[field] = value
     renamed = target.provider.rename
     return {renamed.get(field, field): value for field, value in body.items()} if renamed else body
 
@@ -249,7 +245,7 @@ def _write_tools(body: dict[str, Any], request: ChatRequest, target: Target) -> 
         elif tool.format == wire.NAME:
             tools.append(tool.raw)
         else:
-            _refuse("tools", target, f"Anthropic's format has no word for the tool type `{tool.kind}`")
+            leaves_out(target, "tools", what=f"the tool type {tool.kind!r}")
     choice = request.tool_choice
     if tools:
         body["tools"] = tools
@@ -300,15 +296,14 @@ _WITHOUT_WORD: tuple[tuple[str, Callable[[ChatRequest], bool]], ...] = (
 
 def _write_sampling(body: dict[str, Any], request: ChatRequest, target: Target) -> None:
     for field, is_meant in _WITHOUT_WORD:
-        if is_meant(request):
-            _refuse(field, target)
+        if is_meant(request) and not leaves_out(target, field):
+            body[field] = getattr(request, field)
     sampling = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
     for field, value in sampling.items():
         if value is None:
             continue
-        if "no_sampling_params" in target.flags:
-            _refuse(field, target, f"{target.model} takes no sampling parameters")
-        else:
+        refused = "no_sampling_params" in target.flags
+        if not refused or not leaves_out(target, field, why="it takes no sampling parameters"):
             body[field] = value
 
 
@@ -334,7 +329,7 @@ def _write_output(body: dict[str, Any], request: ChatRequest, target: Target) ->
     if wanted is not None and wanted.schema is not None:
         config["format"] = {"type": "json_schema", "schema": wanted.schema}
     elif wanted is not None:
-        _refuse("response_format", target, "it writes JSON to a schema only (`json_schema`)")
+        leaves_out(target, "response_format", why="it writes JSON to a schema only (`json_schema`)")
     if config:
         body["output_config"] = config
 
@@ -344,7 +339,7 @@ def _write_no_thinking(
 ) -> None:
     """Only models that think adaptively do so unasked; of the others, not all know the word."""
     if "thinking_always_on" in target.flags:
-        _refuse("reasoning_effort", target, f"{target.model} always thinks")
+        leaves_out(target, "reasoning_effort", why="it always thinks")
         return
     if "supports_adaptive_thinking" in target.flags:
         body["thinking"] = {"type": "disabled"}
@@ -386,11 +381,13 @@ def _unsample(body: dict[str, Any]) -> None:
 
 
 def _write_unspoken(body: dict[str, Any], request: ChatRequest, target: Target) -> None:
-    for field, value in request.unspoken.items():
-        if field in wire.OWN or field == "thinking":
-            body[field] = value
-        elif field not in openai_wire.HINTS:
-            _refuse(field, target)
+    body |= {
+        field: value
+        for field, value in request.unspoken.items()
+        if field in wire.OWN
+        or field == "thinking"
+        or (field not in openai_wire.HINTS and not leaves_out(target, field))
+    }
 
 
 # -- on its way --------------------------------------------------------------------------------------------------------

@@ -22,22 +22,53 @@ Rules, each with a test:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from adapters.errors import GatewayError, UpstreamError
+from adapters.errors import GatewayError, Unsupported, UpstreamError
 from adapters.types import (
     Address,
+    Call,
     ChatRequest,
     ChatResponse,
     Delta,
     FinishReason,
     Operation,
+    Reply,
     Target,
     Usage,
 )
+
+
+def leaves_out(target: Target, field: str, *, what: str = "", why: str = "") -> bool:
+    """A field of the client's, or `what` stands in it, that the provider's format has no word for or its model refuses.
+
+    True: leave it out, it is noted as dropped. False: the operator has allowed it, write it as it came (`Target.allowed`).
+    Raises `Unsupported`, naming the field, if neither dropping nor passing on is allowed.
+    """
+    if field in target.allowed and not what:
+        return False
+    if not target.drop_params:
+        raise Unsupported(
+            f"{target.provider.name} does not support {what or f'the parameter {field!r}'}, for model={target.model}"
+            f"{f': {why}' if why else ''}. To drop it, set drop_params: true.",
+            param=field,
+        )
+    if target.dropped is not None and field not in target.dropped:
+        target.dropped.append(field)
+    return True
+
+
+class Cutter(Protocol):
+    """Cuts a stream's bytes at event borders; see `adapters.framing`."""
+
+    def feed(self, data: bytes) -> bytes:
+        """All whole events that are there by now. Raises `UpstreamMalformed`."""
+
+    def flush(self) -> bytes:
+        """What is left when the bytes have ended, as a whole event."""
 
 
 class StreamReader(Protocol):
@@ -121,6 +152,13 @@ class ClientSide(Protocol):
 class ProviderSide(Protocol):
     """We are the client: a format that providers speak."""
 
+    @property
+    def STREAM_TYPE(self) -> str:  # noqa: N802 - a constant of the module
+        """The content type of its streams: `text/event-stream` nearly always."""
+
+    def cut(self) -> Cutter:
+        """What cuts its streams: one per answer."""
+
     def write_request(self, request: ChatRequest, target: Target) -> bytes:
         """The body of a chat question in the provider's words. Raises `Unsupported`."""
 
@@ -159,3 +197,31 @@ class SameFormat(Protocol):
         self, target: Target, operation: Operation, *, model: str, wants_usage: bool
     ) -> StreamEditor:
         """An editor for one streamed answer."""
+
+
+_Q = TypeVar("_Q")
+_A = TypeVar("_A")
+
+
+class Task(Struct, Generic[_Q, _A], frozen=True):
+    """How a format does what is no chat: embeddings, rerank, pictures, speech. Two functions, a question and an answer.
+
+    `write` gives the calls that a question needs, nearly always one; all go to the same address and are made at once.
+    Raises `Unsupported`. `read` gets a reply for each call, in their order. Raises `UpstreamMalformed`, or the
+    `UpstreamError` that hides in a 200.
+    """
+
+    write: Callable[[_Q, Target], Sequence[Call]]
+    read: Callable[[Sequence[Reply], _Q, Target], _A]
+
+
+class Follow(Struct, frozen=True):
+    """An answer that is not there yet: ask for it at `url` (GET) after `seconds`.
+
+    `cancel` (POST) stops the work if nobody waits any more. The provider's key goes along only to the origin that was
+    asked at first.
+    """
+
+    url: str
+    seconds: float = 0.0
+    cancel: str = ""

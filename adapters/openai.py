@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, GatewayError, MalformedJson
+from adapters.framing import SseCutter
 from adapters.openai_answers import read_error, read_response, read_stream, read_usage
 from adapters.openai_editor import pass_response, pass_stream
 from adapters.openai_questions import address, pass_request, write_request
@@ -72,8 +73,10 @@ from adapters.wire.openai import given
 __all__ = [
     "KEEP_ALIVE",
     "NAME",
+    "STREAM_TYPE",
     "ChatWriter",
     "address",
+    "cut",
     "pass_request",
     "pass_response",
     "pass_stream",
@@ -89,6 +92,8 @@ __all__ = [
 ]
 
 NAME = "openai"
+STREAM_TYPE: str = "text/event-stream"
+cut = SseCutter
 KEEP_ALIVE: bytes = b": keep-alive\n\n"
 
 _DONE = b"data: [DONE]\n\n"

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw
 
+from adapters.base import leaves_out
 from adapters.envelope import seal
 from adapters.errors import BadRequest, Unsupported
 from adapters.types import (
@@ -59,7 +60,7 @@ _EFFORT_LIMITS = ((2048, "low"), (8192, "medium"))
 
 def write_request(request: ChatRequest, target: Target) -> bytes:
     """A chat completion request, for a question that was asked in another format. Raises `Unsupported`."""
-    _refuse_unspoken(request, target)
+    unspoken = _write_unspoken(request, target)
     body: dict[str, Any] = {"model": target.model, "messages": _write_messages(request, target)}
     fields = {
         "max_completion_tokens": request.max_tokens,
@@ -85,23 +86,17 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
         if target.provider.usage == "ask":
             body["stream_options"] = {"include_usage": True}
     body |= {name: raw for name, raw in request.extra.items() if name not in {"model", "messages", "stream"}}
+    body |= unspoken
     return _encode(_suit(body, target))
 
 
-def _cannot(target: Target, what: str, param: str) -> None:
-    """Refuse what the provider has no word for, unless the caller allowed to drop it."""
-    if not target.drop_params:
-        raise Unsupported(
-            f"{target.provider.name} does not support {what}, for model={target.model}. "
-            "To drop it, set drop_params: true.",
-            param=param,
-        )
-
-
-def _refuse_unspoken(request: ChatRequest, target: Target) -> None:
-    for name in request.unspoken:
-        if name not in HINTS and name not in anthropic_wire.HINTS:
-            _cannot(target, f"the parameter '{name}'", name)
+def _write_unspoken(request: ChatRequest, target: Target) -> dict[str, Raw]:
+    """What no format but the client's has a place for: refused, dropped, or passed on where the operator says so."""
+    return {
+        name: value
+        for name, value in request.unspoken.items()
+        if name not in HINTS and name not in anthropic_wire.HINTS and not leaves_out(target, name)
+    }
 
 
 def _suit(body: dict[str, Any], target: Target) -> dict[str, Any]:
@@ -110,8 +105,8 @@ def _suit(body: dict[str, Any], target: Target) -> dict[str, Any]:
     for name in provider.rejects:
         value = body.pop(name, None)
         is_null = value is None or (isinstance(value, Raw) and given(value) is None)
-        if not is_null and name not in HINTS:
-            _cannot(target, f"the parameter '{name}'", name)
+        if not is_null and name not in HINTS and not leaves_out(target, name):
+            body[name] = value
     for name, other in provider.rename.items():
         if name in body:
             value = body.pop(name)
@@ -122,8 +117,7 @@ def _suit(body: dict[str, Any], target: Target) -> dict[str, Any]:
 def _write_top_k(request: ChatRequest, target: Target) -> int | None:
     if request.top_k is None or "top_k" in target.provider.quirks:
         return request.top_k
-    _cannot(target, "the parameter 'top_k'", "top_k")
-    return None
+    return None if leaves_out(target, "top_k") else request.top_k
 
 
 def _write_effort(request: ChatRequest, target: Target) -> str | None:
@@ -131,8 +125,7 @@ def _write_effort(request: ChatRequest, target: Target) -> str | None:
     reasoning = request.reasoning
     if reasoning is None or reasoning.mode == "disabled":
         return None
-    if target.flags and "supports_reasoning" not in target.flags:
-        _cannot(target, "reasoning", "reasoning_effort")
+    if target.flags and "supports_reasoning" not in target.flags and leaves_out(target, "reasoning_effort"):
         return None
     if reasoning.effort is not None:
         return reasoning.effort
@@ -160,7 +153,7 @@ def _write_tools(request: ChatRequest, target: Target) -> dict[str, Any]:
         elif tool.format == "openai":
             tools.append(tool.raw)
         else:
-            _cannot(target, f"the tool '{tool.kind}'", "tools")
+            leaves_out(target, "tools", what=f"the tool '{tool.kind}'")
     if not tools:
         return {}
     written: dict[str, Any] = {"tools": tools}
@@ -250,7 +243,7 @@ def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
                 call = {"id": _call_id(part.id, target), "type": "function", "function": function}
                 calls.append(call | _mark(part.cache, target))
             case _:
-                _cannot(target, f"{_kind(part)} in an assistant's message", "messages")
+                leaves_out(target, "messages", what=f"{_kind(part)} in an assistant's message")
     if not texts and not calls:
         return []
     content: Any = "".join(text.text for text in texts) if texts else None
@@ -294,7 +287,7 @@ def _write_part(part: Part, target: Target) -> Any:
         case Thinking() | RedactedThinking():
             return None
         case _:
-            _cannot(target, f"{_kind(part)} in a user's message", "messages")
+            leaves_out(target, "messages", what=f"{_kind(part)} in a user's message")
             return None
 
 
@@ -308,7 +301,7 @@ def _write_document(part: Document, target: Target) -> dict[str, Any] | None:
         return {"type": "file", "file": file} | _mark(part.cache, target)
     if part.file_id is not None:
         return {"type": "file", "file": {"file_id": part.file_id}} | _mark(part.cache, target)
-    _cannot(target, "documents by URL", "messages")
+    leaves_out(target, "messages", what="documents by URL")
     return None
 
 

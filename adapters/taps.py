@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from adapters.base import StreamEditor, StreamReader, StreamWriter
+from adapters.base import Cutter, StreamEditor, StreamReader, StreamWriter
 from adapters.errors import GatewayError
 from adapters.types import (
     Delta,
@@ -30,13 +30,6 @@ from adapters.types import (
     Usage,
     UsageDelta,
 )
-
-
-class Cutter(Protocol):
-    """Cuts bytes at event borders: `adapters.framing.SseCutter` or `LineCutter`."""
-
-    def feed(self, data: bytes) -> bytes: ...
-    def flush(self) -> bytes: ...
 
 
 class Tap(Protocol):

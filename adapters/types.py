@@ -14,6 +14,7 @@ Two rules make the types small:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Raw, Struct
@@ -21,7 +22,17 @@ from msgspec import Raw, Struct
 JsonString: TypeAlias = Raw
 """A JSON string as its bytes, quotes and escapes included: `b'"a\\n"'`."""
 
-Operation: TypeAlias = Literal["chat", "completions", "embeddings", "count_tokens"]
+Operation: TypeAlias = Literal[
+    "chat",
+    "completions",
+    "count_tokens",
+    "embeddings",
+    "rerank",
+    "images",
+    "speech",
+    "transcriptions",
+    "translations",
+]
 """What a client wants done; it chooses the provider's path."""
 
 
@@ -88,12 +99,16 @@ class Refusal(Struct, frozen=True):
 
 
 class ToolCall(Struct, frozen=True):
-    """The model asks for a tool. `arguments` is JSON text as the model wrote it, `"{}"` if it wrote none."""
+    """The model asks for a tool. `arguments` is JSON text as the model wrote it, `"{}"` if it wrote none.
+
+    `signature` is a vendor's seal on the thoughts behind the call, which must be sent back with it.
+    """
 
     id: str
     name: str
     arguments: str
     cache: Raw | None = None
+    signature: str | None = None
 
 
 class ToolResult(Struct, frozen=True):
@@ -206,28 +221,61 @@ FinishReason: TypeAlias = Literal[
 ]
 
 
+class Units(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is billed and is no token. All are counts; `milliseconds` is sound that went in, `characters` text that was
+    spoken or, where a provider bills so, read.
+    """
+
+    images: int = 0
+    milliseconds: int = 0
+    characters: int = 0
+    searches: int = 0
+    """Search units of a rerank, or web searches of a chat."""
+
+    def __add__(self, other: Units) -> Units:
+        return Units(
+            images=self.images + other.images,
+            milliseconds=self.milliseconds + other.milliseconds,
+            characters=self.characters + other.characters,
+            searches=self.searches + other.searches,
+        )
+
+
+NO_UNITS = Units()
+
+
 class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens, each in exactly one bucket. `estimated` says that the provider did not report them."""
+    """Tokens, each in exactly one bucket, and what else is billed. `estimated` says that the provider did not report them.
+
+    `billed` is what the provider itself said that the request costs, in nano-dollars; `tier` is the service tier that it
+    says it answered in (`batch`, `flex`, `priority`), empty for the ordinary one.
+    """
 
     input: int = 0
     cache_read: int = 0
     cache_write: int = 0
     cache_write_1h: int = 0
     audio_input: int = 0
+    image_input: int = 0
     output: int = 0
     reasoning: int = 0
     audio_output: int = 0
+    image_output: int = 0
     estimated: bool = False
+    units: Units = NO_UNITS
+    billed: int | None = None
+    tier: str = ""
 
     @property
     def prompt(self) -> int:
         """All tokens that went in."""
-        return self.input + self.cache_read + self.cache_write + self.cache_write_1h + self.audio_input
+        cached = self.cache_read + self.cache_write + self.cache_write_1h
+        return self.input + cached + self.audio_input + self.image_input
 
     @property
     def completion(self) -> int:
         """All tokens that came out."""
-        return self.output + self.reasoning + self.audio_output
+        return self.output + self.reasoning + self.audio_output + self.image_output
 
     @property
     def total(self) -> int:
@@ -241,10 +289,17 @@ class Usage(Struct, frozen=True, kw_only=True):
             cache_write=self.cache_write + other.cache_write,
             cache_write_1h=self.cache_write_1h + other.cache_write_1h,
             audio_input=self.audio_input + other.audio_input,
+            image_input=self.image_input + other.image_input,
             output=self.output + other.output,
             reasoning=self.reasoning + other.reasoning,
             audio_output=self.audio_output + other.audio_output,
+            image_output=self.image_output + other.image_output,
             estimated=self.estimated or other.estimated,
+            units=self.units + other.units,
+            billed=None
+            if self.billed is None and other.billed is None
+            else (self.billed or 0) + (other.billed or 0),
+            tier=self.tier or other.tier,
         )
 
 
@@ -322,6 +377,8 @@ class ToolStart(Struct, frozen=True):
     id: str
     name: str
     choice: int = 0
+    signature: str | None = None
+    """As in `ToolCall`."""
 
 
 class ToolDelta(Struct, frozen=True):
@@ -374,7 +431,166 @@ Delta: TypeAlias = (
 )
 
 
+# -- other questions and answers -------------------------------------------------------------------------------------
+
+
+class File(Struct, frozen=True):
+    """A file that a client sent."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+
+class EmbeddingsRequest(Struct, frozen=True, kw_only=True):
+    """Texts, or texts as token numbers, that shall become vectors.
+
+    `encoding` is how the client wants them: JSON numbers, or base64 of little-endian 32-bit floats. `input_type` is what
+    they are for, in Cohere's words: `search_document`, `search_query`, `classification`, `clustering`.
+    """
+
+    model: str
+    input: tuple[str, ...] | tuple[tuple[int, ...], ...]
+    encoding: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    input_type: str | None = None
+    user: str | None = None
+    extra: dict[str, Raw] = {}
+    """Top-level fields that OpenAI does not define; they go on to the provider as they are."""
+
+
+class EmbeddingsResponse(Struct, frozen=True):
+    """Vectors in the order of the texts: each is a JSON array of numbers (`Raw`), or base64 text as `encoding` says."""
+
+    vectors: tuple[Raw | str, ...]
+    model: str = ""
+    usage: Usage | None = None
+
+
+class RerankRequest(Struct, frozen=True, kw_only=True):
+    """Documents that shall be put in order. Each is a JSON string or object, as the client wrote it."""
+
+    model: str
+    query: str
+    documents: tuple[Raw, ...]
+    top_n: int | None = None
+    max_tokens_per_doc: int | None = None
+    return_documents: bool = False
+    extra: dict[str, Raw] = {}
+
+
+class Ranked(Struct, frozen=True):
+    """One document of a rerank: its place in the question, from 0, and how relevant it is."""
+
+    index: int
+    score: float
+
+
+class RerankResponse(Struct, frozen=True):
+    """The documents that matter most, best first."""
+
+    results: tuple[Ranked, ...]
+    id: str = ""
+    usage: Usage | None = None
+
+
+class ImagesRequest(Struct, frozen=True, kw_only=True):
+    """Pictures that shall be made; the words are OpenAI's."""
+
+    model: str
+    prompt: str
+    n: int = 1
+    size: str | None = None
+    quality: str | None = None
+    style: str | None = None
+    background: str | None = None
+    output_format: str | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    user: str | None = None
+    extra: dict[str, Raw] = {}
+
+
+class Picture(Struct, frozen=True, omit_defaults=True):
+    """One picture: base64 data or an address."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    revised_prompt: str | None = None
+
+
+class ImagesResponse(Struct, frozen=True):
+    """Pictures."""
+
+    pictures: tuple[Picture, ...]
+    usage: Usage | None = None
+
+
+class SpeechRequest(Struct, frozen=True, kw_only=True):
+    """Text that shall be spoken; the words are OpenAI's. `format` is `mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`."""
+
+    model: str
+    input: str
+    voice: str
+    format: str = "mp3"
+    speed: float | None = None
+    instructions: str | None = None
+    extra: dict[str, Raw] = {}
+
+
+class SpeechResponse(Struct, frozen=True):
+    """Sound, and which kind of it."""
+
+    data: bytes
+    media_type: str
+    usage: Usage | None = None
+
+
+class TranscriptionRequest(Struct, frozen=True, kw_only=True):
+    """Sound that shall become text. `translate`: English text, whatever is spoken. The words are OpenAI's."""
+
+    model: str
+    file: File
+    translate: bool = False
+    language: str | None = None
+    prompt: str | None = None
+    response_format: str = "json"
+    temperature: float | None = None
+    timestamp_granularities: tuple[str, ...] = ()
+    extra: dict[str, str] = {}
+    """Other fields of the form."""
+
+
+class TranscriptionResponse(Struct, frozen=True):
+    """What was said. `language`, `seconds` and `segments` (OpenAI's `verbose_json`) where the provider tells."""
+
+    text: str
+    language: str | None = None
+    seconds: float | None = None
+    segments: Raw | None = None
+    words: Raw | None = None
+    usage: Usage | None = None
+
+
+class Call(Struct, frozen=True):
+    """What is sent to a provider, once. A question may need several calls: one for each text, say."""
+
+    body: bytes
+    content_type: str = "application/json"
+
+
+class Reply(Struct, frozen=True):
+    """What a provider answered to a call, with a 2xx status. `headers` have lower-case names."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
 # -- where a question goes -------------------------------------------------------------------------------------------
+
+
+Auth: TypeAlias = Literal["bearer", "x-api-key", "api-key", "x-goog-api-key", "none", "google", "aws", "iam"]
+"""How a request is signed: with a key, in `Authorization: Bearer` or in the header of that name; or with what has to be
+fetched or worked out: a token of Google's OAuth, AWS' Signature Version 4, a token of IBM's IAM."""
 
 
 class Provider(Struct, frozen=True, kw_only=True):
@@ -394,7 +610,11 @@ class Provider(Struct, frozen=True, kw_only=True):
     """Environment variables that may hold the key, first one set wins. Empty: no key is needed."""
     base_env: tuple[str, ...] = ()
     """Environment variables that may replace `base_url`."""
-    auth: Literal["bearer", "x-api-key", "api-key", "none"] = "bearer"
+    auth: Auth = "bearer"
+    option_env: dict[str, tuple[str, ...]] = {}
+    """Options of a deployment (`vertex_project`), each with the environment variables that may give it. `base_url` may
+    have `{option}` in it."""
+    option_defaults: dict[str, str] = {}
     paths: dict[str, str] = {}
     rejects: tuple[str, ...] = ()
     rename: dict[str, str] = {}
@@ -417,6 +637,10 @@ class Target(Struct, frozen=True, kw_only=True):
     options: dict[str, str] = {}
     drop_params: bool = False
     """Fields that the provider has no word for are dropped instead of refused."""
+    dropped: list[str] | None = None
+    """Where `adapters.base.leaves_out` notes what was dropped: the one argument that a writer changes."""
+    allowed: frozenset[str] = frozenset()
+    """Fields that go to the provider as the client wrote them, whatever we think that it understands."""
     max_output_tokens: int | None = None
     """The model's limit, for formats that demand one with each request."""
     flags: frozenset[str] = frozenset()

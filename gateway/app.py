@@ -35,6 +35,7 @@ from gateway.background.ledger import Ledger
 from gateway.background.supervisor import Supervisor
 from gateway.config.environment import Environment
 from gateway.config.model import Config
+from gateway.credentials import Signers
 from gateway.endpoints import ENDPOINTS, dialect_of
 from gateway.health import Health
 from gateway.keyring import Keyring
@@ -102,6 +103,7 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
         keyring=Keyring(general.master_key),
         outbox=outbox,
         upstreams=Upstreams(proxy=proxies_from_environment(environ), outbox=outbox),
+        signers=Signers(),
         health=Health(cooldown=config.router.cooldown_time, enabled=not config.router.disable_cooldowns),
         records=records,
         ledger=ledger,
@@ -261,6 +263,7 @@ async def serve(
         await _drain(rt, sites)
     finally:
         await runner.cleanup()
+        await rt.signers.close()
         await rt.upstreams.close()
         await supervisor.stop()
         await rt.ledger.drain(timeout=10.0)

@@ -10,6 +10,8 @@ whose key is in the environment, if that is allowed: an operator's list stays cl
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +25,7 @@ from adapters.providers import located
 from adapters.providers import provider as provider_row
 from adapters.types import Provider, Target
 from gateway.config.model import Alias, Config, ModelEntry, ModelParams, Place, Secret
+from gateway.config.vocabulary import SECRET_OPTIONS
 from gateway.pricing import FREE, ModelFacts, Price, PriceTable, price_from_params
 
 _REMEMBERED = 2_000
@@ -50,6 +53,10 @@ class Deployment(Struct, frozen=True, kw_only=True, eq=False):
     timeout: float | None = None
     stream_timeout: float | None = None
     max_retries: int | None = None
+    signer: str = ""
+    """What signs its requests, if its key alone does not: a kind of `gateway.credentials.MAKERS`."""
+    credentials: dict[str, str | Secret] = {}
+    """The provider's own settings (`vertex_project`, `aws_secret_access_key` …), with what the environment says."""
     headers: dict[str, Secret] = {}
     defaults: dict[str, Any] = {}
     drop: tuple[str, ...] = ()
@@ -280,23 +287,34 @@ class Routes:
         if found is None:
             why = f"no provider is known for {model!r}; write it as provider/model, or give api_base"
         elif params.mock_response is None:
-            why = self._lacks(params, found[0], entry.unset)
+            why = self._lacks(params, found[0], found[1], entry.unset)
         if found is None or why:
             if not self._compiled:  # afterwards names come from callers, any number of them
                 self.unserved.append(Unserved(entry.model_name, entry.place, why))
             return None
         return self._build(entry, name, found[0], found[1], position)
 
-    def _lacks(self, params: ModelParams, provider: Provider, unset: tuple[str, ...]) -> str:
+    def _lacks(self, params: ModelParams, provider: Provider, model: str, unset: tuple[str, ...]) -> str:
         """Why it cannot be served, empty if it can."""
         if unset:
             return f"{', '.join(unset)} is not set"
+        options = self._options(params, provider)
+        signer = _signer(provider, params.api_key or self._key_of(provider), options)
+        package = _PACKAGES.get(signer)
+        if package is not None and importlib.util.find_spec(package[0]) is None:
+            return f"it needs a package that is not installed: pip install 'penstock[{package[1]}]'"
+        if not params.api_base:
+            missing = next(
+                (name for name in _PLACEHOLDER.findall(provider.base_url) if name not in options), None
+            )
+            if missing is not None:
+                return f"{missing} is not set ({' or '.join(provider.option_env.get(missing, ()))})"
         if not (params.api_base or provider.base_url or _base_from(provider, self._environ)):
             names = " or ".join(provider.base_env) or "api_base"
             return f"{provider.name} needs a base URL: set api_base or {names}"
         needs_key = provider.env and "optional_key" not in provider.quirks
         # A server of the operator's own may need no key.
-        if params.api_key or params.api_base or not needs_key or self._key_of(provider):
+        if params.api_key or params.api_base or not needs_key or self._key_of(provider) or signer:
             return ""
         return f"no key: set api_key or {' or '.join(provider.env)}"
 
@@ -309,9 +327,10 @@ class Routes:
         version = params.api_version or (
             self._environ.get("AZURE_API_VERSION", "") if provider.name == "azure" else ""
         )
+        credentials = self._options(params, provider)
+        options = {key: value for key, value in credentials.items() if isinstance(value, str)}
         base = params.api_base or _base_from(provider, self._environ)
-        row, base_url = located(provider, base, version)
-        options = {key: value for key, value in params.options.items() if isinstance(value, str)}
+        row, base_url = located(provider, base or _filled(provider.base_url, options), version)
         target = Target(
             provider=row,
             model=model,
@@ -322,6 +341,7 @@ class Routes:
             else self._config.litellm.drop_params,
             max_output_tokens=facts.max_output if facts else None,
             flags=frozenset(facts.flags) if facts else frozenset(),
+            allowed=frozenset(params.allowed_openai_params),
         )
         key = params.api_key or self._key_of(provider)
         headers = {"openai-organization": Secret(params.organization)} if params.organization else {}
@@ -330,6 +350,8 @@ class Routes:
             route=name,
             target=target,
             api_key=key,
+            signer=_signer(provider, key, credentials),
+            credentials=credentials,
             scope=hashlib.sha256(key.reveal().encode()).hexdigest()[:16] if key else "",
             weight=_weight(params),
             order=params.order or 0,
@@ -381,6 +403,19 @@ class Routes:
             return facts.price, "table"
         return None, ""
 
+    def _options(self, params: ModelParams, provider: Provider) -> dict[str, str | Secret]:
+        """The provider's own settings: as written, else from the environment, else the provider's defaults."""
+        found: dict[str, str | Secret] = dict(provider.option_defaults)
+        for name, variables in provider.option_env.items():
+            value = next(
+                (self._environ[variable] for variable in variables if self._environ.get(variable)), None
+            )
+            if value is not None:
+                found[name] = Secret(value) if name in SECRET_OPTIONS else value
+        if params.region_name and "aws_region_name" in provider.option_env:
+            found["aws_region_name"] = params.region_name
+        return {**found, **params.options}
+
     def _key_of(self, provider: Provider) -> Secret | None:
         for variable in provider.env:
             if value := self._environ.get(variable):
@@ -406,6 +441,33 @@ def _env_providers(config: Config, environ: Mapping[str, str]) -> dict[str, Prov
 def _env_allowed(config: Config) -> bool:
     allowed = config.general.env_providers
     return not config.model_list if allowed is None else allowed
+
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PACKAGES = {
+    "google": ("google.auth", "google"),
+    "aws": ("botocore", "aws"),
+    "entra": ("azure.identity", "azure"),
+}
+"""What a signer imports, and the extra that installs it."""
+
+
+def _filled(base_url: str, options: Mapping[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda found: options.get(found[1], ""), base_url)
+
+
+def _signer(provider: Provider, key: Secret | None, options: Mapping[str, str | Secret]) -> str:
+    """Which kind of signer a deployment needs; empty where its key is all."""
+    if provider.auth == "iam":
+        return "iam"
+    if provider.auth in {"google", "aws"}:
+        return "" if key else provider.auth
+    if provider.name in {"azure", "azure_ai"} and not key and not _ENTRA.isdisjoint(options):
+        return "entra"
+    return ""
+
+
+_ENTRA = frozenset({"azure_ad_token", "tenant_id", "azure_credential"})
 
 
 def _is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from gateway.background.ledger import Ledger
 from gateway.config.environment import Environment
 from gateway.config.model import Config
+from gateway.credentials import Signers
 from gateway.deadlines import Deadlines
 from gateway.exchange import Exchange
 from gateway.health import Health
@@ -54,6 +55,7 @@ class Runtime:
         keyring: Keyring,
         outbox: Outbox,
         upstreams: Upstreams,
+        signers: Signers,
         health: Health,
         records: Records,
         ledger: Ledger,
@@ -67,6 +69,7 @@ class Runtime:
         self.routes = routes
         self.keyring = keyring
         self.upstreams = upstreams
+        self.signers = signers
         self.health = health
         self.records = records
         self.ledger = ledger

@@ -72,7 +72,6 @@ class ModelParams(Struct, frozen=True, kw_only=True):
     api_version: str | None = None
     organization: str | None = None
     region_name: str | None = None
-    aws_region_name: str | None = None
     options: dict[str, str | Secret] = field(default_factory=dict)
     """Settings that only one provider has (`vertex_project`, `aws_secret_access_key` …), secret where they are keys."""
 
@@ -91,6 +90,7 @@ class ModelParams(Struct, frozen=True, kw_only=True):
 
     drop_params: bool | None = None
     additional_drop_params: tuple[str, ...] = ()
+    allowed_openai_params: tuple[str, ...] = ()
     extra_headers: dict[str, Secret] = field(default_factory=dict)
     extra_body: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)

@@ -73,6 +73,7 @@ PARAMS: tuple[Key, ...] = (
     Key("stream_timeout", "seconds", "The same for streams, where it differs."),
     Key("max_retries", "integer", "As `num_retries`, for this entry."),
     Key("drop_params", "boolean", "Parameters of the client's format that the provider does not support are dropped instead of refused; fields that no format knows are passed on as they are."),
+    Key("allowed_openai_params", "texts", "Request parameters that go to the provider as they came, whatever is known of it."),
     Key("additional_drop_params", "texts", "Request parameters that are always left out."),
     Key("extra_headers", "secrets_by_name", "Headers that are added to each request to the provider."),
     Key("extra_body", "object", "Fields that are added to each request to the provider."),
@@ -90,11 +91,10 @@ PARAMS: tuple[Key, ...] = (
     Key("budget_duration", "duration", "the span of `max_budget`", "later"),
     Key("tags", "texts", "routing by the tags of a request", "later"),
     Key("region_name", "text", "routing by region", "later"),
-    Key("aws_region_name", "text", "Bedrock: the region", "later"),
     *_later("routing by the tags of a request", "tag_regex"),
     *_later("timeouts by service tier", "timeout_by_service_tier stream_timeout_by_service_tier"),
     *_later("named credentials", "litellm_credential_name"),
-    *_later("what else LiteLLM knows of a deployment", "allowed_openai_params provider_affinity_header litellm_trace_id max_file_size_mb default_api_key_tpm_limit default_api_key_rpm_limit keepalive_seconds use_in_pass_through use_litellm_proxy use_chat_completions_api merge_reasoning_content_in_choices"),
+    *_later("what else LiteLLM knows of a deployment", "provider_affinity_header litellm_trace_id max_file_size_mb default_api_key_tpm_limit default_api_key_rpm_limit keepalive_seconds use_in_pass_through use_litellm_proxy use_chat_completions_api merge_reasoning_content_in_choices"),
     *_refused("letting a request choose the provider's address or key is not available", "configurable_clientside_auth_params"),
     *_refused("TLS settings of one deployment are not available", "ssl_verify ssl_certificate"),
 )  # fmt: skip
@@ -110,6 +110,7 @@ OPTIONS: dict[str, Kind] = {
     "azure_scope": "text",
     "azure_username": "text",
     "azure_password": "secret",
+    "aws_region_name": "text",
     "aws_access_key_id": "secret",
     "aws_secret_access_key": "secret",
     "aws_session_token": "secret",
@@ -118,7 +119,10 @@ OPTIONS: dict[str, Kind] = {
     "aws_profile_name": "text",
     "watsonx_region_name": "text",
 }
-"""Settings of `litellm_params` that one provider has alone: read into `ModelParams.options`, no effect yet."""
+"""Settings of `litellm_params` that one provider has alone: read into `ModelParams.options`."""
+
+SECRET_OPTIONS = frozenset(name for name, kind in OPTIONS.items() if kind in {"secret", "secret_text"})
+"""Those of them that are keys."""
 
 OTHER_PRICE = re.compile(r"(input|output|cache|ocr|annotation|search)_\w*cost\w*")
 """Prices beyond the four plain ones: tiers, batches, seconds, pixels. Used where the price table knows the bucket."""
@@ -361,7 +365,8 @@ LIMITS = frozenset(
 
 ENTRY_KEYS: dict[str, Key] = {key.name: key for key in ENTRY}
 PARAM_KEYS: dict[str, Key] = {key.name: key for key in PARAMS} | {
-    name: Key(name, kind, "credentials and places of one provider", "later") for name, kind in OPTIONS.items()
+    name: Key(name, kind, "A setting of one provider: where the model is, or how its requests are signed.")
+    for name, kind in OPTIONS.items()
 }
 
 SECTIONS: tuple[Section, ...] = ("router_settings", "litellm_settings", "general_settings")

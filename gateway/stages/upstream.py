@@ -39,10 +39,9 @@ from adapters.errors import (
     UpstreamOutOfMoney,
     UpstreamTimeout,
 )
-from adapters.framing import SseCutter
 from adapters.taps import Passthrough, Tap, Translation
 from adapters.types import ChatRequest, Target
-from gateway.credentials import signed
+from gateway.credentials import Signer, signed, with_extra
 from gateway.estimates import tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange, Response
 from gateway.inbound import Head
@@ -166,7 +165,10 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
     ):
         return _estimate(x, deployment)
     question = _Question(x, deployment)
-    prepared = _prepare(rt, x, deployment, question) if deployment.mock is None else None
+    signer = rt.signers.of(deployment) if deployment.signer else None
+    if signer is not None and not signer.is_ready:
+        await signer.renew()
+    prepared = _prepare(rt, x, deployment, question, signer) if deployment.mock is None else None
     attempt = Attempt(deployment, rt.now())
     x.attempts.append(attempt)
     x.deployment = deployment
@@ -297,24 +299,31 @@ def _mocked(x: Exchange, deployment: Deployment) -> Response:
     )
 
 
-def _prepare(rt: Runtime, x: Exchange, deployment: Deployment, question: _Question) -> Prepared:
+def _prepare(
+    rt: Runtime, x: Exchange, deployment: Deployment, question: _Question, signer: Signer | None
+) -> Prepared:
     """The request's head: written once for each deployment, or, if the client has headers that cross, for each of its
-    own heads. 25 us to write, 0.5 to find again.
+    own heads. 25 us to write, 0.5 to find again. A signer may want another one with each of its tokens, or always.
     """
     crossing = _crossing(x.http)
     if len(x.http.written) > _MOST_WRITTEN:  # a wildcard has any number of models
         x.http.written.clear()
     kept = x.http.written.setdefault(deployment, {}) if crossing else deployment.notes
-    name = (x.endpoint.operation, x.wants_stream, question.is_same)
-    prepared: Prepared | None = kept.get(name)
+    version = 0 if signer is None else signer.version
+    name = (x.endpoint.operation, x.wants_stream, question.is_same, version)
+    prepared: Prepared | None = None if version is None else kept.get(name)
     if prepared is None:
         headers = crossing if question.is_same else _common(crossing)
         address = question.provider_side.address(
             deployment.target, x.endpoint.operation, headers, stream=x.wants_stream
         )
-        prepared = kept[name] = rt.upstreams.prepare(
-            address.method, address.url, signed(address, deployment), deployment.scope
-        )
+        if signer is None:
+            lines = signed(address, deployment)
+        else:
+            lines = with_extra(signer.sign(address, question.body), deployment)
+        prepared = rt.upstreams.prepare(address.method, address.url, lines, deployment.scope)
+        if version is not None:
+            kept[name] = prepared
     return prepared
 
 
@@ -325,7 +334,7 @@ async def _refusal(rt: Runtime, question: _Question, response: Response) -> Upst
 
 async def _first_event(rt: Runtime, x: Exchange, question: _Question, response: Response) -> Answer:
     kind = response.headers.get("content-type", "")
-    if "text/event-stream" not in kind and ("json" in kind or "html" in kind):
+    if question.provider_side.STREAM_TYPE not in kind and ("json" in kind or "html" in kind):
         raise await _not_a_stream(rt, question, response)
     x.tap = tap = question.tap(int(x.wall))
     answer = Answer(response, tap=tap, limit=rt.limits.pending)
@@ -398,7 +407,7 @@ class _Question:
         x = self._x
         if self._same is not None:
             return Passthrough(
-                SseCutter(),
+                self.provider_side.cut(),
                 self._same.pass_stream(
                     self._target, x.endpoint.operation, model=x.model, wants_usage=x.wants_usage
                 ),
@@ -407,7 +416,7 @@ class _Question:
         if request is None:
             raise BadRequest("there is nothing to translate")
         return Translation(
-            SseCutter(),
+            self.provider_side.cut(),
             self.provider_side.read_stream(request, self._target),
             self._client_side.write_stream(answer_id=x.id, model=x.model, now=now, wants_usage=x.wants_usage),
         )

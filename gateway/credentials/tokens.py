@@ -1,0 +1,85 @@
+"""A bearer token that runs out, and is renewed before it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+
+from adapters.errors import GatewayError, UpstreamAuth
+from adapters.types import Address
+
+Fetch = Callable[[], Awaitable[tuple[str, float]]]
+"""Gets a token: the text and the seconds that it is good for. Raises `UpstreamAuth`."""
+
+_EARLY = 300.0
+_PAUSE = 5.0
+"""Seconds after a failure in which nobody tries again."""
+
+
+class TokenSigner:
+    """Signs with `Authorization: Bearer`. Renewed in the background when a fifth of a token's life, at most five minutes, is left."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._token = ""
+        self._renew_at = 0.0
+        self._ends_at = 0.0
+        self._failed: GatewayError | None = None
+        self._failed_until = 0.0
+        self._renewing: asyncio.Task[None] | None = None
+        self.version: int | None = 0
+
+    @property
+    def is_ready(self) -> bool:
+        now = monotonic()
+        if now >= self._renew_at and now >= self._failed_until:
+            self._begin()
+        return now < self._ends_at
+
+    async def renew(self) -> None:
+        """Wait until there is a token."""
+        if monotonic() < self._ends_at:
+            return
+        if self._failed is not None and monotonic() < self._failed_until:
+            raise UpstreamAuth(self._failed.message)
+        await asyncio.shield(self._begin())  # a client that leaves must not take the others' token along
+        if monotonic() >= self._ends_at:
+            raise UpstreamAuth(
+                self._failed.message if self._failed else "The token that was given is no longer valid"
+            )
+
+    def sign(self, address: Address, body: bytes) -> dict[str, str]:
+        """The address's headers with the token."""
+        return {**dict(address.headers), "authorization": f"Bearer {self._token}"}
+
+    async def close(self) -> None:
+        """Stop a renewal that runs."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewing
+
+    def _begin(self) -> asyncio.Task[None]:
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.get_running_loop().create_task(self._renew())
+        return self._renewing
+
+    async def _renew(self) -> None:
+        try:
+            token, seconds = await self._fetch()
+        except GatewayError as error:
+            self._failed = error
+            self._failed_until = monotonic() + _PAUSE
+            return
+        except Exception as error:  # whatever a vendor's library raises, its text may show a secret
+            self._failed = UpstreamAuth(f"No token could be had: {type(error).__name__}")
+            self._failed_until = monotonic() + _PAUSE
+            return
+        now = monotonic()
+        self._token = token
+        self._failed = None
+        self._ends_at = now + seconds
+        self._renew_at = now + seconds - min(_EARLY, seconds / 5)
+        self.version = (self.version or 0) + 1
