@@ -46,8 +46,11 @@ FORMATS: dict[str, ProviderSide] = {"openai": openai, "anthropic": anthropic}
 CLIENTS: dict[str, ClientSide] = {"openai": openai, "anthropic": anthropic}
 """What clients speak to us."""
 
-SAME: dict[str, SameFormat] = {"openai": openai, "anthropic": anthropic}
-"""What both speak: nothing is translated."""
+SAME: dict[tuple[str, str], SameFormat] = {
+    ("openai", "openai"): openai,
+    ("anthropic", "anthropic"): anthropic,
+}
+"""By the client's format and the provider's: where both speak the same, nothing is translated."""
 
 EMBEDDINGS: dict[str, Task[EmbeddingsRequest, EmbeddingsResponse]] = {}
 """Formats whose embeddings are not OpenAI's."""

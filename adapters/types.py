@@ -442,6 +442,14 @@ class File(Struct, frozen=True):
     data: bytes
 
 
+class Form(Struct, frozen=True):
+    """A body that is a form. A name that stands there several times, or ends in `[]`, is in `lists` (without the `[]`)."""
+
+    fields: dict[str, str]
+    lists: dict[str, tuple[str, ...]]
+    files: dict[str, File]
+
+
 class EmbeddingsRequest(Struct, frozen=True, kw_only=True):
     """Texts, or texts as token numbers, that shall become vectors.
 

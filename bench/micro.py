@@ -78,7 +78,7 @@ def cutter() -> tuple[Operation, int]:
 
 def passthrough(name: str) -> Case:
     def case() -> tuple[Operation, int]:
-        editor = SAME[name].pass_stream(target(name), "chat", model="mine", wants_usage=False)
+        editor = SAME[name, name].pass_stream(target(name), "chat", model="mine", wants_usage=False)
         return fed(Passthrough(SseCutter(), editor), _DIALECTS[name])
 
     return case
@@ -109,7 +109,7 @@ def sealed() -> tuple[Operation, int]:
 def pass_request(name: str) -> Case:
     def case() -> tuple[Operation, int]:
         envelope, to = open_envelope(_BODY), target(name)
-        return lambda: SAME[name].pass_request(envelope, to, "chat", stream=False), 1
+        return lambda: SAME[name, name].pass_request(envelope, to, "chat", stream=False), 1
 
     return case
 
@@ -117,7 +117,7 @@ def pass_request(name: str) -> Case:
 def pass_response(name: str) -> Case:
     def case() -> tuple[Operation, int]:
         body, to = _DIALECTS[name].whole, target(name)
-        return lambda: SAME[name].pass_response(body, to, "chat", model="mine"), 1
+        return lambda: SAME[name, name].pass_response(body, to, "chat", model="mine"), 1
 
     return case
 

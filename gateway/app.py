@@ -55,6 +55,8 @@ log = logging.getLogger("penstock")
 KEEP_ALIVE = 75.0
 _SEND_BUFFER = 256 * 1024
 _BACKLOG = 1024
+_ERRANDS = 2.0
+"""Seconds that what nobody waits for may take on the way out."""
 _FILES = 131_072
 _TRICK = re.compile(r"//|%2e|;|\\|%5c|%00", re.IGNORECASE)
 
@@ -263,6 +265,7 @@ async def serve(
         await _drain(rt, sites)
     finally:
         await runner.cleanup()
+        await rt.finish_errands(_ERRANDS)
         await rt.signers.close()
         await rt.upstreams.close()
         await supervisor.stop()

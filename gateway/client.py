@@ -115,13 +115,13 @@ class ClientWriter:
         """Tell a client that waits for it (`Expect: 100-continue`) that its body is wanted."""
         self._outbox.write(self._transport, b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def answer(self, status: int, headers: str, body: bytes) -> None:
-        """A whole answer, JSON, in one write."""
+    def answer(self, status: int, headers: str, body: bytes, media_type: str = "application/json") -> None:
+        """A whole answer in one write."""
         if self._ticking is not None:
             self._stop_comments()
         self.opened = self.ended = True
         self.written = len(body)
-        more = f"content-type: application/json\r\n{headers}content-length: {len(body)}\r\n"
+        more = f"content-type: {media_type}\r\n{headers}content-length: {len(body)}\r\n"
         self._outbox.write(self._transport, self._head(status, more) + body)
 
     def open_stream(self, headers: str) -> None:

@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 
 from adapters.errors import GatewayError, UpstreamError
 from adapters.taps import Tap
-from adapters.types import FinishReason, Usage
+from adapters.types import FinishReason, Form, Usage
 from gateway.client import ClientWriter
 from gateway.inbound import NO_CONTROLS, Body, Head
 from gateway.keyring import Caller
@@ -82,7 +82,9 @@ class Answer:
         "body",
         "ended",
         "error",
+        "give_up",
         "last_data",
+        "media_type",
         "on_data",
         "on_end",
         "pending",
@@ -91,11 +93,20 @@ class Answer:
     )
 
     def __init__(
-        self, response: Response | None, *, tap: Tap | None = None, body: bytes = b"", limit: int = 0
+        self,
+        response: Response | None,
+        *,
+        tap: Tap | None = None,
+        body: bytes = b"",
+        media_type: str = "application/json",
+        limit: int = 0,
     ) -> None:
         self.response = response
         self.tap = tap
         self.body = body
+        self.media_type = media_type
+        self.give_up: Callable[[], None] | None = None
+        """What tells the provider that nobody waits for the rest, where closing the connection does not."""
         if tap is None:
             return
         self.begun = Signal()
@@ -144,6 +155,8 @@ class Answer:
         # Complete answers have given their connection back by now; any other must not cost the provider another token.
         if self.response is not None:
             self.response.abort()
+        if self.give_up is not None and (self.tap is None or not self.tap.done):
+            self.give_up()
 
 
 def _rising_ids() -> Iterator[str]:
@@ -184,12 +197,14 @@ class Exchange:
         "controls",
         "cost",
         "deployment",
+        "dropped",
         "end_user",
         "endpoint",
         "envelope",
         "error",
         "fallbacks",
         "finish",
+        "form",
         "http",
         "id",
         "model",
@@ -219,7 +234,11 @@ class Exchange:
         self.caller: Caller | None = None
         self.envelope: dict[str, Raw] = {}
         self.body_size = 0
+        self.form: Form | None = None
+        """A body that is a form with files."""
         self.controls = NO_CONTROLS
+        self.dropped: list[str] = []
+        """Parameters that were left out because the provider has no word for them."""
         self.model = ""
         self.wants_stream = False
         self.wants_usage = False

@@ -40,6 +40,10 @@ class Controls(Struct, frozen=True):
     fallbacks: tuple[str, ...] = ()
     disable_fallbacks: bool = False
     drop_params: bool = False
+    drop: tuple[str, ...] = ()
+    """Parameters that shall be left out."""
+    allowed: tuple[str, ...] = ()
+    """Parameters that shall go to the provider as they are."""
     tags: tuple[str, ...] = ()
     session_id: str | None = None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from gateway.background.ledger import Ledger
+from gateway.background.supervisor import spawn
 from gateway.config.environment import Environment
 from gateway.config.model import Config
 from gateway.credentials import Signers
@@ -95,3 +97,17 @@ class Runtime:
         self.started = now()
         self.siblings: Siblings | None = None
         """The other workers, where there are some."""
+        self._errands: set[asyncio.Task[None]] = set()
+
+    def errand(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run what nobody waits for and what takes no longer than some seconds."""
+        task = spawn(coroutine, name="errand")
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    async def finish_errands(self, patience: float) -> None:
+        """Let those that run end, for so many seconds."""
+        if self._errands:
+            await asyncio.wait(self._errands, timeout=patience)
+        for task in self._errands:
+            task.cancel()

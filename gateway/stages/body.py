@@ -183,6 +183,8 @@ def _controls(envelope: Mapping[str, Raw], headers: Mapping[str, str]) -> Contro
         fallbacks=_fallbacks(_value(envelope, "fallbacks")),
         disable_fallbacks=_flag(envelope, "disable_fallbacks"),
         drop_params=_flag(envelope, "drop_params"),
+        drop=_strings(_value(envelope, "additional_drop_params"))[:_MOST_NAMES],
+        allowed=_strings(_value(envelope, "allowed_openai_params"))[:_MOST_NAMES],
         tags=tuple(tag[:_LONGEST_NAME] for tag in tags[:_MOST_NAMES]),
         session_id=_text(
             _string(envelope, "litellm_session_id")

@@ -50,7 +50,7 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
     client = x.client
     if answer.tap is None:
         x.started = True
-        client.answer(200, headers_of(rt, x, answer), answer.body)
+        client.answer(200, headers_of(rt, x, answer), answer.body, answer.media_type)
     else:
         if not client.opened:
             client.open_stream(headers_of(rt, x, answer))
@@ -205,6 +205,8 @@ def headers_of(rt: Runtime, x: Exchange, answer: Answer | None) -> str:
         f"{_VERSION if tried <= 0 and not x.fallbacks else _version_and_attempts(tried, x.fallbacks)}"
         f"{_of_deployment(deployment) if deployment is not None else ''}"
     )
+    if x.dropped:
+        lines += header_lines((("x-penstock-dropped-params", _clean(", ".join(x.dropped))),))
     if answer is None:
         return lines
     if answer.tap is None:

@@ -16,15 +16,16 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Raw
 
-from adapters import CLIENTS, FORMATS, SAME
+from adapters import FOLLOW
+from adapters.base import Follow
 from adapters.errors import (
-    BadRequest,
     Bug,
     ContentPolicyViolation,
     ContextWindowExceeded,
@@ -39,15 +40,15 @@ from adapters.errors import (
     UpstreamOutOfMoney,
     UpstreamTimeout,
 )
-from adapters.taps import Passthrough, Tap, Translation
-from adapters.types import ChatRequest, Target
+from adapters.types import Address, Call, Reply
 from gateway.credentials import Signer, signed, with_extra
 from gateway.estimates import tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange, Response
 from gateway.inbound import Head
+from gateway.questions import JSON, Question, question_for
 from gateway.routes import Deployment, Route
 from gateway.runtime import Runtime
-from gateway.story import Interrupted
+from gateway.story import Interrupted, as_task
 from gateway.upstreams import Prepared
 from gateway.upstreams.mock import mock_answer
 
@@ -57,6 +58,10 @@ _POINTLESS_TO_REPEAT = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, Upstr
 _ANOTHER_MODEL_MAY = (ContextWindowExceeded, ContentPolicyViolation)
 _CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key", "traceparent")
 _MOST_WRITTEN = 100
+_MOST_AT_ONCE = 16
+"""Calls that one question makes at a time."""
+_DOTS = 2
+"""A host of a provider's own has a name in front of its domain."""
 _shuffle = random.Random()  # noqa: S311 - shares of traffic, no secrets
 os.register_at_fork(after_in_child=_shuffle.seed)  # workers are forked, and shall not shuffle alike
 
@@ -164,16 +169,19 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
         and deployment.target.provider.format != x.endpoint.client_format
     ):
         return _estimate(x, deployment)
-    question = _Question(x, deployment)
-    signer = rt.signers.of(deployment) if deployment.signer else None
-    if signer is not None and not signer.is_ready:
-        await signer.renew()
-    prepared = _prepare(rt, x, deployment, question, signer) if deployment.mock is None else None
+    question = question_for(x, deployment)
     attempt = Attempt(deployment, rt.now())
+    signer = rt.signers.of(deployment) if deployment.signer else None
+    prepared: Prepared | None = None
+    if deployment.mock is None and (signer is None or signer.is_ready):
+        prepared = _prepare(rt, x, deployment, question, question.calls[0], signer)
     x.attempts.append(attempt)
     x.deployment = deployment
     rt.health.began(deployment.id)
     try:
+        if prepared is None and signer is not None:
+            await signer.renew()
+            prepared = _prepare(rt, x, deployment, question, question.calls[0], signer)
         answer = await _begin(rt, x, question, prepared, attempt)
     except UpstreamError as error:
         attempt.error = error
@@ -225,7 +233,7 @@ def _estimate(x: Exchange, deployment: Deployment) -> Answer:
 
 
 async def _begin(
-    rt: Runtime, x: Exchange, question: _Question, prepared: Prepared | None, attempt: Attempt
+    rt: Runtime, x: Exchange, question: Question, prepared: Prepared | None, attempt: Attempt
 ) -> Answer:
     seconds = _first_event_seconds(rt, x, attempt.deployment)
     deadline = rt.deadlines.start(seconds, partial(_too_late, x, attempt.deployment, seconds))
@@ -234,10 +242,12 @@ async def _begin(
         x.at.sent = rt.now()
         if prepared is None:
             response = _mocked(x, attempt.deployment)
+        elif len(question.calls) > 1:
+            return _finished(rt, x, question, None, await _ask_all(rt, x, question, attempt))
         else:
             response = await rt.upstreams.ask(
                 prepared,
-                question.body,
+                question.calls[0].body,
                 connect_timeout=rt.limits.connect,
                 head_timeout=None,
                 collect=0 if x.wants_stream else rt.limits.answer_body,
@@ -246,11 +256,12 @@ async def _begin(
         attempt.possible_duplicate = response.possible_duplicate
         if not 200 <= response.status < 300:
             raise await _refusal(rt, question, response)
+        if attempt.deployment.target.provider.format in FOLLOW:
+            return await _follow(rt, x, question, attempt, response)
         if x.wants_stream:
             return await _first_event(rt, x, question, response)
         body = await response.read(rt.limits.answer_body, None)
-        x.at.first_event = rt.now()
-        return Answer(response, body=question.finished(body, int(x.wall)))
+        return _finished(rt, x, question, response, (Reply(response.headers, body),))
     except BaseException as error:
         if response is not None:
             response.abort()
@@ -259,6 +270,111 @@ async def _begin(
         raise
     finally:
         deadline.cancel()
+
+
+def _finished(
+    rt: Runtime, x: Exchange, question: Question, response: Response | None, replies: Sequence[Reply]
+) -> Answer:
+    x.at.first_event = rt.now()
+    body, media_type = question.finished(replies, int(x.wall))
+    return Answer(response, body=body, media_type=media_type)
+
+
+async def _ask_all(rt: Runtime, x: Exchange, question: Question, attempt: Attempt) -> list[Reply]:
+    """Several calls at once, all of which must succeed. Raises what the first that fails raises."""
+    await as_task()
+    turnstile = asyncio.Semaphore(_MOST_AT_ONCE)
+
+    async def ask_one(call: Call) -> Reply:
+        async with turnstile:
+            deployment = attempt.deployment
+            signer = rt.signers.of(deployment)
+            response = await rt.upstreams.ask(
+                _prepare(rt, x, deployment, question, call, signer),
+                call.body,
+                connect_timeout=rt.limits.connect,
+                head_timeout=None,
+                collect=rt.limits.answer_body,
+            )
+            try:
+                attempt.status = response.status
+                if not 200 <= response.status < 300:
+                    raise await _refusal(rt, question, response)
+                return Reply(response.headers, await response.read(rt.limits.answer_body, None))
+            except BaseException:
+                response.abort()
+                raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask_one(call)) for call in question.calls]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [one.result() for one in asked]
+
+
+async def _follow(
+    rt: Runtime, x: Exchange, question: Question, attempt: Attempt, response: Response
+) -> Answer:
+    """The answer of a provider that first says where it will be."""
+    read_follow = FOLLOW[attempt.deployment.target.provider.format]
+    last: Follow | None = None
+    try:
+        while True:
+            if x.wants_stream and question.provider_side.STREAM_TYPE in response.headers.get(
+                "content-type", ""
+            ):
+                answer = await _first_event(rt, x, question, response)
+                if last is not None and last.cancel:
+                    answer.give_up = partial(_give_up, rt, attempt.deployment, last.cancel)
+                return answer
+            reply = Reply(response.headers, await response.read(rt.limits.answer_body, None))
+            follow = read_follow(reply)
+            if follow is None and x.wants_stream:
+                raise UpstreamMalformed(
+                    "The provider answered a streaming request with something that is not a stream"
+                )
+            if follow is None:
+                return _finished(rt, x, question, response, (reply,))
+            last = follow
+            await asyncio.sleep(follow.seconds)
+            response = await _fetch(rt, attempt.deployment, "GET", follow.url)
+            if not 200 <= response.status < 300:
+                raise await _refusal(rt, question, response)
+    except BaseException:
+        response.abort()
+        if last is not None and last.cancel:
+            _give_up(rt, attempt.deployment, last.cancel)
+        raise
+
+
+async def _fetch(rt: Runtime, deployment: Deployment, method: str, url: str) -> Response:
+    """What is at a URL that the provider named: at its own origin with its key, at its other hosts without."""
+    address = Address(method, url, (("accept", "application/json, text/event-stream"),))
+    if not url.startswith(deployment.origin + "/"):
+        host, own = urlsplit(url).hostname or "", urlsplit(deployment.origin).hostname or ""
+        if (
+            not url.startswith("https://")
+            or host.split(".")[1:] != own.split(".")[1:]
+            or host.count(".") < _DOTS
+        ):
+            raise UpstreamMalformed(f"{deployment.provider} sends us to an address that is not its own")
+        lines = list(address.headers)
+    else:
+        lines = signed(address, deployment)
+    prepared = rt.upstreams.prepare(method, url, lines, deployment.scope)
+    return await rt.upstreams.ask(prepared, b"", connect_timeout=rt.limits.connect, head_timeout=None)
+
+
+def _give_up(rt: Runtime, deployment: Deployment, url: str) -> None:
+    """Nobody waits any more: tell the provider to stop, and wait for nothing."""
+
+    async def cancel() -> None:
+        with suppress(GatewayError, TimeoutError):
+            async with asyncio.timeout(rt.limits.error_body_seconds):
+                (await _fetch(rt, deployment, "POST", url)).abort()
+
+    rt.errand(cancel())
 
 
 def _too_late(x: Exchange, deployment: Deployment, seconds: float) -> None:
@@ -300,7 +416,7 @@ def _mocked(x: Exchange, deployment: Deployment) -> Response:
 
 
 def _prepare(
-    rt: Runtime, x: Exchange, deployment: Deployment, question: _Question, signer: Signer | None
+    rt: Runtime, x: Exchange, deployment: Deployment, question: Question, call: Call, signer: Signer | None
 ) -> Prepared:
     """The request's head: written once for each deployment, or, if the client has headers that cross, for each of its
     own heads. 25 us to write, 0.5 to find again. A signer may want another one with each of its tokens, or always.
@@ -311,28 +427,36 @@ def _prepare(
     kept = x.http.written.setdefault(deployment, {}) if crossing else deployment.notes
     version = 0 if signer is None else signer.version
     name = (x.endpoint.operation, x.wants_stream, question.is_same, version)
-    prepared: Prepared | None = None if version is None else kept.get(name)
+    is_kept = version is not None and call.content_type == JSON
+    prepared: Prepared | None = kept.get(name) if is_kept else None
     if prepared is None:
         headers = crossing if question.is_same else _common(crossing)
         address = question.provider_side.address(
             deployment.target, x.endpoint.operation, headers, stream=x.wants_stream
         )
+        if call.content_type != JSON:
+            address = _with_content_type(address, call.content_type)
         if signer is None:
             lines = signed(address, deployment)
         else:
-            lines = with_extra(signer.sign(address, question.body), deployment)
+            lines = with_extra(signer.sign(address, call.body), deployment)
         prepared = rt.upstreams.prepare(address.method, address.url, lines, deployment.scope)
-        if version is not None:
+        if is_kept:
             kept[name] = prepared
     return prepared
 
 
-async def _refusal(rt: Runtime, question: _Question, response: Response) -> UpstreamError:
+def _with_content_type(address: Address, content_type: str) -> Address:
+    others = tuple(header for header in address.headers if header[0] != "content-type")
+    return msgspec.structs.replace(address, headers=(*others, ("content-type", content_type)))
+
+
+async def _refusal(rt: Runtime, question: Question, response: Response) -> UpstreamError:
     body = await response.read(rt.limits.error_body, rt.limits.error_body_seconds)
     return question.provider_side.read_error(response.status, response.headers, body)
 
 
-async def _first_event(rt: Runtime, x: Exchange, question: _Question, response: Response) -> Answer:
+async def _first_event(rt: Runtime, x: Exchange, question: Question, response: Response) -> Answer:
     kind = response.headers.get("content-type", "")
     if question.provider_side.STREAM_TYPE not in kind and ("json" in kind or "html" in kind):
         raise await _not_a_stream(rt, question, response)
@@ -346,86 +470,12 @@ async def _first_event(rt: Runtime, x: Exchange, question: _Question, response: 
     return answer
 
 
-async def _not_a_stream(rt: Runtime, question: _Question, response: Response) -> UpstreamError:
+async def _not_a_stream(rt: Runtime, question: Question, response: Response) -> UpstreamError:
     body = await response.read(rt.limits.error_body, rt.limits.error_body_seconds)
     hidden = question.provider_side.read_error(response.status, response.headers, body)
     if b'"error"' in body:
         return hidden
     return UpstreamMalformed("The provider answered a streaming request with something that is not a stream")
-
-
-class _Question:
-    """What one deployment is asked, and how its answer is read: in the client's own format, or translated."""
-
-    def __init__(self, x: Exchange, deployment: Deployment) -> None:
-        self._x = x
-        self._target = _target(x, deployment)
-        provider_format = deployment.target.provider.format
-        client_format = x.endpoint.client_format
-        self.provider_side = FORMATS[provider_format]
-        self._client_side = CLIENTS[client_format]
-        self._same = SAME.get(client_format) if provider_format == client_format else None
-        self._request: ChatRequest | None = None
-        if deployment.mock is not None and x.endpoint.operation != "chat":
-            raise Unsupported(f"{x.model!r} is a mock: it only chats", param="model")
-        envelope = _with_defaults(x, deployment)
-        if self._same is not None:
-            self.body = self._same.pass_request(
-                envelope, self._target, x.endpoint.operation, stream=x.wants_stream
-            )
-        elif x.endpoint.operation == "chat":
-            self._request = self._client_side.read_request(envelope)
-            self.body = self.provider_side.write_request(self._request, self._target)
-        else:
-            raise Unsupported(
-                f"{deployment.provider} has no {x.endpoint.operation} in its format", param="model"
-            )
-
-    @property
-    def is_same(self) -> bool:
-        """The provider speaks the client's format."""
-        return self._same is not None
-
-    def finished(self, body: bytes, now: int) -> bytes:
-        """The whole answer in the client's words."""
-        x = self._x
-        if self._same is not None:
-            body, x.usage, x.finish, x.answer_id = self._same.pass_response(
-                body, self._target, x.endpoint.operation, model=x.model
-            )
-            return body
-        request = self._request
-        if request is None:
-            raise BadRequest("there is nothing to translate")
-        answer = self.provider_side.read_response(body, request, self._target)
-        x.usage, x.answer_id = answer.usage, answer.id
-        x.finish = answer.choices[0].finish if answer.choices else None
-        return self._client_side.write_response(answer, answer_id=x.id, model=x.model, now=now)
-
-    def tap(self, now: int) -> Tap:
-        """What the answer's bytes run through."""
-        x = self._x
-        if self._same is not None:
-            return Passthrough(
-                self.provider_side.cut(),
-                self._same.pass_stream(
-                    self._target, x.endpoint.operation, model=x.model, wants_usage=x.wants_usage
-                ),
-            )
-        request = self._request
-        if request is None:
-            raise BadRequest("there is nothing to translate")
-        return Translation(
-            self.provider_side.cut(),
-            self.provider_side.read_stream(request, self._target),
-            self._client_side.write_stream(answer_id=x.id, model=x.model, now=now, wants_usage=x.wants_usage),
-        )
-
-
-def _target(x: Exchange, deployment: Deployment) -> Target:
-    if x.controls.drop_params and not deployment.target.drop_params:
-        return msgspec.structs.replace(deployment.target, drop_params=True)
-    return deployment.target
 
 
 def _crossing(head: Head) -> Mapping[str, str]:
@@ -439,18 +489,6 @@ def _crossing(head: Head) -> Mapping[str, str]:
 def _common(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers that mean something in every format; `anthropic-version` and its like only in their own."""
     return {name: value for name, value in headers.items() if name in {"idempotency-key", "traceparent"}}
-
-
-def _with_defaults(x: Exchange, deployment: Deployment) -> dict[str, Raw]:
-    """The client's envelope with what the deployment adds where the client is silent, without what it drops."""
-    if not deployment.defaults and not deployment.drop:
-        return x.envelope
-    envelope = {key: value for key, value in x.envelope.items() if key not in deployment.drop}
-    for key, value in deployment.defaults.items():
-        if key == "max_tokens" and "max_completion_tokens" in envelope:
-            continue
-        envelope.setdefault(key, Raw(msgspec.json.encode(value)))
-    return envelope
 
 
 def _told(error: GatewayError, x: Exchange) -> GatewayError:

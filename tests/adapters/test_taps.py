@@ -32,7 +32,8 @@ def tap(client: str, provider: str, *, wants_usage: bool = True) -> Tap:
     target = Target(provider=PROVIDERS[provider], model="theirs", base_url="http://x")
     if client == provider:
         return Passthrough(
-            SseCutter(), SAME[client].pass_stream(target, "chat", model="mine", wants_usage=wants_usage)
+            SseCutter(),
+            SAME[client, client].pass_stream(target, "chat", model="mine", wants_usage=wants_usage),
         )
     request = ChatRequest(model="theirs", messages=(), stream=True)
     return Translation(
@@ -133,7 +134,8 @@ def test_an_event_over_the_limit_is_a_failure() -> None:
     """An event that never ends does not fill the memory."""
     target = Target(provider=PROVIDERS["openai"], model="theirs", base_url="http://x")
     it = Passthrough(
-        SseCutter(limit=1000), SAME["openai"].pass_stream(target, "chat", model="mine", wants_usage=False)
+        SseCutter(limit=1000),
+        SAME["openai", "openai"].pass_stream(target, "chat", model="mine", wants_usage=False),
     )
     assert it.feed(b"data: " + b"x" * 2000) == b""
     assert isinstance(it.failure, UpstreamMalformed)
@@ -238,7 +240,7 @@ def check_passing(provider: str, events: list[bytes]) -> None:
     target = Target(provider=PROVIDERS[provider], model="theirs", base_url="http://x")
 
     def editor() -> StreamEditor:
-        return SAME[provider].pass_stream(target, "chat", model="mine", wants_usage=False)
+        return SAME[provider, provider].pass_stream(target, "chat", model="mine", wants_usage=False)
 
     learned = editor()
     for event in events:

@@ -8,7 +8,16 @@ from msgspec.structs import fields
 
 from gateway.config import vocabulary
 from gateway.config.model import GeneralSettings, LiteLLMSettings, ModelParams, RouterSettings
-from gateway.config.vocabulary import LIMITS, OTHER_PRICE, PARAM_KEYS, SETTINGS, STRATEGIES, TOP, Section
+from gateway.config.vocabulary import (
+    LIMITS,
+    OPTIONS,
+    OTHER_PRICE,
+    PARAM_KEYS,
+    SETTINGS,
+    STRATEGIES,
+    TOP,
+    Section,
+)
 
 STRUCTS: dict[Section, type[Struct]] = {
     "router_settings": RouterSettings,

@@ -1,0 +1,145 @@
+"""What one deployment is asked, and how its answer is read.
+
+There are three ways, each a class with the same few methods. Where the provider speaks the client's format, bytes pass
+(`Passing`, the hot path). Between two formats a chat is translated (`Translating`). And what is no chat (embeddings,
+rerank, pictures, speech) is a task, a question and an answer of their own types (`Doing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+from msgspec import Raw
+
+from adapters import CLIENTS, FORMATS, SAME
+from adapters.base import ProviderSide, SameFormat
+from adapters.errors import Unsupported
+from adapters.taps import Passthrough, Tap, Translation
+from adapters.types import Call, Reply, Target
+from gateway.exchange import Exchange
+from gateway.routes import Deployment
+
+JSON = "application/json"
+
+
+class Question(Protocol):
+    """What one deployment is asked."""
+
+    @property
+    def provider_side(self) -> ProviderSide: ...
+    @property
+    def calls(self) -> Sequence[Call]: ...
+    @property
+    def is_same(self) -> bool:
+        """The provider speaks the client's format, and the client's headers mean something to it."""
+
+    def finished(self, replies: Sequence[Reply], now: int) -> tuple[bytes, str]:
+        """The whole answer for the client and its content type; what it cost goes into the exchange. `replies` are what the
+        provider said to each call. Raises `UpstreamMalformed`, or the error that hides in a 200.
+        """
+
+    def tap(self, now: int) -> Tap:
+        """What a stream's bytes run through."""
+
+
+def question_for(x: Exchange, deployment: Deployment) -> Question:
+    """Raises `Unsupported` for what the deployment cannot be asked, `BadRequest` for what nobody can."""
+    operation = x.endpoint.operation
+    if x.dropped:
+        x.dropped = []  # what another deployment dropped
+    if deployment.mock is not None and operation != "chat":
+        raise Unsupported(f"{x.model!r} is a mock: it only chats", param="model")
+    target = _target(x, deployment)
+    envelope = _with_defaults(x, deployment)
+    provider_format = deployment.target.provider.format
+    same = SAME.get((x.endpoint.client_format, provider_format))
+    if same is not None:
+        return Passing(x, target, envelope, same)
+    if operation == "chat":
+        return Translating(x, target, envelope)
+    raise Unsupported(f"{deployment.provider} does not offer {operation}", param="model")
+
+
+class Passing:
+    """The provider speaks the client's format: bytes pass."""
+
+    __slots__ = ("_same", "_target", "_x", "calls", "provider_side")
+    is_same = True
+
+    def __init__(self, x: Exchange, target: Target, envelope: Mapping[str, Raw], same: SameFormat) -> None:
+        self._x = x
+        self._target = target
+        self._same = same
+        self.provider_side = FORMATS[target.provider.format]
+        self.calls = (Call(same.pass_request(envelope, target, x.endpoint.operation, stream=x.wants_stream)),)
+
+    def finished(self, replies: Sequence[Reply], now: int) -> tuple[bytes, str]:
+        x = self._x
+        body, x.usage, x.finish, x.answer_id = self._same.pass_response(
+            replies[0].body, self._target, x.endpoint.operation, model=x.model
+        )
+        return body, JSON
+
+    def tap(self, now: int) -> Tap:
+        x = self._x
+        editor = self._same.pass_stream(
+            self._target, x.endpoint.operation, model=x.model, wants_usage=x.wants_usage
+        )
+        return Passthrough(self.provider_side.cut(), editor)
+
+
+class Translating:
+    """A chat between two formats."""
+
+    __slots__ = ("_client_side", "_request", "_target", "_x", "calls", "provider_side")
+    is_same = False
+
+    def __init__(self, x: Exchange, target: Target, envelope: Mapping[str, Raw]) -> None:
+        self._x = x
+        self._target = target
+        self._client_side = CLIENTS[x.endpoint.client_format]
+        self.provider_side = FORMATS[target.provider.format]
+        self._request = self._client_side.read_request(envelope)
+        self.calls = (Call(self.provider_side.write_request(self._request, target)),)
+
+    def finished(self, replies: Sequence[Reply], now: int) -> tuple[bytes, str]:
+        x = self._x
+        answer = self.provider_side.read_response(replies[0].body, self._request, self._target)
+        x.usage, x.answer_id = answer.usage, answer.id
+        x.finish = answer.choices[0].finish if answer.choices else None
+        return self._client_side.write_response(answer, answer_id=x.id, model=x.model, now=now), JSON
+
+    def tap(self, now: int) -> Tap:
+        x = self._x
+        return Translation(
+            self.provider_side.cut(),
+            self.provider_side.read_stream(self._request, self._target),
+            self._client_side.write_stream(answer_id=x.id, model=x.model, now=now, wants_usage=x.wants_usage),
+        )
+
+
+def _target(x: Exchange, deployment: Deployment) -> Target:
+    """The deployment's target, with what this request may do and a list for what is dropped."""
+    target, controls = deployment.target, x.controls
+    drop = controls.drop_params or target.drop_params
+    if not (drop or controls.allowed):
+        return target
+    return msgspec.structs.replace(
+        target, drop_params=drop, dropped=x.dropped, allowed=target.allowed.union(controls.allowed)
+    )
+
+
+def _with_defaults(x: Exchange, deployment: Deployment) -> dict[str, Raw]:
+    """The client's envelope with what the deployment adds where the client is silent, without what is to be dropped."""
+    drop = (*deployment.drop, *x.controls.drop)
+    if not deployment.defaults and not drop:
+        return x.envelope
+    envelope = {key: value for key, value in x.envelope.items() if key not in drop}
+    x.dropped += [key for key in drop if key in x.envelope and key not in x.dropped]
+    for key, value in deployment.defaults.items():
+        if key == "max_tokens" and "max_completion_tokens" in envelope:
+            continue
+        envelope.setdefault(key, Raw(msgspec.json.encode(value)))
+    return envelope
