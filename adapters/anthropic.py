@@ -38,6 +38,7 @@ from adapters.base import StreamWriter
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, GatewayError
 from adapters.framing import SseCutter, sse
+from adapters.signatures import opened_id, sealed_id
 from adapters.types import (
     ChatRequest,
     ChatResponse,
@@ -228,9 +229,13 @@ def _part(block: wire.AnyBlock, kind: str, raw: Raw, param: str) -> Part:
     if isinstance(block, wire.RedactedThinkingBlock):
         return RedactedThinking(block.data)
     if isinstance(block, wire.ToolUseBlock):
-        return ToolCall(block.id, block.name, wire.arguments_of(block), given(block.cache_control))
+        ident, signature = opened_id(block.id)
+        return ToolCall(
+            ident, block.name, wire.arguments_of(block), given(block.cache_control), signature=signature
+        )
     parts = _read_parts(block.content, f"{param}.content")
-    return ToolResult(block.tool_use_id, parts, bool(block.is_error), given(block.cache_control))
+    ident, _ = opened_id(block.tool_use_id)
+    return ToolResult(ident, parts, bool(block.is_error), given(block.cache_control))
 
 
 def _read_image(block: wire.ImageBlock) -> Image | None:
@@ -342,7 +347,7 @@ def _answer_block(part: Part, spare_id: str) -> dict[str, Any] | Raw | None:
     if isinstance(part, RedactedThinking):
         return {"type": "redacted_thinking", "data": part.data}
     if isinstance(part, ToolCall):
-        ident = tool_id(part.id) or spare_id
+        ident = sealed_id(tool_id(part.id) or spare_id, part.signature)
         return {"type": "tool_use", "id": ident, "name": part.name, "input": input_object(part.arguments)}
     if isinstance(part, Opaque) and part.format == NAME:
         return part.raw
@@ -513,7 +518,7 @@ class _Writer:
             self._close_block()
         elif isinstance(delta, ToolStart):
             self._close_block()
-            ident = tool_id(delta.id) or f"toolu_{self._id}_{delta.index}"
+            ident = sealed_id(tool_id(delta.id) or f"toolu_{self._id}_{delta.index}", delta.signature)
             block = {"type": "tool_use", "id": ident, "name": delta.name, "input": {}}
             self._open("tool_use", block, b"input_json_delta", b"partial_json")
             self._tool = delta.index

@@ -225,3 +225,9 @@ class Follow(Struct, frozen=True):
     url: str
     seconds: float = 0.0
     cancel: str = ""
+
+
+class Follower(Protocol):
+    """Finds out whether an answer is elsewhere; None if this is all there will be. Raises `UpstreamMalformed`."""
+
+    def __call__(self, reply: Reply, *, stream: bool = False) -> Follow | None: ...

@@ -2,11 +2,12 @@
 
 https://platform.openai.com/docs/api-reference/chat is what clients speak to us; what providers speak back under the
 same name is a family of dialects. So the client's side is strict (a wrong type is refused with its place), the
-provider's side is lenient. The format is one module for those who call it and four files for those who read it:
+provider's side is lenient. The format is one module for those who call it and a few files for those who read it:
 
 * this one is the client's side: the question that we are asked, and our answer;
 * `openai_questions` asks a provider, in its own words or in the client's;
-* `openai_answers` reads what the provider answers, what it cost and what went wrong;
+* `openai_answers` reads what the provider answers and what went wrong, `openai_usage` what it cost;
+* `mistral` is the one dialect that also differs where nothing is translated;
 * `openai_editor` passes an answer on where both sides speak this format: the hot path.
 
 Two decisions that are not obvious. A `system` message in the middle of a conversation joins the others in front, in
@@ -28,9 +29,11 @@ from msgspec.structs import replace
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, GatewayError, MalformedJson
 from adapters.framing import SseCutter
-from adapters.openai_answers import read_error, read_response, read_stream, read_usage
+from adapters.openai_answers import read_error, read_response, read_stream
 from adapters.openai_editor import pass_response, pass_stream
 from adapters.openai_questions import address, pass_request, write_request
+from adapters.openai_usage import read_usage
+from adapters.signatures import opened_id
 from adapters.types import (
     Audio,
     ChatRequest,
@@ -233,14 +236,22 @@ def _read_assistant(message: wire.Message, where: str, function_id: str) -> list
         if not call.id:
             place = f"{where}.tool_calls[{at}].id"
             raise BadRequest(f"Missing required parameter: '{place}'.", param=place)
-        parts.append(
-            ToolCall(call.id, call.function.name, call.function.arguments or "{}", given(call.cache_control))
-        )
+        parts.append(_read_call(call, call.id))
     if message.function_call:
         parts.append(
             ToolCall(function_id, message.function_call.name, message.function_call.arguments or "{}")
         )
     return parts
+
+
+def _read_call(call: wire.ToolCall, written_id: str) -> ToolCall:
+    """A call, with the seal on it wherever it stands: in Google's field, in LiteLLM's, in the id."""
+    ident, signature = opened_id(written_id)
+    google = call.extra_content.google if call.extra_content else None
+    for sealed in (google, call.provider_specific_fields):
+        signature = (sealed and sealed.thought_signature) or signature
+    cache = given(call.cache_control)
+    return ToolCall(ident, call.function.name, call.function.arguments or "{}", cache, signature=signature)
 
 
 def _read_tool_result(message: wire.Message, where: str, last_function: str) -> ToolResult:
@@ -251,7 +262,7 @@ def _read_tool_result(message: wire.Message, where: str, last_function: str) -> 
         )
     parts = _read_content(replace(message, cache_control=wire.NOTHING), where)
     cache = given(message.cache_control)
-    return ToolResult(call_id, tuple(parts), cache=cache)
+    return ToolResult(opened_id(call_id)[0], tuple(parts), cache=cache)
 
 
 def _read_content(message: wire.Message, where: str) -> list[Part]:
@@ -426,6 +437,7 @@ def _write_choice(at: int, choice: Choice) -> dict[str, Any]:
     if calls:
         message["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            | _sealed(call.signature)
             for call in calls
         ]
     own = {"citations": [part.citations for part in parts if isinstance(part, Text) and part.citations]}
@@ -437,9 +449,17 @@ def _write_choice(at: int, choice: Choice) -> dict[str, Any]:
         "logprobs": choice.logprobs,
         "finish_reason": _WRITE_FINISH[choice.finish],
     }
-    if choice.finish in {"pause", "refusal"}:
+    if choice.finish in {"pause", "refusal"} or choice.detail is not None:
         written["provider_specific_fields"] = {"finish_reason": choice.finish, "detail": choice.detail}
     return written
+
+
+def _sealed(signature: str | None) -> dict[str, Any]:
+    """A vendor's seal on the thoughts behind a call, as Google's own endpoint for OpenAI's clients and as LiteLLM writes it."""
+    if signature is None:
+        return {}
+    sealed = {"thought_signature": signature}
+    return {"extra_content": {"google": sealed}, "provider_specific_fields": sealed}
 
 
 def _write_thinking(part: Thinking | RedactedThinking) -> dict[str, Any]:
@@ -537,6 +557,7 @@ class ChatWriter:
             case ToolStart():
                 function = {"name": delta.name, "arguments": ""}
                 call = {"index": delta.index, "id": delta.id, "type": "function", "function": function}
+                call |= _sealed(delta.signature)
                 self._step(delta.choice, b'{"tool_calls":[%b]}' % _encode(call), out)
             case ToolDelta():
                 call_bytes = b'{"index":%d,"function":{"arguments":%b}}' % (
@@ -547,7 +568,11 @@ class ChatWriter:
             case UsageDelta():
                 self._usage = delta.usage
             case Finish():
-                self._step(delta.choice, b"{}", out, finish=_encode(_WRITE_FINISH[delta.reason]))
+                finish = _encode(_WRITE_FINISH[delta.reason])
+                if delta.detail is not None:
+                    own = {"finish_reason": delta.reason, "detail": delta.detail}
+                    finish += b',"provider_specific_fields":' + _encode(own)
+                self._step(delta.choice, b"{}", out, finish=finish)
             case Ping():
                 out.append(KEEP_ALIVE)
             case _:

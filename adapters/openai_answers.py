@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.envelope import PLAIN_STRING, decode, is_utf8
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import NEVER, read_event, whole_events
+from adapters.openai_usage import find_usage, read_usage
 from adapters.types import (
     ChatRequest,
     ChatResponse,
@@ -45,18 +46,27 @@ from adapters.types import (
     ToolCall,
     ToolDelta,
     ToolStart,
-    Usage,
     UsageDelta,
 )
 from adapters.upstream_errors import classify
 from adapters.wire import openai as wire
 from adapters.wire.openai import given
 
+__all__ = [
+    "ChatReader",
+    "is_broken",
+    "parts_of_tail",
+    "read_error",
+    "read_finish",
+    "read_response",
+    "read_stream",
+    "read_usage",
+]
+
 _EMPTY_ARGUMENTS = Raw(b'"{}"')
 _PING = Ping()
 
 _ANSWER = msgspec.json.Decoder(wire.Answer)
-_USAGE = msgspec.json.Decoder(wire.Usage)
 _PIECES = msgspec.json.Decoder(list[wire.ReasoningPiece])
 _ANYTHING = msgspec.json.Decoder()
 _STRING = msgspec.json.Decoder(str)
@@ -81,9 +91,7 @@ _READ_FINISH: dict[str, FinishReason] = {
 }
 _PLAIN_STRING = re.compile(PLAIN_STRING)
 _PADDING = re.compile(rb'"(?:obfuscation|p)": ?"([^"\\]*)"\}\s*\Z')
-_NO_PROMPT = wire.PromptDetails()
-_NO_COMPLETION = wire.CompletionDetails()
-_COUNTS = tuple(name for name in wire.Usage.__struct_fields__ if not name.endswith("_details"))
+_SEALED = frozenset({"redacted_thinking", "reasoning.encrypted"})
 _FALSE = frozenset({b"", b"null", b"false", b"0", b'""', b"{}", b"[]"})
 
 
@@ -254,7 +262,7 @@ class _ChoiceReader:
                 deltas += [ThinkingDelta(raw, self._choice) for raw in raws]
             if _is_words(block.signature):
                 deltas.append(SignatureDelta(block.signature, self._choice))
-            if block.type == "redacted_thinking" and _is_words(block.data):
+            if block.type in _SEALED and _is_words(block.data):
                 deltas.append(RedactedDelta(block.data, self._choice))
 
     def _take_list(self, content: Raw, deltas: list[Delta]) -> None:
@@ -492,101 +500,6 @@ def is_broken(chunk: wire.Answer | wire.Outline) -> bool:
     if chunk.error is not wire.NOTHING and bytes(chunk.error) not in _FALSE:
         return True
     return chunk.x_groq is not None and bytes(chunk.x_groq.error) not in _FALSE
-
-
-# -- what it cost ----------------------------------------------------------------------------------------------------
-
-
-def find_usage(chunk: wire.Answer | wire.Outline, provider: Provider) -> Usage | None:
-    """The usage of an answer: at its top, in Groq's own field on streams, or in the first choice (Moonshot)."""
-    raw = None if chunk.usage is wire.NOTHING else given(chunk.usage)
-    if raw is None and chunk.x_groq is not None:
-        raw = given(chunk.x_groq.usage)
-    if raw is None and chunk.choices and chunk.choices[0].usage is not wire.NOTHING:
-        raw = given(chunk.choices[0].usage)
-    return None if raw is None else read_usage(raw, provider)
-
-
-def read_usage(raw_usage: Raw | bytes, provider: Provider) -> Usage | None:
-    """A provider's `usage` in disjoint buckets; None if it is no object.
-
-    Cached and audio tokens are inside of `prompt_tokens`, reasoning inside of `completion_tokens`; where `total_tokens`
-    says that they were left out (xAI's reasoning, Mistral's audio) they are added. What is inside never exceeds the
-    whole: Azure's Grok reports more cached tokens than tokens.
-    """
-    try:
-        counts: wire.Usage | None = _USAGE.decode(raw_usage)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        counts = _lenient_usage(raw_usage)
-    return None if counts is None else _in_buckets(counts, provider)
-
-
-def _lenient_usage(raw_usage: Raw | bytes) -> wire.Usage | None:
-    """The counts of a `usage` in which something is no count: that is 0."""
-    usage = decode(raw_usage, _ANYTHING)
-    if not isinstance(usage, dict):
-        return None
-    counts: dict[str, Any] = {name: _count(usage, name) for name in _COUNTS if name in usage}
-    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    return wire.Usage(
-        **counts,
-        prompt_tokens_details=wire.PromptDetails(
-            _count(prompt, "cached_tokens"),
-            _count(prompt, "cache_write_tokens"),
-            _count(prompt, "audio_tokens"),
-        ),
-        completion_tokens_details=wire.CompletionDetails(
-            _count(completion, "reasoning_tokens"), _count(completion, "audio_tokens")
-        ),
-    )
-
-
-def _in_buckets(counts: wire.Usage, provider: Provider) -> Usage:
-    completion, total = counts.completion_tokens or 0, counts.total_tokens or 0
-    prompt = max(0, total - completion) if counts.prompt_tokens is UNSET else counts.prompt_tokens
-    inside, outside = (
-        counts.prompt_tokens_details or _NO_PROMPT,
-        counts.completion_tokens_details or _NO_COMPLETION,
-    )
-    left_out = total - prompt - completion
-    audio_input = inside.audio_tokens or 0
-    reasoning = outside.reasoning_tokens or counts.reasoning_tokens or 0
-    if reasoning and (
-        left_out == reasoning or (left_out and "reasoning_outside_completion" in provider.quirks)
-    ):
-        completion += reasoning
-    elif audio_input and left_out == audio_input:
-        prompt += audio_input
-    cached = (
-        inside.cached_tokens
-        or counts.cached_tokens
-        or counts.prompt_cache_hit_tokens
-        or counts.num_cached_tokens
-        or 0
-    )
-    cache_write = inside.cache_write_tokens or counts.cache_creation_input_tokens or 0
-    audio_output = outside.audio_tokens or 0
-    if not (cached or cache_write or audio_input or reasoning or audio_output):
-        return Usage(input=prompt, output=completion)
-    cached = min(cached, prompt)
-    cache_write = min(cache_write, prompt - cached)
-    audio_input = min(audio_input, prompt - cached - cache_write)
-    reasoning = min(reasoning, completion)
-    audio_output = min(audio_output, completion - reasoning)
-    return Usage(
-        input=prompt - cached - cache_write - audio_input,
-        cache_read=cached,
-        cache_write=cache_write,
-        audio_input=audio_input,
-        output=completion - reasoning - audio_output,
-        reasoning=reasoning,
-        audio_output=audio_output,
-    )
-
-
-def _count(fields: Any, name: str) -> int:
-    value = fields.get(name) if isinstance(fields, dict) else None
-    return max(0, int(value)) if isinstance(value, (int, float)) else 0
 
 
 # -- what went wrong -------------------------------------------------------------------------------------------------

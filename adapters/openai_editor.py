@@ -9,13 +9,16 @@ read (usage, a finish reason, an error, the terminator).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import msgspec
 
 from adapters.envelope import decode, with_model
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import NEVER, read_event, whole_events
-from adapters.openai_answers import find_usage, is_broken, parts_of_tail, read_error, read_finish
+from adapters.mistral import plain_chat, plain_completion
+from adapters.openai_answers import is_broken, parts_of_tail, read_error, read_finish
+from adapters.openai_usage import find_usage
 from adapters.types import FinishReason, Operation, Provider, Target, Usage
 from adapters.wire import openai as wire
 
@@ -35,6 +38,9 @@ def pass_response(
 
     Returns (body, usage, finish, the provider's id). Raises the error that hides in a 200.
     """
+    plainly = _plainly(target, operation)
+    if plainly is not None:
+        body = plainly(body)
     outline = decode(body, _OUTLINE)
     if is_broken(outline):
         raise read_error(0, {}, body)
@@ -42,6 +48,13 @@ def pass_response(
     finish = read_finish(words[0]) if words else None
     renamed, _ = with_model(body, outline.model, _encode(model))
     return renamed, find_usage(outline, target.provider), finish, outline.id or ""
+
+
+def _plainly(target: Target, operation: Operation) -> Callable[[bytes], bytes] | None:
+    """What makes an answer one of OpenAI's; None if it is one. May raise `UpstreamMalformed`."""
+    if "mistral" not in target.provider.quirks:
+        return None
+    return {"chat": plain_chat, "completions": plain_completion}.get(operation)
 
 
 _WORDS = re.compile(
@@ -70,6 +83,7 @@ class ChatEditor:
         "_model",
         "_new_behind",
         "_new_head",
+        "_plainly",
         "_provider",
         "_start",
         "_started",
@@ -84,8 +98,16 @@ class ChatEditor:
         "usage",
     )
 
-    def __init__(self, provider: Provider, model: str, *, wants_usage: bool) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        model: str,
+        *,
+        wants_usage: bool,
+        plainly: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._provider = provider
+        self._plainly = plainly
         self._model = _encode(model)
         self._wants_usage = wants_usage
         self._start = 0
@@ -145,6 +167,8 @@ class ChatEditor:
         try:
             if name == b"error":
                 raise read_error(0, {}, data)
+            if self._plainly is not None:
+                data = self._plainly(data)
             outline = decode(data, _OUTLINE)
             usage = self._note(outline, data)
             renamed, span = with_model(data, outline.model, self._model)
@@ -160,7 +184,7 @@ class ChatEditor:
         if usage is not None and not outline.choices and not self._wants_usage:
             return b""
         offset = event.find(data)
-        if offset < 0:  # several data lines
+        if offset < 0:  # several data lines, or put right
             return b"data: " + renamed.replace(b"\n", b" ") + b"\n\n"
         edited = event[:offset] + renamed + event[offset + len(data) :]
         if (
@@ -201,4 +225,4 @@ class ChatEditor:
 
 def pass_stream(target: Target, operation: Operation, *, model: str, wants_usage: bool) -> ChatEditor:
     """An editor of chunks of chat or completions; `wants_usage` is the client's `stream_options.include_usage`."""
-    return ChatEditor(target.provider, model, wants_usage=wants_usage)
+    return ChatEditor(target.provider, model, wants_usage=wants_usage, plainly=_plainly(target, operation))

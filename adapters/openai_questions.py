@@ -11,8 +11,6 @@ providers that want it.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +18,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw
 
+from adapters import mistral
 from adapters.base import leaves_out
 from adapters.envelope import seal
 from adapters.errors import BadRequest, Unsupported
@@ -192,7 +191,7 @@ def _write_messages(request: ChatRequest, target: Target) -> list[dict[str, Any]
         written += (
             _write_assistant(message, target) if message.role == "assistant" else _write_user(message, target)
         )
-    return written
+    return mistral.spaced(written) if "mistral" in target.provider.quirks else written
 
 
 def _write_user(message: Message, target: Target) -> list[dict[str, Any]]:
@@ -226,7 +225,7 @@ def _plain(content: list[Any]) -> Any:
 
 def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
     texts: list[Text] = []
-    thoughts: list[str] = []
+    thoughts: list[Thinking | RedactedThinking] = []
     calls: list[dict[str, Any]] = []
     for part in message.parts:
         match part:
@@ -234,10 +233,8 @@ def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
                 texts.append(part)
             case Refusal():
                 texts.append(Text(part.text))
-            case Thinking():
-                thoughts.append(part.text)
-            case RedactedThinking():
-                continue
+            case Thinking() | RedactedThinking():
+                thoughts.append(part)
             case ToolCall():
                 function = {"name": part.name, "arguments": part.arguments}
                 call = {"id": _call_id(part.id, target), "type": "function", "function": function}
@@ -250,11 +247,45 @@ def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
     if any(_mark(text.cache, target) for text in texts):
         content = [_write_text(text, target) for text in texts]
     written: dict[str, Any] = {"role": "assistant", "content": content}
-    if thoughts and "reasoning_content" in target.provider.quirks:
-        written["reasoning_content"] = "".join(thoughts)
+    written |= _write_thoughts(thoughts, content, target)
     if calls:
         written["tool_calls"] = calls
     return [written]
+
+
+def _write_thoughts(
+    thoughts: list[Thinking | RedactedThinking], content: Any, target: Target
+) -> dict[str, Any]:
+    """The reasoning of an earlier turn, where the provider takes it back."""
+    quirks = target.provider.quirks
+    words = [part.text for part in thoughts if isinstance(part, Thinking) and part.text]
+    if words and "mistral" in quirks:
+        return {"content": mistral.content_with(words, content)}
+    if words and "reasoning_content" in quirks:
+        return {"reasoning_content": "".join(words)}
+    if not thoughts or "reasoning_details" not in quirks:
+        return {}
+    sealed = [part for part in thoughts if isinstance(part, RedactedThinking) or part.signature]
+    if not sealed:
+        return {"reasoning": "".join(words)}
+    form = {"format": _DETAILS[maker]} if (maker := target.model.partition("/")[0]) in _DETAILS else {}
+    details = [_write_detail(part) | form | {"index": at} for at, part in enumerate(sealed)]
+    return {"reasoning_details": details}
+
+
+_DETAILS = {
+    "anthropic": "anthropic-claude-v1",
+    "google": "google-gemini-v1",
+    "openai": "openai-responses-v1",
+    "x-ai": "xai-responses-v1",
+}
+"""OpenRouter's names for how a maker of models seals thoughts."""
+
+
+def _write_detail(part: Thinking | RedactedThinking) -> dict[str, Any]:
+    if isinstance(part, RedactedThinking):
+        return {"type": "reasoning.encrypted", "data": part.data}
+    return {"type": "reasoning.text", "text": part.text, "signature": part.signature}
 
 
 def _kind(part: Part) -> str:
@@ -305,14 +336,8 @@ def _write_document(part: Document, target: Target) -> dict[str, Any] | None:
     return None
 
 
-_NINE = re.compile(r"[A-Za-z0-9]{9}")
-
-
 def _call_id(call_id: str, target: Target) -> str:
-    """The call's id; for Mistral, which demands nine letters or digits, a digest of it."""
-    if "mistral_ids" not in target.provider.quirks or _NINE.fullmatch(call_id):
-        return call_id
-    return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+    return mistral.call_id(call_id) if "mistral" in target.provider.quirks else call_id
 
 
 def address(target: Target, operation: Operation, headers: Mapping[str, str], *, stream: bool) -> Address:
@@ -361,6 +386,8 @@ def pass_request(envelope: Mapping[str, Raw], target: Target, operation: Operati
         body["stream_options"] = asked | {"include_usage": True}
     else:
         body.pop("stream_options", None)
+    if operation == "chat" and "mistral" in target.provider.quirks and "messages" in body:
+        body["messages"] = mistral.suit_messages(body["messages"])
     return seal(_suit(body, target))
 
 

@@ -17,11 +17,13 @@ Rules of the rows:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from msgspec.structs import replace
 
+from adapters.compatible import COMPANIES
 from adapters.types import Provider
 
 QUIRKS: dict[str, str] = {
@@ -29,7 +31,9 @@ QUIRKS: dict[str, str] = {
     "reasoning_content": "wants `reasoning_content` back in the assistant's turns of a tool loop",
     "cache_control": "takes prompt-cache marks (`cache_control`) on the parts of a message",
     "top_k": "takes `top_k` at the top level",
-    "mistral_ids": "ids of tool calls are exactly nine letters or digits",
+    "reasoning_details": "takes reasoning back as blocks with their signatures, in `reasoning_details`",
+    "mistral": "Mistral's dialect: ids of nine characters, thoughts in the content, fill-in-the-middle (`mistral.py`)",
+    "bills": "says in `usage` what the request costs",
     "optional_key": "works without a key",
 }
 """Deviations by name: what the format's file has to know about a provider."""
@@ -39,6 +43,12 @@ _EMBEDDINGS = {"embeddings": "/embeddings"}
 _CHAT_EMBEDDINGS = _CHAT | _EMBEDDINGS
 _TEXT = _CHAT | {"completions": "/completions"}
 _ALL = _TEXT | _EMBEDDINGS
+_IMAGES = {"images": "/images/generations"}
+_SPEECH = {"speech": "/audio/speech"}
+_TRANSCRIPTIONS = {"transcriptions": "/audio/transcriptions"}
+_AUDIO_IN = _TRANSCRIPTIONS | {"translations": "/audio/translations"}
+_RERANK = {"rerank": "/rerank"}
+_EVERYTHING = _ALL | _IMAGES | _SPEECH | _AUDIO_IN
 
 _MAX_TOKENS = {"max_completion_tokens": "max_tokens"}
 
@@ -66,8 +76,11 @@ def _row(
     quirks: str = "",
     prefixes: str = "",
     auth: Literal["bearer", "x-api-key", "api-key", "none"] = "bearer",
+    options: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Provider:
-    """A provider that speaks OpenAI's format; lists are words with spaces between them.
+    """A provider that speaks OpenAI's format; lists are words with spaces between them. `options` are those that the
+    environment may give.
 
     `max_tokens` is what the whole field understands, so the newer name is the exception (`rename={}`).
     """
@@ -76,7 +89,7 @@ def _row(
         title=title,
         base_url=base_url,
         env=tuple(env.split()),
-        base_env=tuple(base_env.split()) or (f"{name.upper()}_API_BASE",),
+        base_env=tuple(base_env.split()) or (f"{name.upper().replace('-', '_')}_API_BASE",),
         auth=auth,
         paths=paths,
         rename=rename,
@@ -84,6 +97,8 @@ def _row(
         usage=usage,
         quirks=frozenset(quirks.split()),
         prefixes=tuple(prefixes.split()),
+        option_env={name: tuple(variables.split()) for name, variables in (options or {}).items()},
+        headers=dict(headers or {}),
         doc=doc,
     )
 
@@ -97,6 +112,7 @@ _OPENAI = _row(
     "OPENAI_API_KEY",
     "https://platform.openai.com/docs/api-reference",
     base_env="OPENAI_API_BASE OPENAI_BASE_URL",
+    paths=_EVERYTHING,
     rename={},
     prefixes="gpt- chatgpt- o1 o3 o4 codex- computer-use-preview text-embedding- davinci-002 babbage-002 dall-e- whisper- "
     "tts- omni-moderation- sora- ft:gpt- ft:o1 ft:o3 ft:o4 ft:davinci-002 ft:babbage-002",
@@ -116,16 +132,29 @@ _ANTHROPIC = Provider(
     doc="https://platform.claude.com/docs/en/api/overview",
 )
 
+_ENTRA = {
+    "azure_ad_token": "AZURE_AD_TOKEN",
+    "tenant_id": "AZURE_TENANT_ID",
+    "client_id": "AZURE_CLIENT_ID",
+    "client_secret": "AZURE_CLIENT_SECRET",
+    "azure_username": "AZURE_USERNAME",
+    "azure_password": "AZURE_PASSWORD",
+    "azure_scope": "AZURE_SCOPE",
+    "azure_credential": "AZURE_CREDENTIAL",
+    "azure_authority_host": "AZURE_AUTHORITY_HOST",
+}
+
 _AZURE = _row(
     "azure",
     "Azure OpenAI",
     "",
-    "AZURE_API_KEY",
+    "AZURE_API_KEY AZURE_OPENAI_API_KEY",
     "https://learn.microsoft.com/azure/ai-foundry/openai/reference",
     base_env="AZURE_API_BASE AZURE_OPENAI_ENDPOINT",
     auth="api-key",
     rename={},
-    paths=_under("/openai/deployments/{model}", _ALL, "?api-version={api_version}"),
+    paths=_under("/openai/deployments/{model}", _EVERYTHING, "?api-version={api_version}"),
+    options=_ENTRA,
 )
 
 _AZURE_AI = _row(
@@ -137,29 +166,138 @@ _AZURE_AI = _row(
     auth="api-key",
     rename={},
     paths=_under("/models", _CHAT_EMBEDDINGS, f"?api-version={_FOUNDRY_VERSION}"),
+    options=_ENTRA,
 )
 
-_GEMINI = _row(
-    "gemini",
-    "Google AI Studio",
-    "https://generativelanguage.googleapis.com/v1beta/openai",
-    "GEMINI_API_KEY GOOGLE_API_KEY",
-    "https://ai.google.dev/gemini-api/docs/openai",
-    paths=_CHAT_EMBEDDINGS,
-    rename={},
-    rejects=("frequency_penalty", "presence_penalty", "seed", "logit_bias", "top_k"),
-    prefixes="gemini-",
+_GEMINI = Provider(
+    name="gemini",
+    format="gemini",
+    title="Google AI Studio",
+    base_url="https://generativelanguage.googleapis.com",
+    env=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    base_env=("GEMINI_API_BASE",),
+    auth="x-goog-api-key",
+    paths={
+        "chat": "/v1beta/models/{model}:generateContent",
+        "embeddings": "/v1beta/models/{model}:batchEmbedContents",
+        "images": "/v1beta/models/{model}:predict",
+    },
+    usage="always",
+    prefixes=("gemini-",),
+    doc="https://ai.google.dev/gemini-api/docs",
 )
 
-_COHERE = _row(
-    "cohere",
-    "Cohere",
-    "https://api.cohere.ai/compatibility/v1",
-    "COHERE_API_KEY CO_API_KEY",
-    "https://docs.cohere.com/docs/compatibility-api",
-    paths=_CHAT_EMBEDDINGS,
-    prefixes="command embed-english- embed-multilingual- embed-v4 c4ai-",
+_IN_PROJECT = "/projects/{vertex_project}/locations/{vertex_location}"
+_OF_GOOGLE = f"/v1beta1{_IN_PROJECT}/publishers/google/models/{{model}}"
+
+_VERTEX = Provider(
+    name="vertex_ai",
+    format="gemini",
+    title="Google Vertex AI",
+    base_url="https://{vertex_location}-aiplatform.googleapis.com",
+    env=("VERTEX_API_KEY",),
+    base_env=("VERTEXAI_API_BASE", "VERTEX_API_BASE"),
+    auth="google",
+    option_env={
+        "vertex_project": ("VERTEXAI_PROJECT", "VERTEX_PROJECT", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"),
+        "vertex_location": (
+            "VERTEXAI_LOCATION",
+            "VERTEX_LOCATION",
+            "GOOGLE_CLOUD_LOCATION",
+            "GOOGLE_CLOUD_REGION",
+        ),
+        "vertex_credentials": (
+            "VERTEXAI_CREDENTIALS",
+            "VERTEX_CREDENTIALS",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+        ),
+    },
+    option_defaults={"vertex_location": "us-central1"},
+    paths={
+        "chat": f"{_OF_GOOGLE}:generateContent",
+        "embeddings": f"{_OF_GOOGLE}:predict",
+        "images": f"{_OF_GOOGLE}:predict",
+    },
+    usage="always",
+    doc="https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference",
 )
+
+_GLOBALLY = {"vertex_location": "global"}
+_VERTEX_NEW = replace(_VERTEX, option_defaults=_GLOBALLY)
+_VERTEX_TUNED = replace(_VERTEX, paths={"chat": f"/v1beta1{_IN_PROJECT}/endpoints/{{model}}:generateContent"})
+_VERTEX_CLAUDE = replace(
+    _VERTEX,
+    format="vertex",
+    option_defaults=_GLOBALLY,
+    paths={
+        "chat": f"/v1{_IN_PROJECT}/publishers/anthropic/models/{{model}}:rawPredict",
+        "count_tokens": f"/v1{_IN_PROJECT}/publishers/anthropic/models/count-tokens:rawPredict",
+    },
+)
+_VERTEX_MISTRAL = replace(
+    _VERTEX,
+    format="vertex_openai",
+    paths={"chat": f"/v1{_IN_PROJECT}/publishers/mistralai/models/{{model}}:rawPredict"},
+    rename=_MAX_TOKENS,
+    quirks=frozenset({"mistral"}),
+)
+_VERTEX_AI21 = replace(
+    _VERTEX,
+    format="vertex_openai",
+    paths={"chat": f"/v1{_IN_PROJECT}/publishers/ai21/models/{{model}}:rawPredict"},
+    rename=_MAX_TOKENS,
+)
+_VERTEX_OPENAI = replace(
+    _VERTEX,
+    format="openai",
+    paths={"chat": f"/v1{_IN_PROJECT}/endpoints/openapi/chat/completions"},
+    rename=_MAX_TOKENS,
+    usage="ask",
+)
+
+
+_SINCE_3 = re.compile(r"gemini-(?:[3-9]|[1-9]\d|[a-z-]*latest)")
+
+
+def _at_vertex(model: str) -> tuple[Provider, str]:
+    """Whose model is it? Google's, or of a company whose models speak another format there, at another path."""
+    model = model.removeprefix("google/gemini/").removeprefix("gemini/")
+    for prefix, row in (
+        ("claude-", _VERTEX_CLAUDE),
+        ("anthropic/", _VERTEX_CLAUDE),
+        ("mistral-", _VERTEX_MISTRAL),
+        ("codestral-", _VERTEX_MISTRAL),
+        ("ministral-", _VERTEX_MISTRAL),
+        ("mistralai/", _VERTEX_MISTRAL),
+        ("jamba-", _VERTEX_AI21),
+        ("openapi/", _VERTEX_OPENAI),
+    ):
+        if model.startswith(prefix):
+            return row, model.removeprefix(prefix) if prefix.endswith("/") else model
+    if "/" in model:
+        return _VERTEX_OPENAI, model
+    if model.isdigit():
+        return _VERTEX_TUNED, model
+    return (_VERTEX_NEW if _SINCE_3.match(model) else _VERTEX), model
+
+
+_COHERE = Provider(
+    name="cohere",
+    format="cohere",
+    title="Cohere",
+    base_url="https://api.cohere.com",
+    env=("COHERE_API_KEY", "CO_API_KEY"),
+    base_env=("COHERE_API_BASE",),
+    paths={"chat": "/v2/chat", "embeddings": "/v2/embed", "rerank": "/v2/rerank"},
+    usage="always",
+    prefixes=(
+        *("command", "c4ai-", "embed-english-", "embed-multilingual-", "embed-v4", "embed-v5"),
+        *("rerank-english-", "rerank-multilingual-", "rerank-v3", "rerank-v4", "rerank-v5"),
+    ),
+    doc="https://docs.cohere.com/reference/about",
+)
+_COHERE_ENDS = re.compile(r"(/compatibility)?/v[12](/(chat|embed|rerank))?$")
+"""What people write after Cohere's host."""
 
 _MISTRAL_REJECTS = (
     "user",
@@ -175,6 +313,7 @@ _MISTRAL_REJECTS = (
     "functions",
     "function_call",
 )
+_FIM = {"completions": "/fim/completions"}
 _MISTRAL_RENAME = _MAX_TOKENS | {"seed": "random_seed"}
 
 _MISTRAL = _row(
@@ -183,11 +322,11 @@ _MISTRAL = _row(
     "https://api.mistral.ai/v1",
     "MISTRAL_API_KEY",
     "https://docs.mistral.ai/api",
-    paths=_CHAT_EMBEDDINGS,
+    paths=_CHAT_EMBEDDINGS | _FIM | _SPEECH | _TRANSCRIPTIONS,
     rename=_MISTRAL_RENAME,
     rejects=_MISTRAL_REJECTS,
     usage="always",
-    quirks="mistral_ids",
+    quirks="mistral",
     prefixes="mistral- open-mistral- open-mixtral- ministral- magistral- pixtral- devstral- codestral- voxtral- "
     "ft:open-mistral- ft:mistral- ft:ministral- ft:codestral-",
 )
@@ -198,17 +337,71 @@ _CODESTRAL = _row(
     "https://codestral.mistral.ai/v1",
     "CODESTRAL_API_KEY",
     "https://docs.mistral.ai/capabilities/code_generation",
-    paths=_CHAT,
+    paths=_CHAT | _FIM,
     rename=_MISTRAL_RENAME,
     rejects=_MISTRAL_REJECTS,
     usage="always",
-    quirks="mistral_ids",
+    quirks="mistral",
 )
 
-_OWN_WORDS = (_OPENAI, _ANTHROPIC, _AZURE, _AZURE_AI, _GEMINI, _COHERE, _MISTRAL, _CODESTRAL)
+_AWS_REGION: dict[str, tuple[str, ...]] = {"aws_region_name": ("AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION")}
+
+_BEDROCK = Provider(
+    name="bedrock",
+    format="bedrock",
+    title="Amazon Bedrock",
+    base_url="https://bedrock-runtime.{aws_region_name}.amazonaws.com",
+    env=("AWS_BEARER_TOKEN_BEDROCK",),
+    base_env=("AWS_BEDROCK_RUNTIME_ENDPOINT",),
+    auth="aws",
+    option_env=_AWS_REGION,
+    option_defaults={"aws_signing_name": "bedrock"},
+    paths={"chat": "/model/{model}/converse"}
+    | dict.fromkeys(("embeddings", "rerank", "images"), "/model/{model}/invoke"),
+    usage="always",
+    doc="https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html",
+)
+
+_BEDROCK_MANTLE = Provider(
+    name="bedrock_mantle",
+    title="Amazon Bedrock in OpenAI's format",
+    base_url="https://bedrock-mantle.{aws_region_name}.api.aws",
+    env=("AWS_BEARER_TOKEN_BEDROCK",),
+    base_env=("BEDROCK_MANTLE_API_BASE",),
+    auth="aws",
+    option_env=_AWS_REGION,
+    option_defaults={"aws_signing_name": "bedrock-mantle"},
+    paths=_under("/v1", _CHAT),
+    doc="https://docs.aws.amazon.com/bedrock/latest/userguide/bedrock-mantle.html",
+)
+
+_SAGEMAKER = Provider(
+    name="sagemaker",
+    format="sagemaker",
+    title="Amazon SageMaker",
+    base_url="https://runtime.sagemaker.{aws_region_name}.amazonaws.com",
+    base_env=("SAGEMAKER_API_BASE",),
+    auth="aws",
+    option_env=_AWS_REGION,
+    option_defaults={"aws_signing_name": "sagemaker"},
+    paths={"chat": "/endpoints/{model}/invocations"},
+    rename=_MAX_TOKENS,
+    quirks=frozenset({"top_k"}),
+    doc="https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html",
+)
+
+_OWN_WORDS = (_OPENAI, _ANTHROPIC, _AZURE, _AZURE_AI, _GEMINI, _VERTEX, _COHERE, _MISTRAL, _CODESTRAL, _BEDROCK, _BEDROCK_MANTLE, _SAGEMAKER)
 
 
 # -- companies that speak OpenAI's format ----------------------------------------------------------------------------
+
+_WATSONX_OPTIONS = {
+    "watsonx_region_name": ("WATSONX_REGION", "WX_REGION"),
+    "project_id": ("WATSONX_PROJECT_ID", "WX_PROJECT_ID"),
+    "space_id": ("WATSONX_DEPLOYMENT_SPACE_ID", "WATSONX_SPACE_ID", "WX_SPACE_ID"),
+    "token": ("WATSONX_TOKEN",),
+    "zen_api_key": ("WATSONX_ZENAPIKEY",),
+}
 
 _COMPANIES = (
     _row(
@@ -217,7 +410,7 @@ _COMPANIES = (
         "https://api.groq.com/openai/v1",
         "GROQ_API_KEY",
         "https://console.groq.com/docs/openai",
-        paths=_CHAT,
+        paths=_CHAT | _SPEECH | _AUDIO_IN,
         rename={},
         rejects=("logprobs", "top_logprobs", "logit_bias"),
     ),
@@ -237,8 +430,9 @@ _COMPANIES = (
         "https://api.x.ai/v1",
         "XAI_API_KEY",
         "https://docs.x.ai/docs/api-reference",
+        paths=_ALL | _IMAGES | {"speech": "/tts", "transcriptions": "/stt"},
         rename={},
-        quirks="reasoning_outside_completion",
+        quirks="reasoning_outside_completion bills",
         prefixes="grok-",
     ),
     _row(
@@ -247,7 +441,8 @@ _COMPANIES = (
         "https://openrouter.ai/api/v1",
         "OPENROUTER_API_KEY OR_API_KEY",
         "https://openrouter.ai/docs/api-reference/overview",
-        quirks="cache_control top_k",
+        paths=_ALL | _SPEECH | _RERANK,
+        quirks="cache_control top_k reasoning_details bills",
     ),
     _row(
         "together_ai",
@@ -256,6 +451,7 @@ _COMPANIES = (
         "TOGETHER_API_KEY TOGETHERAI_API_KEY TOGETHER_AI_API_KEY TOGETHER_AI_TOKEN",
         "https://docs.together.ai/docs/openai-api-compatibility",
         base_env="TOGETHER_AI_API_BASE",
+        paths=_EVERYTHING | _RERANK,
         quirks="top_k",
     ),
     _row(
@@ -265,6 +461,7 @@ _COMPANIES = (
         "FIREWORKS_API_KEY FIREWORKS_AI_API_KEY FIREWORKSAI_API_KEY FIREWORKS_AI_TOKEN",
         "https://docs.fireworks.ai/tools-sdks/openai-compatibility",
         base_env="FIREWORKS_API_BASE",
+        paths=_ALL | _RERANK,
         quirks="top_k",
     ),
     _row(
@@ -286,7 +483,7 @@ _COMPANIES = (
         paths=_CHAT | {"embeddings": "/v1/embeddings"},
         rejects=("stream_options",),
         usage="always",
-        quirks="top_k",
+        quirks="top_k bills",
         prefixes="sonar",
     ),
     _row(
@@ -314,7 +511,7 @@ _COMPANIES = (
         "https://api.z.ai/api/paas/v4",
         "ZAI_API_KEY",
         "https://docs.z.ai/api-reference/llm/chat-completion",
-        paths=_CHAT_EMBEDDINGS,
+        paths=_CHAT_EMBEDDINGS | _IMAGES,
         quirks="reasoning_content",
         prefixes="glm-",
     ),
@@ -324,7 +521,7 @@ _COMPANIES = (
         "https://open.bigmodel.cn/api/paas/v4",
         "BIGMODEL_API_KEY",
         "https://docs.bigmodel.cn/cn/guide/develop/openai/introduction",
-        paths=_CHAT_EMBEDDINGS,
+        paths=_CHAT_EMBEDDINGS | _IMAGES,
         quirks="reasoning_content",
     ),
     _row(
@@ -391,15 +588,16 @@ _COMPANIES = (
         "https://api.sambanova.ai/v1",
         "SAMBANOVA_API_KEY",
         "https://docs.sambanova.ai/docs/en/features/openai-compatibility",
-        paths=_CHAT_EMBEDDINGS,
+        paths=_CHAT_EMBEDDINGS | _AUDIO_IN,
         quirks="top_k",
     ),
     _row(
         "deepinfra",
         "DeepInfra",
-        "https://api.deepinfra.com/v1/openai",
+        "https://api.deepinfra.com/v1",
         "DEEPINFRA_API_KEY",
         "https://deepinfra.com/docs/openai_api",
+        paths=_under("/openai", _EVERYTHING) | {"rerank": "/inference/{model}"},
         quirks="top_k",
     ),
     _row(
@@ -565,7 +763,7 @@ _COMPANIES = (
         "https://inference.api.nscale.com/v1",
         "NSCALE_API_KEY",
         "https://docs.nscale.com/api-reference/chat-completion/create-chat-completion",
-        paths=_CHAT,
+        paths=_CHAT | _IMAGES,
     ),
     _row(
         "crusoe",
@@ -582,7 +780,7 @@ _COMPANIES = (
         "https://api.scaleway.ai/v1",
         "SCW_SECRET_KEY",
         "https://www.scaleway.com/en/docs/generative-apis/api-cli/using-chat-api",
-        paths=_CHAT_EMBEDDINGS,
+        paths=_CHAT_EMBEDDINGS | _TRANSCRIPTIONS,
     ),
     _row(
         "venice",
@@ -590,7 +788,7 @@ _COMPANIES = (
         "https://api.venice.ai/api/v1",
         "VENICE_AI_API_KEY VENICE_API_KEY",
         "https://docs.venice.ai/api-reference",
-        paths=_CHAT_EMBEDDINGS,
+        paths=_CHAT_EMBEDDINGS | _IMAGES | _SPEECH | _TRANSCRIPTIONS,
         quirks="top_k",
     ),
     _row(
@@ -755,6 +953,69 @@ _COMPANIES = (
         paths=_CHAT,
     ),
     _row(
+        "siliconflow",
+        "SiliconFlow",
+        "https://api.siliconflow.com/v1",
+        "SILICONFLOW_API_KEY",
+        "https://docs.siliconflow.com/en/api-reference/chat-completions/chat-completions",
+        paths=_CHAT_EMBEDDINGS | _IMAGES | _SPEECH | _TRANSCRIPTIONS | _RERANK,
+        quirks="top_k",
+    ),
+    _row(
+        "siliconflow_cn",
+        "SiliconFlow (China)",
+        "https://api.siliconflow.cn/v1",
+        "SILICONFLOW_CN_API_KEY",
+        "https://docs.siliconflow.cn/cn/api-reference/chat-completions/chat-completions",
+        paths=_CHAT_EMBEDDINGS | _IMAGES | _SPEECH | _TRANSCRIPTIONS | _RERANK,
+        quirks="top_k",
+    ),
+    _row(
+        "qwen_ai_platform",
+        "Alibaba Model Studio (China)",
+        "https://dashscope.aliyuncs.com/compatible-mode/v1",
+        "QWEN_AI_PLATFORM_API_KEY DASHSCOPE_CN_API_KEY",
+        "https://help.aliyun.com/zh/model-studio/compatibility-of-openai-with-dashscope",
+        paths=_CHAT_EMBEDDINGS,
+        quirks="cache_control top_k",
+    ),
+    _row(
+        "moonshot_cn",
+        "Moonshot AI (China)",
+        "https://api.moonshot.cn/v1",
+        "MOONSHOT_API_KEY",
+        "https://platform.moonshot.cn/docs/api/chat",
+        paths=_CHAT,
+        quirks="reasoning_content",
+    ),
+    _row(
+        "minimax_cn",
+        "MiniMax (China)",
+        "https://api.minimaxi.com/v1",
+        "MINIMAX_API_KEY",
+        "https://platform.minimaxi.com/document/ChatCompletion",
+        paths=_CHAT,
+    ),
+    _row(
+        "streamlake",
+        "StreamLake",
+        "https://vanchin.streamlake.ai/api/gateway/v1/endpoints",
+        "STREAMLAKE_API_KEY",
+        "https://docs.litellm.ai/docs/providers/openai_compatible",
+        paths=_CHAT,
+        rename={"max_tokens": "max_completion_tokens"},
+        quirks="cache_control",
+    ),
+    _row(
+        "cloudflare",
+        "Cloudflare Workers AI",
+        "https://api.cloudflare.com/client/v4/accounts/{account_id}/ai/v1",
+        "CLOUDFLARE_API_KEY CLOUDFLARE_API_TOKEN",
+        "https://developers.cloudflare.com/workers-ai/configuration/open-ai-compatibility",
+        paths=_CHAT_EMBEDDINGS,
+        options={"account_id": "CLOUDFLARE_ACCOUNT_ID"},
+    ),
+    _row(
         "gradient_ai",
         "DigitalOcean Gradient AI",
         "https://inference.do-ai.run",
@@ -778,13 +1039,100 @@ _COMPANIES = (
         "DATABRICKS_API_KEY DATABRICKS_TOKEN",
         "https://docs.databricks.com/aws/en/machine-learning/model-serving/score-foundation-models",
     ),
-    _row(
-        "huggingface",
-        "Hugging Face",
-        "https://router.huggingface.co/v1",
-        "HUGGINGFACE_API_KEY HF_TOKEN",
-        "https://huggingface.co/docs/inference-providers",
+    replace(
+        _row(
+            "snowflake",
+            "Snowflake Cortex",
+            "https://{account_id}.snowflakecomputing.com",
+            "SNOWFLAKE_JWT SNOWFLAKE_PAT SNOWFLAKE_API_KEY",
+            "https://docs.snowflake.com/en/user-guide/snowflake-cortex/cortex-rest-api",
+            paths=_under("/api/v2/cortex/v1", _CHAT),
+            rename={},
+        ),
+        option_env={"account_id": ("SNOWFLAKE_ACCOUNT_ID",)},
+    ),
+    replace(
+        _row(
+            "huggingface",
+            "Hugging Face",
+            "https://router.huggingface.co",
+            "HUGGINGFACE_API_KEY HF_TOKEN",
+            "https://huggingface.co/docs/inference-providers",
+            base_env="HUGGINGFACE_API_BASE HF_API_BASE",
+            paths={
+                "chat": "/v1/chat/completions",
+                "embeddings": "/hf-inference/models/{model}/pipeline/feature-extraction",
+                "rerank": "/rerank",
+            },
+        ),
+        format="huggingface",
+    ),
+    Provider(
+        name="aleph_alpha",
+        format="aleph_alpha",
+        title="Aleph Alpha",
+        base_url="https://api.aleph-alpha.com",
+        env=("ALEPH_ALPHA_API_KEY", "ALEPHALPHA_API_KEY"),
+        base_env=("ALEPH_ALPHA_API_BASE",),
         paths=_CHAT,
+        rename=_MAX_TOKENS,
+        prefixes=("luminous-",),
+        doc="https://docs.aleph-alpha.com/api/pharia-inference",
+    ),
+    Provider(
+        name="watsonx",
+        format="watsonx",
+        title="IBM watsonx.ai",
+        base_url="https://{watsonx_region_name}.ml.cloud.ibm.com",
+        env=("WATSONX_APIKEY", "WATSONX_API_KEY", "WX_API_KEY"),
+        base_env=("WATSONX_API_BASE", "WATSONX_URL", "WX_URL", "WML_URL"),
+        auth="iam",
+        option_env=_WATSONX_OPTIONS,
+        option_defaults={"watsonx_region_name": "us-south"},
+        paths={
+            "chat": "/ml/v1/text/chat",
+            "embeddings": "/ml/v1/text/embeddings",
+            "rerank": "/ml/v1/text/rerank",
+        },
+        rejects=("parallel_tool_calls", "top_k"),
+        usage="always",
+        doc="https://cloud.ibm.com/apidocs/watsonx-ai",
+    ),
+    Provider(
+        name="watsonx_text",
+        format="watsonx_text",
+        title="IBM watsonx.ai, models without chat",
+        base_url="https://{watsonx_region_name}.ml.cloud.ibm.com",
+        env=("WATSONX_APIKEY", "WATSONX_API_KEY", "WX_API_KEY"),
+        base_env=("WATSONX_API_BASE", "WATSONX_URL", "WX_URL", "WML_URL"),
+        auth="iam",
+        option_env=_WATSONX_OPTIONS,
+        option_defaults={"watsonx_region_name": "us-south"},
+        paths={"chat": "/ml/v1/text/generation"},
+        usage="always",
+        doc="https://cloud.ibm.com/apidocs/watsonx-ai#text-generation",
+    ),
+    Provider(
+        name="replicate",
+        format="replicate",
+        title="Replicate",
+        base_url="https://api.replicate.com/v1",
+        env=("REPLICATE_API_TOKEN", "REPLICATE_API_KEY"),
+        base_env=("REPLICATE_API_BASE",),
+        paths={"chat": "/models/{model}/predictions", "images": "/models/{model}/predictions"},
+        usage="none",
+        doc="https://replicate.com/docs/reference/http",
+    ),
+    Provider(
+        name="stability",
+        format="stability",
+        title="Stability AI",
+        base_url="https://api.stability.ai",
+        env=("STABILITY_API_KEY",),
+        base_env=("STABILITY_API_BASE",),
+        paths={"images": "/v2beta/stable-image/generate"},
+        usage="none",
+        doc="https://platform.stability.ai/docs/api-reference",
     ),
     _row(
         "voyage",
@@ -792,8 +1140,8 @@ _COMPANIES = (
         "https://api.voyageai.com/v1",
         "VOYAGE_API_KEY VOYAGE_AI_API_KEY VOYAGE_AI_TOKEN",
         "https://docs.voyageai.com/reference/embeddings-api",
-        paths=_EMBEDDINGS,
-        prefixes="voyage-",
+        paths=_EMBEDDINGS | _RERANK,
+        prefixes="voyage- rerank-2",
     ),
     _row(
         "jina_ai",
@@ -801,11 +1149,13 @@ _COMPANIES = (
         "https://api.jina.ai/v1",
         "JINA_AI_API_KEY JINA_API_KEY JINA_AI_TOKEN",
         "https://jina.ai/embeddings",
-        paths=_EMBEDDINGS,
-        prefixes="jina-embeddings- jina-clip-",
+        paths=_EMBEDDINGS | _RERANK,
+        prefixes="jina-",
     ),
 )
 
+
+_COMPATIBLE = tuple(_row(*plain, paths=_CHAT) for plain in COMPANIES)
 
 # -- servers that people run themselves ------------------------------------------------------------------------------
 
@@ -816,16 +1166,20 @@ _OWN_SERVERS = (
         "http://localhost:8000/v1",
         "HOSTED_VLLM_API_KEY",
         "https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
+        paths=_ALL | _AUDIO_IN | _RERANK,
         quirks="optional_key top_k",
     ),
-    _row(
-        "ollama",
-        "Ollama",
-        "http://localhost:11434",
-        "OLLAMA_API_KEY",
-        "https://docs.ollama.com/api/openai-compatibility",
-        paths=_under("/v1", _ALL),
-        quirks="optional_key",
+    Provider(
+        name="ollama",
+        format="ollama_native",
+        title="Ollama",
+        base_url="http://localhost:11434",
+        env=("OLLAMA_API_KEY",),
+        base_env=("OLLAMA_API_BASE",),
+        paths={"chat": "/api/chat", "embeddings": "/api/embed"},
+        usage="always",
+        quirks=frozenset({"optional_key"}),
+        doc="https://docs.ollama.com/api/introduction",
     ),
     _row(
         "lm_studio",
@@ -841,6 +1195,7 @@ _OWN_SERVERS = (
         "http://127.0.0.1:8080/v1",
         "LLAMAFILE_API_KEY",
         "https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md",
+        paths=_ALL | _RERANK,
         quirks="optional_key top_k",
     ),
     _row(
@@ -849,6 +1204,7 @@ _OWN_SERVERS = (
         "http://localhost:8080/v1",
         "LOCALAI_API_KEY",
         "https://localai.io/features/text-generation",
+        paths=_ALL | _IMAGES | _SPEECH | _TRANSCRIPTIONS | _RERANK,
         quirks="optional_key top_k",
     ),
     _row(
@@ -857,6 +1213,7 @@ _OWN_SERVERS = (
         "http://localhost:9997/v1",
         "XINFERENCE_API_KEY",
         "https://inference.readthedocs.io/en/latest/user_guide/client_api.html",
+        paths=_EVERYTHING | _RERANK,
         quirks="optional_key top_k",
     ),
     _row(
@@ -882,6 +1239,7 @@ _OWN_SERVERS = (
         "",
         "GPUSTACK_API_KEY",
         "https://docs.gpustack.ai/latest/user-guide/openai-compatible-apis",
+        paths=_ALL | _IMAGES | _SPEECH | _TRANSCRIPTIONS | _RERANK,
         quirks="optional_key top_k",
     ),
     _row(
@@ -898,7 +1256,7 @@ _OWN_SERVERS = (
         "http://localhost:7997",
         "INFINITY_API_KEY",
         "https://michaelfeil.eu/infinity",
-        paths=_EMBEDDINGS,
+        paths=_EMBEDDINGS | _RERANK,
         quirks="optional_key",
     ),
     _row(
@@ -907,6 +1265,7 @@ _OWN_SERVERS = (
         "",
         "LITELLM_PROXY_API_KEY",
         "https://docs.litellm.ai/docs/providers/litellm_proxy",
+        paths=_EVERYTHING | _RERANK,
         rename={},
         quirks="optional_key cache_control top_k",
     ),
@@ -917,11 +1276,15 @@ _OWN_SERVERS = (
         "CUSTOM_OPENAI_API_KEY OPENAI_LIKE_API_KEY",
         "https://platform.openai.com/docs/api-reference/chat",
         base_env="CUSTOM_OPENAI_API_BASE OPENAI_LIKE_API_BASE",
+        paths=_EVERYTHING | _RERANK,
         quirks="optional_key top_k",
     ),
 )
 
-PROVIDERS: dict[str, Provider] = {row.name: row for row in (*_OWN_WORDS, *_COMPANIES, *_OWN_SERVERS)}
+_OLLAMA_OPENAI = re.compile(r"(/v1)(/chat/completions|/completions|/embeddings)?$")
+"""The end of an address at which Ollama speaks OpenAI's format."""
+
+PROVIDERS: dict[str, Provider] = {row.name: row for row in (*_OWN_WORDS, *_COMPANIES, *_COMPATIBLE, *_OWN_SERVERS)}
 """Every provider, by the name that stands before the slash in `provider/model`."""
 
 ALIASES: dict[str, str] = {
@@ -930,6 +1293,10 @@ ALIASES: dict[str, str] = {
     "text-completion-codestral": "codestral",
     "cohere_chat": "cohere",
     "google": "gemini",
+    "bedrock_converse": "bedrock",
+    "sagemaker_chat": "sagemaker",
+    "vertex": "vertex_ai",
+    "vertex_ai_beta": "vertex_ai",
     "together": "together_ai",
     "fireworks": "fireworks_ai",
     "ai21_chat": "ai21",
@@ -963,13 +1330,52 @@ def find(model: str) -> tuple[Provider, str] | None:
     name, slash, rest = model.partition("/")
     row = provider(name)
     if slash and row is not None:
-        return (row, rest) if rest else None
+        return for_model(row, rest) if rest else None
     if slash:
         return None
     for prefix, owner in _BARE:
         if model.startswith(prefix):
             return owner, model
     return None
+
+
+def for_model(row: Provider, model: str) -> tuple[Provider, str]:
+    """The row for this model, and the model's name there: some providers have other formats for other makers' models."""
+    if row.name == _VERTEX.name:
+        return _at_vertex(model)
+    return _at_bedrock(row, model) if row.auth == "aws" else (row, model)
+
+
+_REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d+")
+_ARN = re.compile(rf"arn:[\w-]+:\w+:({_REGION.pattern}):")
+_OWNERS = {"llama": "meta", "openai": "openai", "qwen2": "qwen", "qwen3": "qwen"}
+"""Whose words an imported model understands, as LiteLLM's users write it before its ARN."""
+
+
+def _at_bedrock(row: Provider, model: str) -> tuple[Provider, str]:
+    # `converse/`, `invoke/`, `us-west-2/` and `llama/` may stand before the model, an ARN has its region in it. What the
+    # name says of the region counts more than the environment, and less than the deployment's own `aws_region_name`.
+    head, _, rest = model.partition("/")
+    if rest and head in {"converse", "invoke", *_OWNERS}:
+        named, model = _at_bedrock(row, rest)
+        if head == "converse":
+            return named, model
+        options = dict(named.option_defaults)
+        if head in _OWNERS:
+            options["bedrock_family"] = _OWNERS[head]
+        paths = row.paths | {"chat": "/model/{model}/invoke"}
+        return replace(named, format="bedrock_invoke", paths=paths, option_defaults=options), model
+    region = _REGION.fullmatch(head) if rest else None
+    if region is not None:
+        model = rest
+    arn = _ARN.match(model)
+    place = region[0] if region else arn[1] if arn else ""
+    if place:
+        options = row.option_defaults | {"aws_region_name": place}
+        row = replace(row, option_env={"aws_region_name": ()}, option_defaults=options)
+    if row.name == _BEDROCK_MANTLE.name and model.startswith("anthropic."):
+        return replace(row, format="anthropic", paths={"chat": "/anthropic/v1/messages"}, usage="always"), model
+    return row, model
 
 
 def located(row: Provider, base_url: str = "", api_version: str = "") -> tuple[Provider, str]:
@@ -981,44 +1387,87 @@ def located(row: Provider, base_url: str = "", api_version: str = "") -> tuple[P
     base = (base_url or row.base_url).rstrip("/")
     if row.name in {"azure", "azure_ai"}:
         return _at_azure(row, base, api_version)
+    if row.name in {_GEMINI.name, _VERTEX.name}:
+        return row, _at_google(base)
+    if row.name == "cohere":
+        return row, _COHERE_ENDS.sub("", base)
+    if row.name == "ollama" and (end := _OLLAMA_OPENAI.search(base)):
+        row = replace(row, format="openai", paths=_ALL, rename=_MAX_TOKENS, usage="ask")
+        return row, base[: end.end(1)]
     for path in row.paths.values():
         base = base.removesuffix(path)
-    first = next(iter(row.paths.values())).split("/")[1]
-    return row, base.removesuffix(f"/{first}")
+    steps = next(iter(row.paths.values())).split("/")[1:-1]
+    for end in range(len(steps), 0, -1):  # …/api, …/api/v2 and so on, as far as it was written
+        if base.endswith(begun := "/" + "/".join(steps[:end])):
+            return row, base.removesuffix(begun)
+    return row, base
+
+
+_GOOGLE_VERSION = re.compile(r"/v1(?:beta1?)?(?:/openai)?$")
+_BROAD_LOCATION = re.compile(r"https://([a-z]+)-aiplatform\.googleapis\.com")
+
+
+def _at_google(url: str) -> str:
+    # Regions have hosts of their own, `global` has none, and `eu` and `us`, which are many regions, have another form:
+    # https://cloud.google.com/vertex-ai/generative-ai/docs/learn/locations.
+    base = _GOOGLE_VERSION.sub("", url)
+    broad = _BROAD_LOCATION.fullmatch(base)
+    if broad is None:
+        return base
+    if broad[1] == "global":
+        return "https://aiplatform.googleapis.com"
+    return f"https://aiplatform.{broad[1]}.rep.googleapis.com"
+
+
+_VERSIONLESS = frozenset({"v1", "latest", "preview"})
+"""API versions that mean the `…/openai/v1` address, as LiteLLM's users write it."""
 
 
 def _at_azure(row: Provider, url: str, api_version: str) -> tuple[Provider, str]:
-    # Four forms of address (https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle): the resource
-    # alone, a whole endpoint with deployment and version in it, `…/openai/v1`, which needs no version, and a
-    # serverless model's own host.
+    # Five forms of address (https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle): the resource
+    # alone, a whole endpoint with deployment and version in it, `…/openai/v1`, which needs no version, `…/anthropic`,
+    # where Claude speaks its own format, and a serverless model's own host.
     base, _, query = url.partition("?")
+    base = base.removesuffix("/chat/completions")
     version = api_version or query.partition("api-version=")[2].partition("&")[0]
-    if base.removesuffix("/chat/completions").endswith("/openai/v1"):
-        return replace(row, paths=_ALL), base.removesuffix("/chat/completions")
+    if base.endswith("/openai/v1"):
+        return replace(row, paths=_EVERYTHING), base
+    if version in _VERSIONLESS:
+        return replace(row, paths=_EVERYTHING), base.removesuffix("/openai") + "/openai/v1"
     if row.name == "azure_ai":
-        base = base.removesuffix("/chat/completions").removesuffix("/models")
-        if "services.ai.azure.com" not in base:
-            return replace(row, paths=_CHAT_EMBEDDINGS), base
-        return replace(
-            row, paths=_under("/models", _CHAT_EMBEDDINGS, f"?api-version={version or _FOUNDRY_VERSION}")
-        ), base
+        return _at_foundry(row, base, version)
     base, _, deployment = base.partition("/openai/deployments/")
     prefix = "/openai/deployments/" + (deployment.split("/")[0] or "{model}")
     version = version or AZURE_API_VERSION
-    row = replace(row, paths=_under(prefix, _ALL, f"?api-version={version}"))
+    row = replace(row, paths=_under(prefix, _EVERYTHING, f"?api-version={version}"))
     if version < "2024-09":  # they answer `stream_options` with an error
         row = replace(row, usage="none", rejects=(*row.rejects, "stream_options"))
     return row, base.removesuffix("/openai")
 
 
+def _at_foundry(row: Provider, base: str, version: str) -> tuple[Provider, str]:
+    base, claude, _ = base.partition("/anthropic")
+    if claude:
+        row = replace(row, format="anthropic", paths=_ANTHROPIC.paths, auth="x-api-key", usage="always")
+        return row, base + claude
+    base = base.removesuffix("/models")
+    if "services.ai.azure.com" not in base:
+        return replace(row, paths=_CHAT_EMBEDDINGS), base
+    query = f"?api-version={version or _FOUNDRY_VERSION}"
+    return replace(row, paths=_under("/models", _CHAT_EMBEDDINGS, query)), base
+
+
 def table() -> str:
     """The rows as a Markdown table, as `adapters/README.md` shows them."""
-    lines = ["| provider | prefix | key | address |", "|---|---|---|---|"]
+    lines = ["| provider | prefix | key | address | offers |", "|---|---|---|---|---|"]
     for row in PROVIDERS.values():
         names = [row.name, *(alias for alias, name in ALIASES.items() if name == row.name)]
-        key = " or ".join(f"`{name}`" for name in row.env)
+        key = " or ".join(f"`{name}`" for name in row.env) or f"({row.auth})"
         optional = " (optional)" if "optional_key" in row.quirks else ""
         address = f"`{row.base_url}`" if row.base_url else f"yours: `{row.base_env[0]}` or `api_base`"
         prefixes = ", ".join(f"`{name}/`" for name in names)
-        lines.append(f"| [{row.title}]({row.doc}) | {prefixes} | {key}{optional} | {address} |")
+        offers = ", ".join(operation.replace("_", " ") for operation in row.paths)
+        lines.append(
+            f"| [{row.title}]({row.doc}) | {prefixes} | {key}{optional} | {address} | {offers} |"
+        )
     return "\n".join(lines) + "\n"

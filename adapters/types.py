@@ -442,14 +442,6 @@ class File(Struct, frozen=True):
     data: bytes
 
 
-class Form(Struct, frozen=True):
-    """A body that is a form. A name that stands there several times, or ends in `[]`, is in `lists` (without the `[]`)."""
-
-    fields: dict[str, str]
-    lists: dict[str, tuple[str, ...]]
-    files: dict[str, File]
-
-
 class EmbeddingsRequest(Struct, frozen=True, kw_only=True):
     """Texts, or texts as token numbers, that shall become vectors.
 
@@ -566,6 +558,8 @@ class TranscriptionRequest(Struct, frozen=True, kw_only=True):
     timestamp_granularities: tuple[str, ...] = ()
     extra: dict[str, str] = {}
     """Other fields of the form."""
+    lists: dict[str, tuple[str, ...]] = {}
+    """Other fields of the form that may be there several times, without their `[]`."""
 
 
 class TranscriptionResponse(Struct, frozen=True):
@@ -577,6 +571,7 @@ class TranscriptionResponse(Struct, frozen=True):
     segments: Raw | None = None
     words: Raw | None = None
     usage: Usage | None = None
+    logprobs: Raw | None = None
 
 
 class Call(Struct, frozen=True):

@@ -16,6 +16,10 @@ _OPENAI: dict[str, Operation] = {
     "/chat/completions": "chat",
     "/completions": "completions",
     "/embeddings": "embeddings",
+    "/images/generations": "images",
+    "/audio/speech": "speech",
+    "/audio/transcriptions": "transcriptions",
+    "/audio/translations": "translations",
 }
 _ANTHROPIC: dict[str, Operation] = {
     "/messages": "chat",
@@ -30,12 +34,16 @@ _OPENAI_ROOTS = (
     "/v1/engines/{model}",
 )
 _ANTHROPIC_ROOTS = ("/v1", "", "/anthropic/v1")
+_RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")
+"""OpenAI has no such thing: the shape is Cohere's and Jina's, the errors are OpenAI's."""
 
 
 def _rows() -> Iterator[Endpoint]:
     for root in _OPENAI_ROOTS:
         for path, operation in _OPENAI.items():
             yield Endpoint("POST", root + path, "openai", operation)
+    for path in _RERANK:
+        yield Endpoint("POST", path, "openai", "rerank")
     for root in _ANTHROPIC_ROOTS:
         for path, operation in _ANTHROPIC.items():
             yield Endpoint("POST", root + path, "anthropic", operation)

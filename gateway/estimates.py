@@ -3,6 +3,10 @@
 Providers count for themselves, and what they report is what is booked. Estimates stand in for a stream that was cut, a
 provider that counts nothing, and `count_tokens` where the provider has no such thing; they always say so.
 
+What is paid by other measures than tokens is estimated by those: a rerank by a search for every hundred documents, as
+Cohere counts (https://docs.cohere.com/docs/rate-limits#what-counts-as-a-search), pictures by how many were asked for, speech by its
+characters, and sound that shall be written down by its bytes: 16,000 a second, an MP3 of 128 kbit/s.
+
 Four bytes of JSON are taken for a token. A picture or a file is base64, a string of kilobytes without a space in it: it
 counts as one thousand tokens whatever its size, as vendors price an image by its area and not by its bytes
 (https://docs.claude.com/en/docs/build-with-claude/vision: at most about 1,600).
@@ -12,7 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 from msgspec import Raw
+
+from adapters.types import Operation, Units, Usage
+from gateway.pricing import Price
 
 _BYTES_PER_TOKEN = 4
 _FILE = 4096
@@ -20,7 +28,56 @@ _FILE = 4096
 _FILE_TOKENS = 1000
 _SHORT_DELTA = 8
 """Bytes of words in a delta up to which it is taken for one token: most providers send each token on its own."""
-_ASKED = ("system", "messages", "tools", "input", "prompt")
+_ASKED = ("system", "messages", "tools", "input", "prompt", "query", "documents")
+_DOCUMENTS_PER_SEARCH = 100
+_BYTES_PER_SECOND = 16_000
+_MOST_PICTURES = 100
+_SPOKEN_TOKENS_PER_CHARACTER = 1.4
+"""OpenAI's voices: some 21 tokens a second (https://platform.openai.com/docs/pricing: $0.015 a minute at $12 a million), in which
+fifteen characters are spoken.
+"""
+
+
+def unreported(
+    operation: Operation, price: Price | None, question: Mapping[str, Raw], *, sent: int, said: int
+) -> Usage:
+    """The usage of a question that was answered without a word on it, in the measure that its price is in. `sent` are the
+    bytes of the client's body, `said` those of the answer.
+    """
+    if operation == "rerank" and price is not None and price.search is not None:
+        return Usage(units=Units(searches=_searches(question)), estimated=True)
+    if operation == "images":
+        return Usage(units=Units(images=_pictures(question)), estimated=True)
+    if operation in {"transcriptions", "translations"}:
+        return Usage(units=Units(milliseconds=1 + sent * 1000 // _BYTES_PER_SECOND), estimated=True)
+    if operation == "speech":
+        characters = _characters(question)
+        if price is not None and price.character is None and price.audio_output is not None:
+            spoken = round(characters * _SPOKEN_TOKENS_PER_CHARACTER)
+            return Usage(input=tokens_asked(question), audio_output=spoken, estimated=True)
+        return Usage(units=Units(characters=characters), estimated=True)
+    words = said if operation in {"chat", "completions"} else 0
+    return Usage(input=tokens_asked(question), output=words // _BYTES_PER_TOKEN, estimated=True)
+
+
+def _searches(question: Mapping[str, Raw]) -> int:
+    documents = _value(question, "documents")
+    count = len(documents) if isinstance(documents, list) else 1
+    return max(1, -(-count // _DOCUMENTS_PER_SEARCH))
+
+
+def _pictures(question: Mapping[str, Raw]) -> int:
+    count = _value(question, "n")
+    return count if isinstance(count, int) and 0 < count <= _MOST_PICTURES else 1
+
+
+def _characters(question: Mapping[str, Raw]) -> int:
+    text = _value(question, "input")
+    return len(text) if isinstance(text, str) else 1
+
+
+def _value(question: Mapping[str, Raw], field: str) -> object:
+    return msgspec.json.decode(question[field]) if field in question else None
 
 
 def tokens_asked(envelope: Mapping[str, Raw]) -> int:

@@ -15,8 +15,9 @@ from typing import Protocol, Self
 from msgspec import Raw, Struct
 
 from adapters.errors import GatewayError, UpstreamError
+from adapters.multipart import Form
 from adapters.taps import Tap
-from adapters.types import FinishReason, Form, Usage
+from adapters.types import FinishReason, Usage
 from gateway.client import ClientWriter
 from gateway.inbound import NO_CONTROLS, Body, Head
 from gateway.keyring import Caller

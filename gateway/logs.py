@@ -37,9 +37,11 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
 
+import msgspec
 import orjson
 
-from gateway.state.records import Kind, LedgerRow, usd
+from adapters.types import NO_UNITS
+from gateway.state.records import UNITS, Kind, LedgerRow, usd
 
 log = logging.getLogger("penstock")
 requests = logging.getLogger("penstock.request")
@@ -240,6 +242,7 @@ def _own_fields(row: LedgerRow) -> dict[str, Any]:
             "total": prompt + completion,
             "source": row.kind.usage_source,
         },
+        "units": None if usage.units is NO_UNITS else msgspec.to_builtins(usage.units),
         "cost_usd": None if row.cost_nano is None else usd(row.cost_nano),
         "attempts": len(row.tried) if row.answer_ms is None else 1,
         "failed_attempts": _failed_attempts(row) if row.tried else (),
@@ -265,6 +268,8 @@ def _kind_fields(kind: Kind) -> dict[str, Any]:
         "upstream_model": safe(kind.model),
         "stream": kind.stream,
         "price_source": kind.price_source,
+        "cost_source": kind.cost_source,
+        "service_tier": safe(kind.service_tier),
         "retries": kind.retries,
         "fallbacks": kind.fallbacks,
         "finish": kind.finish,
@@ -422,7 +427,9 @@ def _bill(row: LedgerRow) -> str:
     if not row.provider:
         return ""
     cost = "cost unknown" if row.cost_nano is None else f"cost ${usd(row.cost_nano):.6f}"
-    return f"{row.total_us / 1000:.0f} ms, {row.prompt_tokens}+{row.completion_tokens} tokens, {cost}"
+    used = [f"{row.prompt_tokens}+{row.completion_tokens} tokens"]
+    used += [f"{count} {unit}" for unit in UNITS if (count := getattr(row, unit))]
+    return f"{row.total_us / 1000:.0f} ms, {', '.join(used)}, {cost}"
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

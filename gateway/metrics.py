@@ -35,7 +35,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.state.records import TOKENS, AttemptRow, Kind, LedgerRow, usd
+from adapters.types import NO_UNITS
+from gateway.state.records import TOKENS, UNITS, AttemptRow, Kind, LedgerRow, usd
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -77,8 +78,14 @@ SERIES: tuple[Series, ...] = (
         "penstock_tokens_total",
         "counter",
         ("model", "provider", "bucket"),
-        "Tokens, each in exactly one bucket: input, cache_read, cache_write, cache_write_1h, audio_input, output, "
-        "reasoning, audio_output",
+        "Tokens, each in exactly one bucket: input, cache_read, cache_write, cache_write_1h, audio_input, image_input, "
+        "output, reasoning, audio_output, image_output",
+    ),
+    Series(
+        "penstock_units_total",
+        "counter",
+        ("model", "provider", "unit"),
+        "What is billed and is no token: images, milliseconds of sound that went in, characters, searches",
     ),
     Series("penstock_spend_dollars_total", "counter", ("model", "provider"), "Cost in US dollars"),
     Series(
@@ -393,8 +400,12 @@ class Metrics:
         for bucket in TOKENS:
             if tokens := getattr(cell, bucket):
                 counters["penstock_tokens_total"].add((*ours, bucket), tokens, count)
-        prompt = cell.input + cell.cache_read + cell.cache_write + cell.cache_write_1h + cell.audio_input
-        completion = cell.output + cell.reasoning + cell.audio_output
+        for unit in UNITS:
+            if amount := getattr(cell.units, unit):
+                counters["penstock_units_total"].add((*ours, unit), amount, count)
+        prompt = cell.input + cell.cache_read + cell.cache_write + cell.cache_write_1h
+        prompt += cell.audio_input + cell.image_input
+        completion = cell.output + cell.reasoning + cell.audio_output + cell.image_output
         counters["litellm_requests_metric_total"].add(theirs, count, count)
         counters["litellm_input_tokens_metric_total"].add(theirs, prompt, count)
         counters["litellm_output_tokens_metric_total"].add(theirs, completion, count)
@@ -498,6 +509,7 @@ class _Cell:
         "overhead",
         "per_token",
         "requests",
+        "units",
         "unpriced",
         "upstream",
         "whole",
@@ -517,7 +529,8 @@ class _Cell:
         self.cost_nano = 0
         self.unpriced = 0
         self.input = self.cache_read = self.cache_write = self.cache_write_1h = self.audio_input = 0
-        self.output = self.reasoning = self.audio_output = 0
+        self.output = self.reasoning = self.audio_output = self.image_input = self.image_output = 0
+        self.units = NO_UNITS
 
     def add(self, row: LedgerRow) -> None:
         """1.2 us."""
@@ -548,6 +561,10 @@ class _Cell:
         self.output += usage.output
         self.reasoning += usage.reasoning
         self.audio_output += usage.audio_output
+        self.image_input += usage.image_input
+        self.image_output += usage.image_output
+        if usage.units is not NO_UNITS:
+            self.units += usage.units
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

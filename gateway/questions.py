@@ -7,17 +7,30 @@ rerank, pictures, speech) is a task, a question and an answer of their own types
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from adapters import CLIENTS, FORMATS, SAME
-from adapters.base import ProviderSide, SameFormat
-from adapters.errors import Unsupported
+from adapters import (
+    CLIENTS,
+    EMBEDDINGS,
+    FORMATS,
+    IMAGES,
+    RERANK,
+    SAME,
+    SPEECH,
+    TRANSCRIPTIONS,
+    audio,
+    embeddings,
+    images,
+    rerank,
+)
+from adapters.base import ProviderSide, SameFormat, Task
+from adapters.errors import BadRequest, Unsupported
 from adapters.taps import Passthrough, Tap, Translation
-from adapters.types import Call, Reply, Target
+from adapters.types import Call, Operation, Reply, Target, TranscriptionRequest
 from gateway.exchange import Exchange
 from gateway.routes import Deployment
 
@@ -54,8 +67,13 @@ def question_for(x: Exchange, deployment: Deployment) -> Question:
     target = _target(x, deployment)
     envelope = _with_defaults(x, deployment)
     provider_format = deployment.target.provider.format
+    kind = _KINDS.get(operation)
+    if kind is not None:
+        task = kind.ways.get(deployment.provider) or kind.ways.get(provider_format)
+        if task is not None:
+            return Doing(x, target, envelope, kind, task)
     same = SAME.get((x.endpoint.client_format, provider_format))
-    if same is not None:
+    if same is not None and operation in _PASSED:
         return Passing(x, target, envelope, same)
     if operation == "chat":
         return Translating(x, target, envelope)
@@ -118,6 +136,83 @@ class Translating:
             self.provider_side.read_stream(self._request, self._target),
             self._client_side.write_stream(answer_id=x.id, model=x.model, now=now, wants_usage=x.wants_usage),
         )
+
+
+class _Kind(Struct, frozen=True):
+    """One kind of task: the formats that have a way of their own, and the client's side of it."""
+
+    ways: Mapping[str, Task[Any, Any]]
+    read: Callable[[Exchange, Mapping[str, Raw]], Any]
+    write: Callable[[Exchange, Any, Any, int], tuple[bytes, str]]
+
+
+class Doing:
+    """What is no chat: a question and an answer of their own types, in one call or several."""
+
+    __slots__ = ("_kind", "_request", "_target", "_task", "_x", "calls", "provider_side")
+    is_same = False
+
+    def __init__(
+        self, x: Exchange, target: Target, envelope: Mapping[str, Raw], kind: _Kind, task: Task[Any, Any]
+    ) -> None:
+        self._x = x
+        self._target = target
+        self._kind = kind
+        self._task = task
+        self.provider_side = FORMATS[target.provider.format]
+        self._request = kind.read(x, envelope)
+        self.calls = tuple(task.write(self._request, target))
+
+    def finished(self, replies: Sequence[Reply], now: int) -> tuple[bytes, str]:
+        answer = self._task.read(replies, self._request, self._target)
+        self._x.usage = answer.usage
+        return self._kind.write(self._x, answer, self._request, now)
+
+    def tap(self, now: int) -> Tap:
+        raise Unsupported(f"{self._x.endpoint.operation} cannot be streamed", param="stream")
+
+
+def _as_json(write: Callable[..., bytes]) -> Callable[[Exchange, Any, Any, int], tuple[bytes, str]]:
+    def write_json(x: Exchange, answer: Any, request: Any, now: int) -> tuple[bytes, str]:
+        return write(answer, request, model=x.model, now=now, answer_id=x.id), JSON
+
+    return write_json
+
+
+def _read_sound(x: Exchange, envelope: Mapping[str, Raw]) -> TranscriptionRequest:
+    form = x.form
+    if form is None or "file" not in form.files:
+        raise BadRequest(f"{x.endpoint.path}: Missing required parameter: 'file'.", param="file")
+    fields = {name: form.fields.get(name) or str(msgspec.json.decode(raw)) for name, raw in envelope.items()}
+    is_translation = x.endpoint.operation == "translations"
+    return audio.read_transcription(fields, form.lists, form.files["file"], translate=is_translation)
+
+
+_TRANSCRIPTIONS = _Kind(
+    TRANSCRIPTIONS, _read_sound, lambda _, answer, request, __: audio.write_transcription(answer, request)
+)
+_KINDS: dict[Operation, _Kind] = {
+    "embeddings": _Kind(
+        EMBEDDINGS,
+        lambda _, envelope: embeddings.read_request(envelope),
+        _as_json(embeddings.write_response),
+    ),
+    "rerank": _Kind(
+        RERANK, lambda _, envelope: rerank.read_request(envelope), _as_json(rerank.write_response)
+    ),
+    "images": _Kind(
+        IMAGES, lambda _, envelope: images.read_request(envelope), _as_json(images.write_response)
+    ),
+    "speech": _Kind(
+        SPEECH,
+        lambda _, envelope: audio.read_speech(envelope),
+        lambda _, answer, __, ___: (answer.data, answer.media_type),
+    ),
+    "transcriptions": _TRANSCRIPTIONS,
+    "translations": _TRANSCRIPTIONS,
+}
+_PASSED = frozenset({"chat", "completions", "embeddings", "count_tokens"})
+"""What passes where both sides speak the same."""
 
 
 def _target(x: Exchange, deployment: Deployment) -> Target:

@@ -21,12 +21,13 @@ from msgspec import Struct
 
 from adapters import PROVIDERS
 from adapters.providers import find as find_provider
-from adapters.providers import located
+from adapters.providers import for_model, located
 from adapters.providers import provider as provider_row
 from adapters.types import Provider, Target
+from gateway.config.google import project_of
 from gateway.config.model import Alias, Config, ModelEntry, ModelParams, Place, Secret
 from gateway.config.vocabulary import SECRET_OPTIONS
-from gateway.pricing import FREE, ModelFacts, Price, PriceTable, price_from_params
+from gateway.pricing import FREE, ModelFacts, Price, PriceTable, completed, price_from_params, readable_prices
 
 _REMEMBERED = 2_000
 
@@ -301,15 +302,17 @@ class Routes:
         options = self._options(params, provider)
         signer = _signer(provider, params.api_key or self._key_of(provider), options)
         package = _PACKAGES.get(signer)
-        if package is not None and importlib.util.find_spec(package[0]) is None:
+        if package is not None and not _is_installed(package[0]):
             return f"it needs a package that is not installed: pip install 'penstock[{package[1]}]'"
-        if not params.api_base:
+        if signer == "google" and "vertex_project" not in options:
+            return f"vertex_project is not set ({' or '.join(provider.option_env['vertex_project'])})"
+        if not self._base(params, provider):
             missing = next(
                 (name for name in _PLACEHOLDER.findall(provider.base_url) if name not in options), None
             )
             if missing is not None:
                 return f"{missing} is not set ({' or '.join(provider.option_env.get(missing, ()))})"
-        if not (params.api_base or provider.base_url or _base_from(provider, self._environ)):
+        if not (provider.base_url or self._base(params, provider)):
             names = " or ".join(provider.base_env) or "api_base"
             return f"{provider.name} needs a base URL: set api_base or {names}"
         needs_key = provider.env and "optional_key" not in provider.quirks
@@ -323,13 +326,13 @@ class Routes:
     ) -> Deployment:
         params = entry.params
         facts = self._prices.find(provider.name, str(entry.info.get("base_model") or model))
-        price, source = self._price(params, name, model, facts)
+        price, source = self._price(entry, name, model, facts)
         version = params.api_version or (
             self._environ.get("AZURE_API_VERSION", "") if provider.name == "azure" else ""
         )
         credentials = self._options(params, provider)
         options = {key: value for key, value in credentials.items() if isinstance(value, str)}
-        base = params.api_base or _base_from(provider, self._environ)
+        base = self._base(params, provider)
         row, base_url = located(provider, base or _filled(provider.base_url, options), version)
         target = Target(
             provider=row,
@@ -344,15 +347,16 @@ class Routes:
             allowed=frozenset(params.allowed_openai_params),
         )
         key = params.api_key or self._key_of(provider)
+        signer = _signer(provider, key, credentials)
         headers = {"openai-organization": Secret(params.organization)} if params.organization else {}
         return Deployment(
             id=_id(entry, name, model, position),
             route=name,
             target=target,
             api_key=key,
-            signer=_signer(provider, key, credentials),
+            signer=signer,
             credentials=credentials,
-            scope=hashlib.sha256(key.reveal().encode()).hexdigest()[:16] if key else "",
+            scope=_scope(key, credentials if signer else {}),
             weight=_weight(params),
             order=params.order or 0,
             timeout=params.timeout,
@@ -370,28 +374,22 @@ class Routes:
         )
 
     def _price(
-        self, params: ModelParams, name: str, model: str, facts: ModelFacts | None
+        self, entry: ModelEntry, name: str, model: str, facts: ModelFacts | None
     ) -> tuple[Price | None, str]:
+        params = entry.params
         if params.mock_response is not None:
             return FREE, "mock"
-        own = price_from_params(
-            {
-                "input_cost_per_token": params.input_cost_per_token,
-                "output_cost_per_token": params.output_cost_per_token,
-                "cache_read_input_token_cost": params.cache_read_input_token_cost,
-                "cache_creation_input_token_cost": params.cache_creation_input_token_cost,
-                **params.other_prices,
-            }
-        )
+        written = {
+            "input_cost_per_token": params.input_cost_per_token,
+            "output_cost_per_token": params.output_cost_per_token,
+            "cache_read_input_token_cost": params.cache_read_input_token_cost,
+            "cache_creation_input_token_cost": params.cache_creation_input_token_cost,
+            **params.other_prices,
+        }
+        said = {key: value for key, value in written.items() if value is not None}
+        own = price_from_params(readable_prices(entry.info) | said)
         if own is not None:
-            listed_price = facts.price if facts else None
-            if listed_price is not None and (own.input is None or own.output is None):
-                own = msgspec.structs.replace(
-                    own,
-                    input=listed_price.input if own.input is None else own.input,
-                    output=listed_price.output if own.output is None else own.output,
-                )
-            return own, "deployment"
+            return completed(own, facts.price if facts else None), "deployment"
         listed = self._config.general.cost_per_token
         flat = listed.get(name) or listed.get(model)
         if flat is not None:
@@ -414,7 +412,18 @@ class Routes:
                 found[name] = Secret(value) if name in SECRET_OPTIONS else value
         if params.region_name and "aws_region_name" in provider.option_env:
             found["aws_region_name"] = params.region_name
-        return {**found, **params.options}
+        found |= params.options
+        if "vertex_project" in provider.option_env and "vertex_project" not in found:
+            given = found.get("vertex_credentials", "")
+            project = project_of(given.reveal() if isinstance(given, Secret) else given, self._environ)
+            found |= {"vertex_project": project} if project else {}
+        return found
+
+    def _base(self, params: ModelParams, provider: Provider) -> str:
+        """The address, if it is not the provider's usual one."""
+        own = params.options.get("aws_bedrock_runtime_endpoint")
+        named = own if isinstance(own, str) and provider.name == "bedrock" else ""
+        return params.api_base or named or _base_from(provider, self._environ)
 
     def _key_of(self, provider: Provider) -> Secret | None:
         for variable in provider.env:
@@ -447,9 +456,24 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _PACKAGES = {
     "google": ("google.auth", "google"),
     "aws": ("botocore", "aws"),
-    "entra": ("azure.identity", "azure"),
+    "azure_identity": ("azure.identity", "azure"),
 }
 """What a signer imports, and the extra that installs it."""
+
+
+def _scope(key: Secret | None, credentials: Mapping[str, str | Secret]) -> str:
+    """A digest of all that says who asks; empty for nobody."""
+    told = [key.reveal()] if key else []
+    for name, value in sorted(credentials.items()):
+        told += [name, value.reveal() if isinstance(value, Secret) else value]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:16] if told else ""
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package above it
+        return False
 
 
 def _filled(base_url: str, options: Mapping[str, str]) -> str:
@@ -462,19 +486,39 @@ def _signer(provider: Provider, key: Secret | None, options: Mapping[str, str | 
         return "iam"
     if provider.auth in {"google", "aws"}:
         return "" if key else provider.auth
-    if provider.name in {"azure", "azure_ai"} and not key and not _ENTRA.isdisjoint(options):
-        return "entra"
+    if provider.name in {"azure", "azure_ai"} and not key:
+        if any(options.keys() >= needed for needed in _ENTRA):
+            return "entra"
+        return "azure_identity" if "azure_credential" in options else ""
     return ""
 
 
-_ENTRA = frozenset({"azure_ad_token", "tenant_id", "azure_credential"})
+_ENTRA = (
+    {"azure_ad_token"},
+    {"tenant_id", "client_id", "client_secret"},
+    {"client_id", "azure_username", "azure_password"},
+)
+"""What is enough for a token of Entra ID, without a library."""
+
+
+_OF_GOOGLE = ("vertex_project", "vertex_credentials")
+"""Either is enough to ask Vertex AI: credentials are found without being named, and name a project themselves."""
 
 
 def _is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:
     base = _base_from(provider, environ)
+    options = {
+        option: ""
+        for option, names in provider.option_env.items()
+        if any(environ.get(name) for name in names)
+    }
     if provider.env and any(environ.get(name) for name in provider.env):
-        return bool(provider.base_url or base)
-    return bool(base) and (not provider.env or "optional_key" in provider.quirks)
+        missing = set(_PLACEHOLDER.findall(provider.base_url)) - {*options, *provider.option_defaults}
+        return bool(base or (provider.base_url and not missing))
+    if provider.auth == "google":
+        return not options.keys().isdisjoint(_OF_GOOGLE)
+    needs_no_key = not provider.env or "optional_key" in provider.quirks
+    return bool(base) and (needs_no_key or _signer(provider, None, options) in {"entra", "azure_identity"})
 
 
 def _base_from(provider: Provider, environ: Mapping[str, str]) -> str:
@@ -486,7 +530,7 @@ def _provider_of(params: ModelParams, model: str) -> tuple[Provider, str] | None
         provider = provider_row(params.custom_llm_provider)
         if provider is None:
             return None
-        return provider, model.removeprefix(f"{params.custom_llm_provider}/")
+        return for_model(provider, model.removeprefix(f"{params.custom_llm_provider}/"))
     found = find_provider(model)
     if found is None and (params.api_base or params.mock_response is not None):
         return PROVIDERS["openai"], model

@@ -103,11 +103,25 @@ class FunctionCall(Struct):
     arguments: str | None = None
 
 
+class Sealed(Struct):
+    """Where a vendor's seal on the thoughts behind a call stands."""
+
+    thought_signature: str | None = None
+
+
+class ExtraContent(Struct):
+    google: Sealed | None = None
+
+
 class ToolCall(Struct):
+    """`extra_content` is how Google's own endpoint for OpenAI's clients hands over a seal, the other one how LiteLLM does."""
+
     function: FunctionCall
     id: str | None = None
     type: Literal["function"] | None = None
     cache_control: Raw = NOTHING
+    extra_content: ExtraContent | None = None
+    provider_specific_fields: Sealed | None = None
 
 
 class Message(Struct):
@@ -269,15 +283,21 @@ class PromptDetails(Struct, gc=False):
     cached_tokens: Count | None = None
     cache_write_tokens: Count | None = None
     audio_tokens: Count | None = None
+    image_tokens: Count | None = None
 
 
 class CompletionDetails(Struct, gc=False):
     reasoning_tokens: Count | None = None
     audio_tokens: Count | None = None
+    image_tokens: Count | None = None
+
+
+class CostDetails(Struct, gc=False):
+    upstream_inference_cost: Raw = NOTHING
 
 
 class Usage(Struct, gc=False):
-    """`usage` as nearly everybody writes it, with the names that some have for what was cached or thought."""
+    """`usage` as nearly everybody writes it, with the names that some have for what was cached or thought, and for the bill."""
 
     prompt_tokens: Count | UnsetType = UNSET
     completion_tokens: Count | None = None
@@ -289,6 +309,11 @@ class Usage(Struct, gc=False):
     num_cached_tokens: Count | None = None
     cache_creation_input_tokens: Count | None = None
     reasoning_tokens: Count | None = None
+    service_tier: Raw = NOTHING
+    cost: Raw = NOTHING
+    cost_details: CostDetails | None = None
+    is_byok: bool | None = None
+    cost_in_usd_ticks: Count | None = None
 
 
 class GroqExtra(Struct):
@@ -305,6 +330,7 @@ class Answer(Struct):
     usage: Raw = NOTHING
     error: Raw = NOTHING
     x_groq: GroqExtra | None = None
+    service_tier: Raw = NOTHING
 
 
 class Outline(Struct):
@@ -321,3 +347,4 @@ class Outline(Struct):
     usage: Raw = NOTHING
     error: Raw = NOTHING
     x_groq: GroqExtra | None = None
+    service_tier: Raw = NOTHING

@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from adapters.errors import BadRequest
-from gateway.state.records import LedgerQuery, LedgerRow, Records, Total, usd
+from gateway.state.records import TOKENS, UNITS, LedgerQuery, LedgerRow, Records, Total, usd
 
 _MOST_ROWS = 10_000
 _MOST_DAYS = 3_660
@@ -28,6 +28,11 @@ _CALL_TYPES = {
     "completions": "atext_completion",
     "embeddings": "aembedding",
     "count_tokens": "acount_tokens",
+    "rerank": "arerank",
+    "images": "aimage_generation",
+    "speech": "aspeech",
+    "transcriptions": "atranscription",
+    "translations": "atranscription",
 }
 
 
@@ -143,6 +148,17 @@ def _metadata(row: LedgerRow) -> dict[str, Any]:
             "total_tokens": row.prompt_tokens + row.completion_tokens,
             "cache_read_input_tokens": row.cache_read,
             "cache_creation_input_tokens": row.cache_write + row.cache_write_1h,
+            "prompt_tokens_details": {
+                "cached_tokens": row.cache_read,
+                "cache_creation_tokens": row.cache_write + row.cache_write_1h,
+                "audio_tokens": row.audio_input,
+                "image_tokens": row.image_input,
+            },
+            "completion_tokens_details": {
+                "reasoning_tokens": row.reasoning,
+                "audio_tokens": row.audio_output,
+                "image_tokens": row.image_output,
+            },
         },
         "error_information": {
             "error_code": str(row.http_status),
@@ -168,18 +184,12 @@ def _own_words(row: LedgerRow) -> dict[str, Any]:
         "finish": row.finish,
         "mock": row.mock,
         "cost_nano": row.cost_nano,
+        "cost_source": row.cost_source,
         "price_source": row.price_source,
+        "service_tier": row.service_tier,
         "usage_source": row.usage_source,
-        "tokens": {
-            "input": row.input,
-            "cache_read": row.cache_read,
-            "cache_write": row.cache_write,
-            "cache_write_1h": row.cache_write_1h,
-            "audio_input": row.audio_input,
-            "output": row.output,
-            "reasoning": row.reasoning,
-            "audio_output": row.audio_output,
-        },
+        "tokens": {bucket: getattr(row.usage, bucket) for bucket in TOKENS},
+        "units": {unit: getattr(row.usage.units, unit) for unit in UNITS},
         "timings_us": {
             "queue": None,  # these three are words that readers know; nobody measures them
             "auth": None,

@@ -47,6 +47,7 @@ from gateway.config.vocabulary import (
     PRICE_POLICIES,
     REQUEST_PARAMETERS,
     ROUTER_PREFIX,
+    SAME_SETTING,
     SECTIONS,
     SETTINGS,
     STRATEGIES,
@@ -526,7 +527,7 @@ class _Models:
         value = self._reader.read(key.kind, item.value, join(path, key.name))
         if value is None:
             return
-        name = "api_base" if key.name == "base_url" else key.name
+        name = SAME_SETTING.get(key.name, key.name)
         if name in OPTIONS:
             values["options"][name] = value
         elif values.get(name, value) != value:

@@ -103,6 +103,9 @@ OPTIONS: dict[str, Kind] = {
     "vertex_project": "text",
     "vertex_location": "text",
     "vertex_credentials": "secret_text",
+    "vertex_ai_project": "text",
+    "vertex_ai_location": "text",
+    "vertex_ai_credentials": "secret_text",
     "azure_ad_token": "secret",
     "tenant_id": "text",
     "client_id": "text",
@@ -110,6 +113,8 @@ OPTIONS: dict[str, Kind] = {
     "azure_scope": "text",
     "azure_username": "text",
     "azure_password": "secret",
+    "azure_credential": "text",
+    "azure_authority_host": "text",
     "aws_region_name": "text",
     "aws_access_key_id": "secret",
     "aws_secret_access_key": "secret",
@@ -117,9 +122,27 @@ OPTIONS: dict[str, Kind] = {
     "aws_role_name": "text",
     "aws_session_name": "text",
     "aws_profile_name": "text",
+    "aws_web_identity_token": "secret",
+    "aws_external_id": "text",
+    "aws_sts_endpoint": "url",
+    "aws_bedrock_runtime_endpoint": "url",
     "watsonx_region_name": "text",
+    "watsonx_api_version": "text",
+    "project_id": "text",
+    "space_id": "text",
+    "token": "secret",
+    "zen_api_key": "secret",
+    "account_id": "text",
 }
 """Settings of `litellm_params` that one provider has alone: read into `ModelParams.options`."""
+
+SAME_SETTING = {
+    "base_url": "api_base",
+    "vertex_ai_project": "vertex_project",
+    "vertex_ai_location": "vertex_location",
+    "vertex_ai_credentials": "vertex_credentials",
+}
+"""Settings that have two names."""
 
 SECRET_OPTIONS = frozenset(name for name, kind in OPTIONS.items() if kind in {"secret", "secret_text"})
 """Those of them that are keys."""

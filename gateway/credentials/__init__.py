@@ -13,6 +13,7 @@ from typing import Protocol
 
 from adapters.errors import Bug
 from adapters.types import Address
+from gateway.credentials import aws, entra, google, iam
 from gateway.credentials.web import Web
 from gateway.routes import Deployment
 
@@ -98,5 +99,11 @@ class Signers:
         await self._web.close()
 
 
-MAKERS: dict[str, Maker] = {}
+MAKERS: dict[str, Maker] = {
+    "aws": aws.signer,
+    "azure_identity": entra.azure_identity,
+    "entra": entra.entra,
+    "google": google.signer,
+    "iam": iam.signer,
+}
 """How signers are made, by kind."""

@@ -13,16 +13,25 @@ from __future__ import annotations
 import msgspec
 
 from adapters.errors import GatewayError, UpstreamError
-from adapters.types import Usage
-from gateway.estimates import tokens_asked, tokens_said
+from adapters.types import NO_UNITS, Usage
+from gateway.estimates import tokens_asked, tokens_said, unreported
 from gateway.exchange import Attempt, Exchange
 from gateway.logs import scrub
 from gateway.pricing import cost
 from gateway.routes import Deployment
 from gateway.runtime import Runtime
-from gateway.state.records import NO_TOKENS, AttemptRow, Kind, LedgerRow, Status, UsageSource
+from gateway.state.records import (
+    NO_TOKENS,
+    AttemptRow,
+    CostSource,
+    Kind,
+    LedgerRow,
+    Status,
+    UsageSource,
+)
 
 _MOST_TOKENS = 10**9
+_MOST_NANO = 10**15
 _MOST_KINDS = 1_000
 
 _kinds: dict[tuple[object, ...], Kind] = {}
@@ -55,7 +64,7 @@ def settle(rt: Runtime, x: Exchange) -> None:
         x.cost = 0
     elif x.cost is None or usage is not x.usage:  # a whole answer's was worked out for its head
         price = x.deployment.price if x.deployment is not None else None
-        x.cost = None if price is None else cost(price, usage)
+        x.cost = cost(price, usage, x.envelope)
     x.usage = usage
     rt.ledger.offer(_row(x))
 
@@ -88,10 +97,13 @@ def _usage(x: Exchange) -> Usage | None:
     """What the provider reported, else an estimate, None if nothing was used."""
     tap = x.tap
     reported = x.usage if tap is None else tap.usage
-    if reported is not None and reported.total > _MOST_TOKENS:
+    if reported is not None and (
+        reported.total > _MOST_TOKENS
+        or ((reported.units is not NO_UNITS or reported.billed is not None) and not _fits(reported))
+    ):
         reported = None  # no model could have; the number would not even fit into the books
     if tap is None:
-        return reported or _unreported(x)
+        return _unreported(x) if reported is None or _is_spoken(x, reported) else reported
     if not tap.events:
         return _unreported(x)
     if reported is not None and tap.done:
@@ -102,7 +114,22 @@ def _usage(x: Exchange) -> Usage | None:
     missing = said - reported.completion
     if missing <= 0:
         return reported
-    return msgspec.structs.replace(reported, output=reported.output + missing, estimated=True)
+    return msgspec.structs.replace(reported, output=reported.output + missing, estimated=True, billed=None)
+
+
+def _is_spoken(x: Exchange, usage: Usage) -> bool:
+    """Speech of which the characters are known, but is paid by the token of sound."""
+    if not usage.units.characters or usage.completion or x.deployment is None:
+        return False
+    price = x.deployment.price
+    return price is not None and price.character is None and price.audio_output is not None
+
+
+def _fits(usage: Usage) -> bool:
+    """Into the books, beside the tokens."""
+    return (
+        0 <= (usage.billed or 0) <= _MOST_NANO and max(msgspec.structs.astuple(usage.units)) <= _MOST_TOKENS
+    )
 
 
 def _unreported(x: Exchange) -> Usage | None:
@@ -118,24 +145,25 @@ def _unreported(x: Exchange) -> Usage | None:
         or x.endpoint.operation == "count_tokens"
     ):
         return None
-    if x.cancelled:
-        return None if asked.deployment.mock else Usage(input=tokens_asked(x.envelope), estimated=True)
-    said = 0 if x.endpoint.operation == "embeddings" else max(1, x.client.written // 4)
-    return Usage(input=tokens_asked(x.envelope), output=said, estimated=True)
+    if x.cancelled and asked.deployment.mock:
+        return None
+    said = 0 if x.cancelled else max(4, x.client.written)
+    price = asked.deployment.price
+    return unreported(x.endpoint.operation, price, x.envelope, sent=x.body_size, said=said)
 
 
 def _row(x: Exchange) -> LedgerRow:
     at, error, controls = x.at, x.error, x.controls
-    usage = x.usage
+    usage = NO_TOKENS if x.usage is None else x.usage
     answer = _only_answer(x)
     return LedgerRow(
         x.id,
-        _kind(x, "none" if usage is None else ("estimated" if usage.estimated else "reported")),
+        _kind(x, usage),
         x.wall,
         round((at.ended - at.began) * 1e6),
         _between(at.began, at.first_event),
         _overhead(x),
-        NO_TOKENS if usage is None else usage,
+        usage,
         x.cost,
         None if answer is None else round(answer.seconds * 1000),
         x.answer_id,
@@ -150,7 +178,7 @@ def _row(x: Exchange) -> LedgerRow:
     )
 
 
-def _kind(x: Exchange, source: UsageSource) -> Kind:
+def _kind(x: Exchange, usage: Usage) -> Kind:
     error = x.error
     reason = "" if error is None else error.reason
     if x.cancelled and error is None:
@@ -166,7 +194,11 @@ def _kind(x: Exchange, source: UsageSource) -> Kind:
         status,
         reason,
         x.finish,
-        source,
+        usage is NO_TOKENS,
+        usage.estimated,
+        usage.billed is None,
+        usage.tier,
+        x.cost is None,
         len(x.attempts),
         x.fallbacks,
     )
@@ -174,13 +206,17 @@ def _kind(x: Exchange, source: UsageSource) -> Kind:
     if kind is None:
         if len(_kinds) >= _MOST_KINDS:
             _kinds.clear()
-        kind = _kinds[made_of] = _new_kind(x, x.deployment, status, reason, source)
+        kind = _kinds[made_of] = _new_kind(x, x.deployment, status, reason, usage)
     return kind
 
 
-def _new_kind(
-    x: Exchange, deployment: Deployment | None, status: Status, reason: str, source: UsageSource
-) -> Kind:
+def _new_kind(x: Exchange, deployment: Deployment | None, status: Status, reason: str, usage: Usage) -> Kind:
+    source: UsageSource = "estimated" if usage.estimated else "reported"
+    cost_source: CostSource = "price" if x.cost is not None else "none"
+    if usage.billed is not None:
+        cost_source = "provider"
+    if usage is NO_TOKENS:
+        source = cost_source = "none"
     caller = x.caller
     return Kind(
         endpoint=x.endpoint.path,
@@ -206,6 +242,8 @@ def _new_kind(
         retries=max(0, len(x.attempts) - 1 - x.fallbacks),
         fallbacks=x.fallbacks,
         mock=deployment is not None and deployment.mock is not None,
+        cost_source=cost_source,
+        service_tier=usage.tier,
     )
 
 

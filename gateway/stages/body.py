@@ -7,6 +7,7 @@ nothing about where requests go, or with whose key, comes from a body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -16,6 +17,7 @@ from msgspec import Raw, Struct
 
 from adapters.envelope import open_envelope, text_of
 from adapters.errors import BadRequest, Busy, MalformedJson, TooLarge, TooSlow
+from adapters.multipart import read_form
 from gateway.exchange import Exchange
 from gateway.inbound import Body, Controls, Head
 from gateway.runtime import Runtime
@@ -40,6 +42,9 @@ _REFUSED = frozenset({
 })  # fmt: skip
 _REFUSED_PREFIXES = ("aws_", "vertex_", "mock_testing_", "azure_")
 _STREAMED = frozenset({"chat", "completions"})
+_NEVER_STREAMED = frozenset({"images", "speech", "transcriptions", "translations", "rerank"})
+_FORMS = frozenset({"transcriptions", "translations"})
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,15})(?:\.[0-9]{1,15})?")
 _ARRAY = ord("[")
 _MOST_SHAPES = 1_000
 _SHORT_NAMES = 1_000
@@ -98,7 +103,7 @@ async def read(rt: Runtime, x: Exchange) -> None:
         raise _too_much_at_once()
     x.body_size = size
     rt.body_bytes += size  # until the bill is written
-    envelope = open_envelope(body)
+    envelope = _open_form(x, body) if x.endpoint.operation in _FORMS else open_envelope(body)
     shapes = _SHAPES[x.endpoint.client_format]
     shape = shapes.of(envelope)
     if shape.refused is not None:
@@ -112,7 +117,22 @@ async def read(rt: Runtime, x: Exchange) -> None:
     _demand(x, envelope)
     if x.endpoint.operation in _STREAMED:
         x.wants_stream = _flag(envelope, "stream")
+    elif "stream" in envelope and x.endpoint.operation in _NEVER_STREAMED and _flag(envelope, "stream"):
+        raise BadRequest(f"{x.endpoint.path} answers whole: it does not stream", param="stream")
     x.wants_usage = _wants_usage(envelope) if x.endpoint.client_format == "openai" else True
+
+
+def _open_form(x: Exchange, body: bytes) -> dict[str, Raw]:
+    """A form's fields as an envelope; its files and lists are in `x.form`."""
+    x.form = read_form(x.http.headers.get("content-type", ""), body)
+    return {name: Raw(_said(text)) for name, text in x.form.fields.items()}
+
+
+def _said(text: str) -> bytes:
+    """A field of a form as JSON: all are text, but `true`, `false` and numbers mean what they say."""
+    return (
+        text.encode() if text in ("true", "false") or _NUMBER.fullmatch(text) else msgspec.json.encode(text)
+    )
 
 
 def _model(x: Exchange, envelope: Mapping[str, Raw]) -> str:

@@ -329,13 +329,12 @@ async def _follow(
                     answer.give_up = partial(_give_up, rt, attempt.deployment, last.cancel)
                 return answer
             reply = Reply(response.headers, await response.read(rt.limits.answer_body, None))
-            follow = read_follow(reply)
-            if follow is None and x.wants_stream:
-                raise UpstreamMalformed(
-                    "The provider answered a streaming request with something that is not a stream"
-                )
+            follow = read_follow(reply, stream=x.wants_stream)
             if follow is None:
-                return _finished(rt, x, question, response, (reply,))
+                answer = _finished(rt, x, question, response, (reply,))  # raises the error that it may be
+                if x.wants_stream:
+                    raise UpstreamMalformed(f"{attempt.deployment.provider} did not stream its answer")
+                return answer
             last = follow
             await asyncio.sleep(follow.seconds)
             response = await _fetch(rt, attempt.deployment, "GET", follow.url)

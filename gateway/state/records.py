@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from adapters.errors import GatewayError
-from adapters.types import Usage
+from adapters.types import NO_UNITS, Units, Usage
 
 Status: TypeAlias = Literal["success", "failure", "client_disconnected", "orphaned"]
 """How a request ended; `orphaned` is one whose end nobody saw (a crash), charged at its estimate."""
@@ -31,6 +31,9 @@ Status: TypeAlias = Literal["success", "failure", "client_disconnected", "orphan
 CallerKind: TypeAlias = Literal["anonymous", "master", "key"]
 
 UsageSource: TypeAlias = Literal["reported", "estimated", "none"]
+
+CostSource: TypeAlias = Literal["price", "provider", "none"]
+"""Where the cost comes from: usage times price, what the provider billed, or nowhere (no price is known, nothing was used)."""
 
 Dimension: TypeAlias = Literal["day", "model", "model_group", "provider", "key_digest", "end_user"]
 """What totals can be split by. `day` is the UTC date of the start, `YYYY-MM-DD`."""
@@ -60,7 +63,8 @@ class Kind(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """What many requests have in common.
 
     `endpoint` is the route's template, `model_requested` the client's word, `model_group` the public route, `model` the
-    provider's name, `api_base` an origin without path or credentials.
+    provider's name, `api_base` an origin without path or credentials, `service_tier` the one that answered (`""`: the
+    ordinary one).
     """
 
     endpoint: str = ""
@@ -91,6 +95,8 @@ class Kind(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     fallbacks: int = 0
     cache_hit: bool = False
     mock: bool = False
+    cost_source: CostSource = "none"
+    service_tier: str = ""
 
 
 TOKENS = (
@@ -99,11 +105,16 @@ TOKENS = (
     "cache_write",
     "cache_write_1h",
     "audio_input",
+    "image_input",
     "output",
     "reasoning",
     "audio_output",
+    "image_output",
 )
 """The buckets of `Usage`; each token is in exactly one."""
+
+UNITS = Units.__struct_fields__
+"""What is billed and is no token."""
 
 NO_TOKENS = Usage()
 
@@ -259,6 +270,14 @@ class LedgerRow(Struct, frozen=True, eq=False, gc=False):
         return self.kind.mock
 
     @property
+    def cost_source(self) -> CostSource:
+        return self.kind.cost_source
+
+    @property
+    def service_tier(self) -> str:
+        return self.kind.service_tier
+
+    @property
     def input(self) -> int:
         return self.usage.input
 
@@ -279,6 +298,10 @@ class LedgerRow(Struct, frozen=True, eq=False, gc=False):
         return self.usage.audio_input
 
     @property
+    def image_input(self) -> int:
+        return self.usage.image_input
+
+    @property
     def output(self) -> int:
         return self.usage.output
 
@@ -290,11 +313,37 @@ class LedgerRow(Struct, frozen=True, eq=False, gc=False):
     def audio_output(self) -> int:
         return self.usage.audio_output
 
+    @property
+    def image_output(self) -> int:
+        return self.usage.image_output
+
+    @property
+    def images(self) -> int:
+        return self.usage.units.images
+
+    @property
+    def milliseconds(self) -> int:
+        return self.usage.units.milliseconds
+
+    @property
+    def characters(self) -> int:
+        return self.usage.units.characters
+
+    @property
+    def searches(self) -> int:
+        return self.usage.units.searches
+
 
 def make_row(*, attempts: Sequence[AttemptRow] = (), **flat: Any) -> LedgerRow:
     """A row (of a kind of its own) from what its kind, its usage and itself hold, by name: what `flatten` gives."""
     kind = Kind(**_taken(flat, Kind.__struct_fields__))
-    usage = Usage(**_taken(flat, TOKENS), estimated=kind.usage_source == "estimated")
+    units = Units(**_taken(flat, UNITS))
+    usage = Usage(
+        **_taken(flat, TOKENS),
+        estimated=kind.usage_source == "estimated",
+        units=NO_UNITS if units == NO_UNITS else units,
+        tier=kind.service_tier,
+    )
     if len(attempts) == 1 and attempts[0] == _only_attempt(kind, attempts[0].ms):
         return LedgerRow(kind=kind, usage=usage, answer_ms=attempts[0].ms, **flat)
     return LedgerRow(kind=kind, usage=usage, tried=tuple(attempts), **flat)
@@ -308,7 +357,7 @@ def flatten(row: LedgerRow) -> dict[str, Any]:
 _OWN = tuple(
     name for name in LedgerRow.__struct_fields__ if name not in {"kind", "usage", "answer_ms", "tried"}
 )
-FLAT = (*_OWN, *Kind.__struct_fields__, *TOKENS, "attempts")
+FLAT = (*_OWN, *Kind.__struct_fields__, *TOKENS, *UNITS, "attempts")
 """The names of all that a row says."""
 
 

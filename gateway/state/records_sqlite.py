@@ -33,6 +33,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
+from adapters.types import NO_UNITS
 from gateway.state.records import (
     EVERYTHING,
     FLAT,
@@ -67,7 +68,7 @@ _ADD_KIND = (
     "ON CONFLICT (content) DO UPDATE SET content = content RETURNING id"
 )
 
-# Nearly all rows have nothing to say in the columns of _RARE, and to bind 9 values fewer saves 1.2 us of 4.3.
+# Nearly all rows have nothing to say in the columns of _RARE, and to bind 15 values fewer saves 1.2 us of 4.3.
 _USUAL = (
     *(
         "id",
@@ -83,7 +84,8 @@ _USUAL = (
     *("client_ip", "user_agent", "end_user", "input", "cache_read", "output", "reasoning"),
 )
 _RARE = (
-    *("cache_write", "cache_write_1h", "audio_input", "audio_output"),
+    *("cache_write", "cache_write_1h", "audio_input", "audio_output", "image_input", "image_output"),
+    *("images", "milliseconds", "characters", "searches"),
     *("call_id", "session_id", "error_message", "tags", "tried"),
 )
 _TOGETHER = 100
@@ -112,8 +114,8 @@ _KIND_DIMENSIONS: dict[Dimension, str] = {
 }
 _OWN_SUMS = (
     "count(*) AS requests, sum(cost_nano IS NULL) AS unpriced, "
-    "sum(input + cache_read + cache_write + cache_write_1h + audio_input) AS prompt, "
-    "sum(output + reasoning + audio_output) AS completion, sum(cost_nano) AS cost"
+    "sum(input + cache_read + cache_write + cache_write_1h + audio_input + image_input) AS prompt, "
+    "sum(output + reasoning + audio_output + image_output) AS completion, sum(cost_nano) AS cost"
 )
 _SUMS = (
     "coalesce(sum(requests), 0), coalesce(sum(requests * (status = 'failure')), 0), coalesce(sum(unpriced), 0), "
@@ -321,6 +323,9 @@ def _is_usual(row: LedgerRow) -> bool:
         or usage.cache_write_1h
         or usage.audio_input
         or usage.audio_output
+        or usage.image_input
+        or usage.image_output
+        or usage.units is not NO_UNITS
     )
 
 
@@ -349,12 +354,18 @@ def _usual_values(row: LedgerRow, kinds: dict[Kind, int]) -> tuple[Any, ...]:
 
 def _rare_values(row: LedgerRow) -> tuple[Any, ...]:
     """The values of `_RARE`."""
-    usage = row.usage
+    usage, units = row.usage, row.usage.units
     return (
         usage.cache_write,
         usage.cache_write_1h,
         usage.audio_input,
         usage.audio_output,
+        usage.image_input,
+        usage.image_output,
+        units.images,
+        units.milliseconds,
+        units.characters,
+        units.searches,
         row.call_id,
         row.session_id,
         row.error_message,

@@ -200,7 +200,7 @@ def test_reasoning_goes_back_to_who_wants_it() -> None:
 
 def test_mistrals_ids() -> None:
     """Call ids become nine letters or digits, the same in the call and in its result."""
-    mistral = target(Provider(name="mistral", quirks=frozenset({"mistral_ids"})))
+    mistral = target(Provider(name="mistral", quirks=frozenset({"mistral"})))
     turns = (
         Message("assistant", (ToolCall("toolu_01ABC", "f", "{}"), ToolCall("abcDEF123", "g", "{}"))),
         Message("user", (ToolResult("toolu_01ABC", (Text("x"),)), ToolResult("abcDEF123", (Text("y"),)))),

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
 
+from adapters import FORMATS
 from adapters.providers import ALIASES, PROVIDERS, QUIRKS, find, located, provider, table
-from adapters.types import Provider
+from adapters.types import Operation, Provider
 
 ROWS = [pytest.param(row, id=row.name) for row in PROVIDERS.values()]
-OPERATIONS = {"chat", "completions", "embeddings", "count_tokens"}
+OPERATIONS = set(get_args(Operation))
+FETCHED = {"google", "aws", "iam"}
+"""Kinds of `auth` that need no key in a variable."""
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_row_is_complete(row: Provider) -> None:
     """Each row says its title, format, key, variables, paths and the document that it comes from."""
     assert row.title
-    assert row.format in {"openai", "anthropic"}
-    assert row.env
+    assert row.format in FORMATS
+    assert row.env or row.auth in FETCHED
     assert row.base_env
     assert row.paths
     assert set(row.paths) <= OPERATIONS
@@ -38,7 +42,8 @@ def test_address_is_sound(row: Provider) -> None:
         assert path.startswith("/")
     if not row.base_url:
         return
-    url = urlsplit(row.base_url)
+    url = urlsplit(re.sub(r"\{\w+\}", "x", row.base_url))
+    assert set(re.findall(r"\{(\w+)\}", row.base_url)) <= {*row.option_env, *row.option_defaults}
     local = url.hostname in {"localhost", "127.0.0.1"}
     assert url.scheme == ("http" if local else "https")
     assert not any((url.query, url.fragment, url.username, url.password))
@@ -58,8 +63,8 @@ def test_request_fields_are_refused_or_renamed_not_both(row: Provider) -> None:
 
 
 def test_there_are_enough() -> None:
-    """The table has at least sixty providers."""
-    assert len(PROVIDERS) >= 60
+    """The table has well over a hundred providers."""
+    assert len(PROVIDERS) >= 150
 
 
 def test_nothing_is_claimed_twice() -> None:
@@ -68,7 +73,9 @@ def test_nothing_is_claimed_twice() -> None:
     assert len(set(prefixes)) == len(prefixes)
     assert not set(ALIASES) & set(PROVIDERS)
     assert set(ALIASES.values()) <= set(PROVIDERS)
-    addresses = [row.base_url for row in PROVIDERS.values() if row.base_url.startswith("https")]
+    addresses = [
+        (row.base_url, *row.paths.values()) for row in PROVIDERS.values() if row.base_url.startswith("https")
+    ]
     assert len(set(addresses)) == len(addresses)
 
 
@@ -143,12 +150,14 @@ def test_provider_knows_aliases() -> None:
         ("anthropic", "https://api.anthropic.com/", "https://api.anthropic.com/v1/messages"),
         ("anthropic", "https://api.anthropic.com/v1", "https://api.anthropic.com/v1/messages"),
         ("anthropic", "https://api.anthropic.com/v1/messages", "https://api.anthropic.com/v1/messages"),
-        (
-            "ollama",
-            "http://host.docker.internal:11434",
-            "http://host.docker.internal:11434/v1/chat/completions",
-        ),
+        ("ollama", "http://host.docker.internal:11434", "http://host.docker.internal:11434/api/chat"),
+        ("ollama", "http://host:11434/api/chat", "http://host:11434/api/chat"),
         ("ollama", "http://host:11434/v1", "http://host:11434/v1/chat/completions"),
+        ("ollama", "http://host:11434/v1/embeddings", "http://host:11434/v1/chat/completions"),
+        ("cohere", "", "https://api.cohere.com/v2/chat"),
+        ("cohere", "https://api.cohere.ai/v1/rerank", "https://api.cohere.ai/v2/chat"),
+        ("cohere", "https://api.cohere.com/v2/", "https://api.cohere.com/v2/chat"),
+        ("cohere", "https://api.cohere.ai/compatibility/v1", "https://api.cohere.ai/v2/chat"),
         ("heroku", "https://us.inference.heroku.com", "https://us.inference.heroku.com/v1/chat/completions"),
         (
             "azure",
@@ -182,6 +191,21 @@ def test_provider_knows_aliases() -> None:
         ),
         (
             "azure_ai",
+            "https://r.services.ai.azure.com/anthropic/v1/messages",
+            "https://r.services.ai.azure.com/anthropic/v1/messages",
+        ),
+        (
+            "snowflake",
+            "https://a.snowflakecomputing.com/api/v2",
+            "https://a.snowflakecomputing.com/api/v2/cortex/v1/chat/completions",
+        ),
+        (
+            "codestral",
+            "https://codestral.mistral.ai/v1/fim/completions",
+            "https://codestral.mistral.ai/v1/chat/completions",
+        ),
+        (
+            "azure_ai",
             "https://m.eastus.models.ai.azure.com",
             "https://m.eastus.models.ai.azure.com/chat/completions",
         ),
@@ -201,3 +225,18 @@ def test_old_azure_versions_are_not_asked_for_usage(version: str, usage: str) ->
     row, _ = located(PROVIDERS["azure"], "https://r.openai.azure.com", version)
     assert row.usage == usage
     assert ("stream_options" in row.rejects) == (usage == "none")
+
+
+@pytest.mark.parametrize("version", ["v1", "latest", "preview"])
+@pytest.mark.parametrize("written", ["https://r.openai.azure.com", "https://r.openai.azure.com/openai/"])
+def test_azure_without_a_version(version: str, written: str) -> None:
+    """`api_version: v1` and its like mean the address that needs none."""
+    row, base = located(PROVIDERS["azure"], written, version)
+    assert base + row.paths["speech"] == "https://r.openai.azure.com/openai/v1/audio/speech"
+
+
+def test_claude_at_foundry() -> None:
+    """There it speaks Anthropic's format, and takes the key in Anthropic's header."""
+    row, _ = located(PROVIDERS["azure_ai"], "https://r.services.ai.azure.com/anthropic")
+    assert (row.name, row.format, row.auth) == ("azure_ai", "anthropic", "x-api-key")
+    assert set(row.paths) == {"chat", "count_tokens"}

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 
+from adapters import CLIENTS
 from adapters.providers import PROVIDERS
 from adapters.providers import provider as provider_row
 from gateway.state.records import LedgerQuery, LedgerRow
@@ -81,10 +82,11 @@ _ROWS = {
     "vllm": "hosted_vllm",
     "litellmproxy": "litellm_proxy",
     "bedrock-mantle": "custom_openai",
+    "ollama": "custom_openai",
     "snowflake": "custom_openai",
     "writer": "custom_openai",
 }
-"""Providers whose rows have other names, and those that have none: to us these are any compatible server."""
+"""Providers whose rows have other names or another format, and those that have none: to us these are any compatible server."""
 _OF_THE_CONNECTION = ("content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive")
 _CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta")
 
@@ -167,11 +169,11 @@ _STATUS = {"error.json": 429, "error_auth.json": 401, "error_overloaded.json": 5
 
 
 def transcribed() -> Iterator[Replay]:
-    """Every transcript of ours: `<name>.json` is a whole answer, `<name>.sse` a stream.
+    """Every transcript of ours in a client's format: `<name>.json` is a whole answer, `<name>.sse` a stream.
 
     Streams come twice: the second time with CR LF for LF, to a client that does not ask for usage.
     """
-    for file in sorted(_TRANSCRIPTS.glob("*/*")):
+    for file in sorted(file for name in CLIENTS for file in (_TRANSCRIPTS / name).iterdir()):
         row = PROVIDERS[file.parent.name]
         base = urlsplit(row.base_url).path
         replay = Replay(

@@ -34,6 +34,10 @@ SECTIONS = {
     "llm_providers",
     "litellm",
 }
+TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
+OWN_PATHS = {"/v2/chat": "cohere", "/api/chat": "ollama", ":generateContent": "gemini"}
+"""Where a format of a provider's own is spoken, and the folder of its transcripts."""
+
 ADDRESSES = re.compile(r'((?:api_base|base_url)"?\s*:\s*"?)https?://[^/\s"]+')
 REFERENCES = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
 
@@ -224,6 +228,9 @@ OWN_ENVIRONMENTS = [
 async def answer(provider: FakeProvider, asked: Asked) -> None:
     """What the provider says, in the format of the path that was asked."""
     body = message_answer() if asked.path.endswith("/messages") else chat_answer()
+    for end, format_name in OWN_PATHS.items():
+        if asked.path.endswith(end):
+            body = json.loads((TRANSCRIPTS / format_name / "answer.json").read_bytes())
     await whole(body)(provider, asked)
 
 

@@ -38,6 +38,7 @@ PLAIN = make_row(
     usage_source="reported",
     cost_nano=123_456_789,
     price_source="table",
+    cost_source="price",
     attempts=(
         AttemptRow("d0", "gpt-4o", "azure", 503, "upstream_overloaded", 40),
         AttemptRow("d1", "gpt-4o", "openai", 200, "", 700, possible_duplicate=True),
@@ -63,6 +64,7 @@ def failure(name: str = "req-failed", **fields: Any) -> LedgerRow:
         "error_message": "no capacity",
         "usage_source": "none",
         "cost_nano": 0,
+        "cost_source": "none",
         "input": 0,
         "cache_read": 0,
         "output": 0,

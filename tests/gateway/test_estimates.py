@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec import Raw
 
-from gateway.estimates import tokens_asked, tokens_of, tokens_said
+from adapters.types import Operation, Units, Usage
+from gateway.estimates import tokens_asked, tokens_of, tokens_said, unreported
+from gateway.pricing import Price
 
 
 def test_four_bytes_are_a_token() -> None:
@@ -28,3 +31,31 @@ def test_short_deltas_are_tokens() -> None:
     assert tokens_said(10, 50) == 10
     assert tokens_said(2, 400) == 100
     assert tokens_said(0, 0) == 0
+
+
+DOCUMENTS = Raw(b"[" + b",".join([b'"d"'] * 101) + b"]")
+
+
+@pytest.mark.parametrize(
+    ("operation", "price", "question", "usage"),
+    [
+        ("rerank", Price(search=1), {"documents": DOCUMENTS}, Usage(units=Units(searches=2))),
+        ("rerank", Price(search=1), {}, Usage(units=Units(searches=1))),
+        ("rerank", Price(input=1), {"query": Raw(b'"123456"')}, Usage(input=2)),
+        ("images", None, {"n": Raw(b"3")}, Usage(units=Units(images=3))),
+        ("images", None, {"n": Raw(b'"many"')}, Usage(units=Units(images=1))),
+        ("speech", Price(character=1), {"input": Raw(b'"hello"')}, Usage(units=Units(characters=5))),
+        ("speech", Price(audio_output=1), {"input": Raw(b'"0123456789"')}, Usage(input=3, audio_output=14)),
+        ("speech", None, {"input": Raw(b"null")}, Usage(units=Units(characters=1))),
+        ("transcriptions", None, {}, Usage(units=Units(milliseconds=2001))),
+        ("embeddings", None, {"input": Raw(b'"12345678"')}, Usage(input=2)),
+        ("chat", None, {"messages": Raw(b"[12345678]")}, Usage(input=2, output=100)),
+    ],
+)
+def test_what_nobody_reported(
+    operation: Operation, price: Price | None, question: dict[str, Raw], usage: Usage
+) -> None:
+    """Each operation is estimated in the measure that its price is in, and the estimate says that it is one."""
+    found = unreported(operation, price, question, sent=32_000, said=400)
+    assert found.estimated
+    assert found == usage + Usage(estimated=True)

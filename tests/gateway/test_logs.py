@@ -256,7 +256,19 @@ def test_request_line(speak: Callable[..., list[str]]) -> None:
         "source": "reported",
     }
     assert '"cost_usd":0.123456789' in line
+    assert (shown["cost_source"], shown["units"], shown["service_tier"]) == ("price", None, "")
     assert (shown["key"], shown["key_alias"]) == ("01234567", "team")
+
+
+def test_what_is_no_token_is_in_the_line(speak: Callable[..., list[str]]) -> None:
+    """Pictures, sound, characters and searches are said where there are any, to machines and to people."""
+    one = row(images=2, searches=1, cost_source="provider", service_tier="flex")
+    (line,) = speak(lambda: log_requests([one]))
+    shown = json.loads(line)
+    assert shown["units"] == {"images": 2, "searches": 1}
+    assert (shown["cost_source"], shown["service_tier"]) == ("provider", "flex")
+    (line,) = speak(lambda: log_requests([one]), as_json=False)
+    assert "15+24 tokens, 2 images, 1 searches, cost $0.123457" in line
 
 
 def test_failures_are_warnings(speak: Callable[..., list[str]]) -> None:

@@ -37,6 +37,7 @@ def full() -> Metrics:
     metrics.watch_workers = lambda: [("ledger", 1)]
     metrics.watch_ledger = lambda: (7, 3)
     metrics.observe([row(), failure(), row(cost_nano=None, usage_source="estimated", fallbacks=1)])
+    metrics.observe([row(images=1)])
     metrics.refused("unauthorized")
     metrics.management("/health").observe(0.002)
     return metrics
@@ -102,6 +103,23 @@ def test_one_request() -> None:
     assert value(metrics, "penstock_request_duration_seconds_bucket", **where, le="1.0") == 1
     assert value(metrics, "penstock_request_duration_seconds_bucket", **where, le="+Inf") == 1
     assert value(metrics, "penstock_time_to_first_token_seconds_count", **where) == 1
+
+
+def test_what_is_no_token() -> None:
+    """Pictures, sound, characters and searches are counted by unit, and tokens of pictures are tokens."""
+    metrics = Metrics(known_models=["smart", "gpt-4o"])
+    metrics.observe([row(image_output=7, images=2), row(milliseconds=30, searches=4, image_input=3), row()])
+    where = {"model": "smart", "provider": "openai"}
+    found = {
+        sample.labels["unit"]: sample.value
+        for sample in samples(metrics)
+        if sample.name == "penstock_units_total"
+    }
+    assert found == {"images": 2, "milliseconds": 30, "searches": 4}
+    assert value(metrics, "penstock_tokens_total", **where, bucket="image_output") == 7
+    assert value(metrics, "penstock_tokens_total", **where) == 3 * 39 + 10
+    assert value(metrics, "litellm_input_tokens_metric_total") == 3 * 15 + 3
+    assert value(metrics, "litellm_output_tokens_metric_total") == 3 * 24 + 7
 
 
 def test_failing_over_is_the_requested_models() -> None:

@@ -13,8 +13,9 @@ from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
-from adapters.types import Usage
+from adapters.types import Units, Usage
 from gateway.pricing import (
     FREE,
     PER_DOLLAR,
@@ -23,26 +24,32 @@ from gateway.pricing import (
     Price,
     PriceTable,
     Tier,
+    completed,
     cost,
     dollars_text,
     nano,
     price_from_params,
+    readable_prices,
 )
+from gateway.state.records import TOKENS
 
 PRICES = PriceTable.load()
 
 CHECKED_AT = datetime(2026, 11, 21, tzinfo=UTC)
 
-BUCKETS = (
-    "input",
-    "cache_read",
-    "cache_write",
-    "cache_write_1h",
-    "audio_input",
-    "output",
-    "reasoning",
-    "audio_output",
-)
+BUCKETS = TOKENS
+KINDS_OF = {
+    "cache_read": "input",
+    "cache_write": "input",
+    "cache_write_1h": "input",
+    "audio_input": "input",
+    "image_input": "input",
+    "reasoning": "output",
+    "audio_output": "output",
+}
+"""What a bucket costs where it has no price of its own."""
+UNITS = ("image", "pixel", "millisecond", "character", "search")
+UNITS_OF = {"images": "image", "milliseconds": "millisecond", "characters": "character", "searches": "search"}
 
 
 def per_million(**dollars_of: str) -> Price:
@@ -99,6 +106,7 @@ def test_golden(price: Price, usage: Usage, nanodollars: int) -> None:
         ("cache_write", 2),
         ("cache_write_1h", 2),
         ("audio_input", 2),
+        ("image_input", 2),
         ("reasoning", 8),
         ("audio_output", 8),
     ],
@@ -144,11 +152,183 @@ def test_unknown_is_not_free() -> None:
 
 
 rates = st.none() | st.integers(0, 200 * PER_DOLLAR)
+known = st.integers(0, 10**12)
 full_prices = st.builds(
     Price,
-    **dict.fromkeys(BUCKETS, rates) | {name: st.integers(0, 10**12) for name in ("input", "output")},
+    **dict.fromkeys(BUCKETS, rates)
+    | dict.fromkeys(("input", "output", "image_output", *UNITS_OF.values()), known),
 )
-usages = st.builds(Usage, **{name: st.integers(0, 10**7) for name in BUCKETS})
+counts = st.integers(0, 10**7)
+usages = st.builds(
+    Usage,
+    **dict.fromkeys(BUCKETS, counts),
+    units=st.builds(Units, **dict.fromkeys(set(UNITS_OF) - {"images"}, counts)),
+)
+
+
+def exact(price: Price, usage: Usage) -> int:
+    """What it costs, by fractions and without haste."""
+    total = Fraction(0)
+    for bucket in BUCKETS:
+        own = getattr(price, bucket)
+        if own is None and bucket == "cache_write_1h" and price.cache_write is not None:
+            own = 2 * (price.input or 0)
+        rate = getattr(price, KINDS_OF.get(bucket, bucket)) if own is None else own
+        total += Fraction(getattr(usage, bucket)) * rate / 10**6
+    for unit, name in UNITS_OF.items():
+        total += Fraction(getattr(usage.units, unit)) * getattr(price, name) / 10**6
+    return ceil(total)
+
+
+@given(full_prices, usages)
+def test_every_bucket_is_in_the_cost_once(price: Price, usage: Usage) -> None:
+    """The cost is the exact sum of all buckets and units, rounded up once."""
+    assert cost(price, usage) == exact(price, usage)
+
+
+@given(full_prices, counts, counts, counts, counts)
+def test_ordinary_answers_are_exact_too(
+    price: Price, words: int, cached: int, said: int, thought: int
+) -> None:
+    """So is that of the short way, for what nearly all requests have."""
+    usage = Usage(input=words, cache_read=cached, output=said, reasoning=thought)
+    assert cost(price, usage) == exact(price, usage)
+
+
+# -- what is no token ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("usage", "price"),
+    [
+        (Usage(image_output=1), Price(input=1, output=1)),
+        *(
+            (Usage(units=Units(**{unit: 1})), Price(input=1, output=1, **{other: 1}))
+            for unit, other in zip(UNITS_OF, ("search", "image", "millisecond", "character"), strict=True)
+        ),
+    ],
+)
+def test_what_has_no_price_makes_the_cost_unknown(usage: Usage, price: Price) -> None:
+    """A picture, a second, a character or a search without a price is unknown, whatever else is priced."""
+    assert cost(price, usage) is None
+
+
+def test_tokens_are_not_billed_where_only_units_have_prices() -> None:
+    """Who sells by the second may count tokens too; without a second they are unknown, not free."""
+    by_second = Price(millisecond=10**6)
+    assert cost(by_second, Usage(input=10, audio_input=5, output=3, units=Units(milliseconds=7))) == 7
+    assert cost(by_second, Usage(input=10, output=3)) is None
+    assert cost(by_second, Usage(input=10, units=Units(characters=7))) is None
+    assert cost(Price(millisecond=10**6, input=10**6), Usage(output=1, units=Units(milliseconds=7))) is None
+
+
+def test_the_provider_knows_best() -> None:
+    """What the provider billed counts, with or without a price; nothing is a bill too."""
+    for price in (None, Price(), per_million(input="1", output="1")):
+        assert cost(price, Usage(input=10, output=10, billed=77)) == 77
+        assert cost(price, Usage(input=10, output=10, billed=0)) == 0
+    assert cost(None, Usage(input=10)) is None
+
+
+def test_service_tiers() -> None:
+    """The tier that answered decides, and there the length of the prompt; one without a price of its own costs as ever."""
+    price = price_from_params(
+        {
+            "input_cost_per_token": "4e-6",
+            "output_cost_per_token": "8e-6",
+            "input_cost_per_token_above_200k_tokens": "6e-6",
+            "input_cost_per_token_batches": "2e-6",
+            "input_cost_per_token_priority": "8e-6",
+            "input_cost_per_token_above_200k_tokens_priority": "12e-6",
+        }
+    )
+    assert price is not None
+    short, long = Usage(input=1000, output=1), Usage(input=200_001)
+    tiers = {"": (4, 6), "batch": (2, 6), "priority": (8, 12), "scale": (4, 6)}
+    for tier, (below, above) in tiers.items():
+        assert cost(price, msgspec.structs.replace(short, tier=tier)) == below * 1_000_000 + 8_000
+        assert cost(price, msgspec.structs.replace(long, tier=tier)) == above * 200_001_000
+
+
+def question(**fields: object) -> dict[str, Raw]:
+    """What a client asks for."""
+    return {name: Raw(msgspec.json.encode(value)) for name, value in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("asked", "dollars"),
+    [
+        ({}, "0.04"),
+        ({"size": "auto", "quality": "auto"}, "0.04"),
+        ({"quality": "standard", "size": "1024x1792"}, "0.08"),
+        ({"quality": "hd"}, "0.08"),
+        ({"quality": "hd", "size": "1792x1024"}, "0.12"),
+        ({"size": None, "quality": ["hd"]}, "0.04"),
+        ({"size": "4096x4096"}, None),
+    ],
+)
+def test_pictures_by_size_and_quality(asked: dict[str, object], dollars: str | None) -> None:
+    """What was asked for decides what a picture costs; a size without a price is unknown."""
+    facts = PRICES.find("openai", "dall-e-3")
+    assert facts is not None
+    found = cost(facts.price, Usage(units=Units(images=3)), question(**asked))
+    assert found == (None if dollars is None else 3 * nano(dollars))
+
+
+def test_pictures_by_pixels() -> None:
+    """A price per pixel is multiplied by the size that was asked for."""
+    facts = PRICES.find("nscale", "black-forest-labs/FLUX.1-schnell")
+    assert facts is not None
+    used = Usage(units=Units(images=2))
+    assert cost(facts.price, used, question(size="512x512")) == ceil(2 * 512 * 512 * Fraction(13, 10))
+    assert cost(facts.price, used, question(size="large")) is None
+
+
+def test_pictures_that_are_counted_in_tokens_are_not_paid_twice() -> None:
+    """Where the tokens of a picture are reported and priced, the price per picture is not added."""
+    facts = PRICES.find("openai", "gpt-image-1")
+    assert facts is not None
+    usage = Usage(input=10, image_input=100, image_output=1000, units=Units(images=1))
+    asked = question(quality="high")
+    assert cost(facts.price, usage, asked) == 10 * 5_000 + 100 * 10_000 + 1000 * 40_000
+    assert cost(facts.price, Usage(units=Units(images=1)), asked) == nano("0.167")
+    assert cost(facts.price, Usage(units=Units(images=1))) is None  # `auto` may be any quality
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "usage", "dollars"),
+    [
+        ("openai", "whisper-1", Usage(units=Units(milliseconds=60_000)), "0.006"),
+        ("groq", "whisper-large-v3", Usage(units=Units(milliseconds=3_600_000)), "0.110988"),
+        ("openai", "gpt-4o-transcribe", Usage(input=10, audio_input=100, output=20), "0.000475"),
+        ("openai", "gpt-4o-transcribe", Usage(units=Units(milliseconds=30_000)), "0.003"),
+        ("mistral", "voxtral-mini-2602", Usage(input=4, output=9, units=Units(milliseconds=60_000)), "0.003"),
+        ("openai", "tts-1", Usage(units=Units(characters=1000)), "0.015"),
+        ("openai", "gpt-4o-mini-tts", Usage(input=10, audio_output=100), "0.001206"),
+        ("openai", "dall-e-2", Usage(units=Units(images=1)), "0.02"),
+        ("azure", "dall-e-3", Usage(units=Units(images=1)), "0.044"),
+        ("gemini", "imagen-4.0-generate-001", Usage(units=Units(images=2)), "0.08"),
+        ("gemini", "gemini-2.5-flash-image", Usage(input=10, image_output=1290), "0.038703"),
+        ("bedrock", "amazon.nova-canvas-v1:0", Usage(units=Units(images=1)), "0.06"),
+        ("bedrock", "amazon.titan-embed-image-v1", Usage(input=10, units=Units(images=1)), "0.000068"),
+        ("stability", "sd3.5-large", Usage(units=Units(images=1)), "0.065"),
+        ("cohere", "rerank-v3.5", Usage(units=Units(searches=1)), "0.002"),
+        ("bedrock", "amazon.rerank-v1:0", Usage(units=Units(searches=2)), "0.002"),
+        ("voyage", "rerank-2.5", Usage(input=1000), "0.00005"),
+        ("anthropic", "claude-sonnet-4-5", Usage(input=1000, output=100, units=Units(searches=2)), "0.0245"),
+        ("openai", "gpt-5", Usage(input=1000, output=100, tier="flex"), "0.001125"),
+        ("openai", "gpt-5", Usage(input=1000, output=100, tier="priority"), "0.0045"),
+        ("anthropic", "claude-sonnet-4-5", Usage(input=1000, cache_write_1h=1000, tier="batch"), "0.0045"),
+        ("anthropic", "claude-opus-4-8", Usage(input=1000, output=100, tier="fast"), "0.015"),
+        ("gemini", "gemini-2.5-pro", Usage(input=300_000, output=1000), "0.765"),
+        ("xinference", "whisper-large", Usage(units=Units(milliseconds=1)), "0"),
+    ],
+)
+def test_each_kind_of_price_is_in_the_table(provider: str, model: str, usage: Usage, dollars: str) -> None:
+    """Sound, speech, pictures, searches, service tiers and long prompts cost what their vendors print."""
+    facts = PRICES.find(provider, model)
+    assert facts is not None
+    assert cost(facts.price, usage) == nano(dollars)
 
 
 @given(full_prices, usages, usages)
@@ -273,12 +453,29 @@ def test_abilities_are_known() -> None:
     assert (haiku.max_input, haiku.max_output, haiku.mode) == (200_000, 4096, "chat")
 
 
-def test_images_have_a_mode_and_no_price() -> None:
-    """A model that is not paid by the token is known, and its price by token is unknown."""
+def test_images_have_a_mode_and_no_price_by_token() -> None:
+    """A model that is not paid by the token is known, its price by token is not, and its sizes are no models."""
     facts = PRICES.find("openai", "dall-e-3")
     assert facts is not None
     assert facts.mode == "image_generation"
-    assert facts.price is None
+    assert facts.price is not None
+    assert facts.price.input is None
+    names = PRICES.models("openai", "image_generation")
+    assert "gpt-image-1" in names
+    assert not [name for name in names if "1024" in name]
+
+
+def test_dimensions_and_levels_of_effort() -> None:
+    """The length of an embedding's vector and the levels of effort are facts of a model."""
+    facts = PRICES.find("bedrock", "amazon.titan-embed-image-v1")
+    assert facts is not None
+    assert facts.dimensions == 1024
+    opus = PRICES.find("anthropic", "claude-opus-4-7")
+    assert opus is not None
+    assert {"supports_xhigh_reasoning_effort", "no_assistant_prefill"} <= opus.flags
+    old = PRICES.find("anthropic", "claude-sonnet-4-5")
+    assert old is not None
+    assert "no_assistant_prefill" not in old.flags
 
 
 def test_models_lists_names() -> None:
@@ -297,13 +494,19 @@ def test_every_row_is_sane() -> None:
         assert (row.max_input or 0) >= 0, name
         if row.price is None:
             continue
-        assert row.price.input is not None or row.price.output is not None, name
+        by_unit = (row.price.images, *(getattr(row.price, unit) for unit in UNITS))
+        by_token = (row.price.input, row.price.output, row.price.image_output, row.price.audio_input)
+        assert any(by_unit) or [rate for rate in by_token if rate is not None], name
         assert (row.price.input or 0) <= 200 * PER_DOLLAR, name
         assert (row.price.output or 0) <= 1000 * PER_DOLLAR, name
         thresholds = [tier.above for tier in row.price.tiers]
         assert thresholds == sorted(set(thresholds)), name
-        for price in (row.price, *(tier.price for tier in row.price.tiers)):
-            assert all((getattr(price, bucket) or 0) >= 0 for bucket in BUCKETS), name
+        for price in (row.price, *(tier.price for tier in row.price.tiers), *row.price.services.values()):
+            assert all((getattr(price, field) or 0) >= 0 for field in (*BUCKETS, *UNITS)), name
+            assert (price.image or 0) <= PER_DOLLAR * 10**6, name
+            assert (price.millisecond or 0) <= PER_DOLLAR, name
+            assert (price.character or 0) <= 300 * PER_DOLLAR, name
+            assert (price.search or 0) <= PER_DOLLAR * 10**6 // 10, name
 
 
 def test_table_names_its_sources() -> None:
@@ -311,7 +514,7 @@ def test_table_names_its_sources() -> None:
     assert [source.licence for source in PRICES.sources] == ["MIT", "MIT", "Apache-2.0"]
     assert PRICES.checked.agree > 400
     assert len(PRICES.checked.differ) < 60
-    assert TABLE.stat().st_size < 1_200_000
+    assert TABLE.stat().st_size < 1_300_000
     assert len(PRICES._file.models) > 4000
 
 
@@ -336,7 +539,7 @@ def test_table_names_its_sources() -> None:
         ("gemini", "google", "gemini-2.5-flash"),
         ("mistral", "mistral", "mistral-small-latest"),
         ("groq", "groq", "llama-3.3-70b-versatile"),
-        ("xai", "x-ai", "grok-4"),
+        ("xai", "x-ai", "grok-3-mini"),
         ("openrouter", "openrouter", "anthropic/claude-sonnet-4.5"),
     ],
 )
@@ -390,8 +593,10 @@ def test_all_of_the_names_of_prices() -> None:
             "input_cost_per_token_above_200k_tokens": "6e-6",
             "input_cost_per_token_above_128k_tokens": "3e-6",
             "cache_creation_input_token_cost_above_1hr_above_200k_tokens": "9e-6",
+            "input_cost_per_image_token": "7e-6",
+            "output_cost_per_image_token": "8e-6",
             "input_cost_per_token_batches": "1e-9",
-            "input_cost_per_token_above_200k_tokens_priority": "1e-9",
+            "input_cost_per_token_above_200k_tokens_priority": "2e-9",
         }
     )
     assert price is not None
@@ -403,6 +608,8 @@ def test_all_of_the_names_of_prices() -> None:
         cache_write_1h="2",
         audio_input="3",
         audio_output="4",
+        image_input="7",
+        image_output="8",
         reasoning="5",
     )
     assert [getattr(price, bucket) for bucket in BUCKETS] == [getattr(base, bucket) for bucket in BUCKETS]
@@ -412,6 +619,63 @@ def test_all_of_the_names_of_prices() -> None:
         (128_000, 3 * 10**9, 2 * 10**9, 2 * 10**9),
         (200_000, 6 * 10**9, 9 * 10**9, 2 * 10**9),
     ]
+    batch, priority = price.services["batch"], price.services["priority"]
+    assert (batch.input, batch.output, batch.tiers[0].price.input) == (10**6, 2 * 10**9, 3 * 10**9)
+    assert (priority.input, priority.tiers[1].price.input) == (10**9, 2 * 10**6)
+
+
+def test_names_of_what_is_no_token() -> None:
+    """A price per picture, pixel, second, character and search has its name too; of two the one that is not zero counts."""
+    price = price_from_params(
+        {
+            "output_cost_per_image": 0.04,
+            "input_cost_per_image": 0.0011,
+            "input_cost_per_pixel": "1.3e-9",
+            "output_cost_per_pixel": "0.0",
+            "output_cost_per_second": "0.0",
+            "input_cost_per_second": "0.0001",
+            "input_cost_per_character": "0.000015",
+            "search_context_cost_per_query": {
+                "search_context_size_low": "0.005",
+                "search_context_size_medium": "0.008",
+            },
+        }
+    )
+    assert price == Price(
+        image=4 * 10**13, pixel=1_300_000, millisecond=10**8, character=15 * 10**9, search=8 * 10**12
+    )
+    assert price_from_params({"input_cost_per_query": "0.002"}) == Price(search=2 * 10**12)
+    assert price_from_params({"search_context_cost_per_query": "0.01"}) == Price(search=10**13)
+    with pytest.raises(ValueError, match="search_context_cost_per_query: expected a number"):
+        price_from_params({"search_context_cost_per_query": {}})
+
+
+def test_prices_among_other_facts() -> None:
+    """Of the facts about a model those that are prices are found, and what cannot be read is no price."""
+    facts = {
+        "id": "m",
+        "input_cost_per_token": 1e-6,
+        "output_cost_per_token": "dear",
+        "input_cost_per_image": None,
+    }
+    assert readable_prices({**facts, "max_tokens": 9}) == {"input_cost_per_token": 1e-6}
+
+
+def test_what_an_operator_leaves_open_is_as_listed() -> None:
+    """An operator's price takes from the list what it does not say, unless it says what an answer costs as a whole."""
+    listed = Price(input=1, output=2, reasoning=3, search=4, images={"1024x1024": 5})
+    assert completed(Price(input=7), listed) == Price(input=7, output=2, search=4, images={"1024x1024": 5})
+    assert completed(Price(search=7), listed) == Price(input=1, output=2, search=7, images={"1024x1024": 5})
+    assert completed(Price(image=7), listed) == Price(image=7)
+    assert completed(Price(input=7), None) == Price(input=7)
+    tiers = Price(tiers=(Tier(9, Price(input=8)),), services={"flex": Price(output=6)})
+    whole = completed(tiers, Price(input=1, output=2))
+    assert whole == Price(
+        input=1,
+        output=2,
+        tiers=(Tier(9, Price(input=8, output=2)),),
+        services={"flex": Price(input=1, output=6)},
+    )
 
 
 def test_parameters_without_prices_give_none() -> None:

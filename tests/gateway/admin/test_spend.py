@@ -71,6 +71,7 @@ def test_one_row() -> None:
         "False",
     )
     assert shown["metadata"]["penstock"]["cost_nano"] == 123_456_789
+    assert shown["metadata"]["penstock"]["cost_source"] == "price"
     assert len(shown["metadata"]["penstock"]["attempts"]) == 2
     assert b'"spend":0.123456789' in orjson.dumps(shown)
 

@@ -173,3 +173,55 @@ def test_ids_rise() -> None:
     assert {(each.version, each.variant) for each in known} == {(7, uuid.RFC_4122)}
     assert all(one < next_one for one, next_one in pairwise(ids))
     assert all(before <= each.int >> 80 <= after for each in known)
+
+
+async def test_the_providers_bill(provider: FakeProvider, tmp_path: Path) -> None:
+    """What the provider says that the request costs is what it costs, and the row says where that is from."""
+    answer = chat_answer()
+    answer["usage"] |= {"cost": 0.00012345}
+    provider.will(whole(answer))
+    config = config_of(
+        entry("m", "openrouter/no-such-model", f"{provider.url}/v1"),
+        entry(
+            "n",
+            "openrouter/priced",
+            f"{provider.url}/v1",
+            input_cost_per_token="1",
+            output_cost_per_token="1",
+        ),
+    )
+    async with gateway(config, tmp_path) as gw:
+        await gw.post(CHAT, question("m"))
+        await gw.post(CHAT, question("n"))
+        rows = await gw.rows(2)
+    assert [(row.cost_nano, row.cost_source) for row in rows] == [(123_450, "provider")] * 2
+
+
+async def test_where_a_cost_is_from(provider: FakeProvider, tmp_path: Path) -> None:
+    """A cost from a price says so, and so does the service tier that answered; an unknown cost is from nowhere."""
+    answer = chat_answer()
+    answer["service_tier"] = "flex"
+    provider.will(whole(answer))
+    config = config_of(
+        entry("gpt-5", "openai/gpt-5", f"{provider.url}/v1"),
+        entry("m", "openai/no-such-model", f"{provider.url}/v1"),
+    )
+    async with gateway(config, tmp_path) as gw:
+        await gw.post(CHAT, question("gpt-5"))
+        await gw.post(CHAT, question("m"))
+        unpriced, priced = sorted(await gw.rows(2), key=lambda row: row.cost_nano or 0)
+    assert (priced.cost_source, priced.service_tier) == ("price", "flex")
+    assert priced.cost_nano == 10 * 625 + 5 * 5_000
+    assert (unpriced.cost_source, unpriced.cost_nano) == ("none", None)
+
+
+@pytest.mark.parametrize("usage", [{"cost": 1e9}, {"prompt_tokens": 10**12}])
+async def test_impossible_usage(provider: FakeProvider, tmp_path: Path, usage: dict[str, Any]) -> None:
+    """Numbers that no request can have are not believed: an estimate takes their place."""
+    answer = chat_answer()
+    answer["usage"] |= usage
+    provider.will(whole(answer))
+    async with gateway(config_of(entry("m", "openrouter/m", f"{provider.url}/v1")), tmp_path) as gw:
+        await gw.post(CHAT, question("m"))
+        (row,) = await gw.rows()
+    assert (row.usage_source, row.cost_source) == ("estimated", "none")

@@ -30,6 +30,23 @@ async def test_round_trip(records: Records) -> None:
     assert [flatten(r) for r in await records.rows(LedgerQuery())] == [flatten(PLAIN)]
 
 
+async def test_what_is_no_token_comes_back(records: Records) -> None:
+    """So does a row with pictures, sound and a bill of the provider's, and its tokens of pictures are in the totals."""
+    one = row(
+        image_input=1,
+        image_output=2,
+        images=3,
+        milliseconds=4,
+        characters=5,
+        searches=6,
+        cost_source="provider",
+    )
+    await records.append([one])
+    assert [flatten(r) for r in await records.rows(LedgerQuery())] == [flatten(one)]
+    (total,) = await records.totals()
+    assert (total.prompt_tokens, total.completion_tokens) == (16, 26)
+
+
 async def test_the_same_row_twice_is_one(records: Records) -> None:
     """Appending a row again, in the same batch or a later one, changes nothing."""
     await records.append([row("a"), row("a", cost_nano=5)])

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from gateway.state import records_sqlite
-from gateway.state.records import AttemptRow, LedgerQuery, RecordsUnavailable, flatten
+from gateway.state.records import UNITS, AttemptRow, Kind, LedgerQuery, RecordsUnavailable, flatten
 from gateway.state.records_sqlite import SqliteRecords, migrations
 from tests.gateway.rows import PLAIN, failure, row
 
@@ -161,6 +161,8 @@ async def test_a_damaged_file_under_way(tmp_path: Path) -> None:
     await records.close()
 
 
+SINCE_THIRD = {"cost_source", "service_tier", "image_input", "image_output", *UNITS}
+
 ORDINARY = row(
     "ordinary", attempts=(AttemptRow("d1", "gpt-4o", "openai", 200, "", 7),), tags=(), call_id="", retries=0
 )
@@ -177,7 +179,7 @@ async def test_rows_of_the_first_version(tmp_path: Path) -> None:
     old.execute("INSERT INTO schema_version VALUES (1, '0001_ledger.sql', 0)")
     rows = [PLAIN, failure("refused", tags=("a",)), ORDINARY]
     for one in rows:
-        flat = flatten(one) | {
+        flat = {name: value for name, value in flatten(one).items() if name not in SINCE_THIRD} | {
             "ended_at": one.ended_at,
             "tags": json.dumps(one.tags),
             "attempts": msgspec.json.encode(one.attempts).decode(),
@@ -191,6 +193,49 @@ async def test_rows_of_the_first_version(tmp_path: Path) -> None:
     found = {r.id: flatten(r) for r in await records.rows(LedgerQuery())}
     assert found == {r.id: flatten(r) for r in [*rows, row("later")]}
     await records.close()
+
+
+async def test_rows_of_the_second_version(tmp_path: Path) -> None:
+    """A file of the second version keeps its rows, says where their costs are from, and goes on with its kinds."""
+    path = tmp_path / "ledger.db"
+    old = sqlite3.connect(path)
+    old.execute(
+        "CREATE TABLE schema_version (version INTEGER PRIMARY KEY, name TEXT, applied_at REAL) STRICT"
+    )
+    for number, name, sql in migrations()[:2]:
+        old.executescript(sql)
+        old.execute("INSERT INTO schema_version VALUES (?, ?, 0)", (number, name))
+    known = [name for name in Kind.__struct_fields__ if name not in SINCE_THIRD]
+    rows = [ORDINARY, row("unpriced", cost_nano=None, model="m", cost_source="none"), failure("refused")]
+    for number, one in enumerate(rows):
+        flat = flatten(one)
+        kind = [int(flat[name]) if isinstance(flat[name], bool) else flat[name] for name in known]
+        old.execute(
+            f"INSERT INTO kind (id, content, {', '.join(known)}) VALUES ({', '.join('?' * (len(known) + 2))})",
+            (number, msgspec.json.encode(kind).decode(), *kind),
+        )
+        own = {
+            name: flat[name] for name in ("id", "call_id", "started_at", "total_us", "ttfb_us", "overhead_us")
+        }
+        own |= {
+            name: flat[name] for name in ("cost_nano", "answer_id", "client_ip", "user_agent", "end_user")
+        }
+        own |= {name: flat[name] for name in ("input", "cache_read", "output", "reasoning", "error_message")}
+        own |= {"kind": number, "answer_ms": one.answer_ms, "tags": json.dumps(one.tags)}
+        own["tried"] = msgspec.json.encode(one.tried).decode()
+        names = f"{', '.join(own)}) VALUES ({', '.join('?' * len(own))}"
+        old.execute(f"INSERT INTO entry ({names})", tuple(own.values()))
+    old.commit()
+    old.close()
+    records = SqliteRecords(path)
+    later = row("later", **{**flatten(ORDINARY), "id": "later", "images": 2, "image_output": 9})
+    await records.append([later])
+    found = {r.id: flatten(r) for r in await records.rows(LedgerQuery())}
+    assert found == {r.id: flatten(r) for r in [*rows, later]}
+    await records.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM kind").fetchone() == (3,)
+    connection.close()
 
 
 async def test_long_batches_and_ordinary_rows(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Cohere's API, version 2: chats, embeddings and rerank. We are its client only.
+
+https://docs.cohere.com/reference/about. `cohere_questions` asks for chats, `cohere_answers` reads them; what is no chat
+is here.
+
+* **Embeddings** take at most 96 texts, or one picture, in a call: a longer question becomes several calls. A picture is a
+  text that is a data URL (`data:image/png;base64,…`). What the vectors are for, which Cohere wants to know, is
+  `search_document` if the client does not say.
+* **Rerank** takes texts: a document that is an object is its `text`, or its JSON. Documents are not sent back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from adapters.base import Task
+from adapters.cohere_answers import read_error, read_response, read_stream
+from adapters.cohere_questions import write_request
+from adapters.envelope import decode, seal
+from adapters.errors import Unsupported, UpstreamMalformed
+from adapters.framing import SseCutter
+from adapters.openai_questions import address
+from adapters.types import (
+    Call,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    Ranked,
+    Reply,
+    RerankRequest,
+    RerankResponse,
+    Target,
+    Units,
+    Usage,
+)
+from adapters.wire import cohere as wire
+
+__all__ = [
+    "EMBEDDINGS",
+    "NAME",
+    "RERANK",
+    "STREAM_TYPE",
+    "address",
+    "cut",
+    "read_error",
+    "read_response",
+    "read_stream",
+    "write_request",
+]
+
+NAME = "cohere"
+STREAM_TYPE: str = "text/event-stream"
+cut = SseCutter
+
+_MOST_TEXTS = 96
+_PICTURE = "data:image/"
+_DEFAULT_INPUT_TYPE = "search_document"
+
+_EMBEDDINGS = msgspec.json.Decoder(wire.Embeddings)
+_RERANKED = msgspec.json.Decoder(wire.Reranked)
+_OBJECT = msgspec.json.Decoder(dict[str, Raw])
+
+
+# -- embeddings --------------------------------------------------------------------------------------------------------
+
+
+def _write_embeddings(request: EmbeddingsRequest, target: Target) -> Sequence[Call]:
+    """Questions for `/v2/embed`: https://docs.cohere.com/reference/embed."""
+    common: dict[str, Any] = {"model": target.model, "embedding_types": ["float"]}
+    if request.dimensions is not None:
+        common["output_dimension"] = request.dimensions
+    common |= request.extra
+    wanted = request.input_type or _DEFAULT_INPUT_TYPE
+    calls = []
+    for batch in _batches(request):
+        if batch[0].startswith(_PICTURE):
+            asked: dict[str, Any] = {"images": batch, "input_type": "image"}
+        else:
+            asked = {"texts": batch, "input_type": wanted}
+        calls.append(Call(seal(asked | common)))
+    return calls
+
+
+def _batches(request: EmbeddingsRequest) -> Iterator[list[str]]:
+    """What fits into one call, in order. Raises `Unsupported` for texts as token numbers."""
+    texts: list[str] = []
+    for text in request.input:
+        if not isinstance(text, str):
+            raise Unsupported("Cohere embeds texts, not token numbers", param="input")
+        if text.startswith(_PICTURE):
+            if texts:
+                yield texts
+            yield [text]
+            texts = []
+        else:
+            texts.append(text)
+            if len(texts) == _MOST_TEXTS:
+                yield texts
+                texts = []
+    if texts:
+        yield texts
+
+
+def _read_embeddings(
+    replies: Sequence[Reply], request: EmbeddingsRequest, target: Target
+) -> EmbeddingsResponse:
+    """The vectors of all replies. Where the client asked for several types, the first that came counts, `float` before all."""
+    vectors: list[Raw] = []
+    usage = Usage()
+    for reply in replies:
+        answer = decode(reply.body, _EMBEDDINGS)
+        kinds = answer.embeddings or {}
+        found = kinds.get("float") or next((each for each in kinds.values() if each), None)
+        if not found:
+            raise UpstreamMalformed("The provider sent no embeddings")
+        vectors += found
+        usage += _billed(answer.meta)
+    return EmbeddingsResponse(vectors=tuple(vectors), usage=usage)
+
+
+def _billed(meta: wire.Meta | None) -> Usage:
+    units = (meta and meta.billed_units) or wire.BilledUnits()
+    return Usage(
+        input=int(units.input_tokens or 0),
+        image_input=int(units.image_tokens or 0),
+        units=Units(images=int(units.images or 0), searches=int(units.search_units or 0)),
+    )
+
+
+EMBEDDINGS: Task[EmbeddingsRequest, EmbeddingsResponse] = Task(_write_embeddings, _read_embeddings)
+
+
+# -- rerank ------------------------------------------------------------------------------------------------------------
+
+
+def _write_rerank(request: RerankRequest, target: Target) -> Sequence[Call]:
+    """A question for `/v2/rerank`: https://docs.cohere.com/reference/rerank."""
+    body: dict[str, Any] = {
+        "model": target.model,
+        "query": request.query,
+        "documents": [_document(raw) for raw in request.documents],
+    }
+    limits = {"top_n": request.top_n, "max_tokens_per_doc": request.max_tokens_per_doc}
+    body |= {name: value for name, value in limits.items() if value is not None}
+    return [Call(seal(body | request.extra))]
+
+
+def _document(raw: Raw) -> Raw | str:
+    """A document as a JSON string."""
+    if bytes(raw).startswith(b'"'):
+        return raw
+    try:
+        text = _OBJECT.decode(raw).get("text")
+    except msgspec.DecodeError:
+        text = None
+    if text is not None and bytes(text).startswith(b'"'):
+        return text
+    return bytes(raw).decode("utf-8", "replace")
+
+
+def _read_rerank(replies: Sequence[Reply], request: RerankRequest, target: Target) -> RerankResponse:
+    answer = decode(replies[0].body, _RERANKED)
+    if answer.results is None:
+        raise UpstreamMalformed("The provider sent no results")
+    ranked = tuple(Ranked(result.index, result.relevance_score) for result in answer.results)
+    return RerankResponse(ranked, answer.id or "", _billed(answer.meta))
+
+
+RERANK: Task[RerankRequest, RerankResponse] = Task(_write_rerank, _read_rerank)

@@ -1,0 +1,61 @@
+"""A client's JSON read strictly: a wrong type is refused with its place, as `messages[2].content[0].type`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from adapters.envelope import seal
+from adapters.errors import BadRequest, MalformedJson
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
+
+_PLACE = re.compile(r"^(?P<text>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>.*)`")
+
+
+def read_fields(envelope: Mapping[str, Raw], decoder: msgspec.json.Decoder[S]) -> S:
+    """The fields that the decoder's struct has. Raises `BadRequest` with `param` naming the place."""
+    known = _fields_of(decoder)
+    return _decode(seal({name: raw for name, raw in envelope.items() if name in known}), decoder, "")
+
+
+def other_fields(envelope: Mapping[str, Raw], decoder: msgspec.json.Decoder[S]) -> dict[str, Raw]:
+    """The fields that it does not have."""
+    known = _fields_of(decoder)
+    return {name: raw for name, raw in envelope.items() if name not in known}
+
+
+def _fields_of(decoder: msgspec.json.Decoder[S]) -> frozenset[str]:
+    return frozenset(decoder.type.__struct_fields__)
+
+
+def read_value(raw: Raw, decoder: msgspec.json.Decoder[T], name: str) -> T:
+    """The value of the field `name`. Raises `BadRequest` with `param` naming the place."""
+    return _decode(raw, decoder, name)
+
+
+def _decode(data: bytes | Raw, decoder: msgspec.json.Decoder[T], name: str) -> T:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise _bad_value(error, name) from None
+    except msgspec.DecodeError as error:
+        raise MalformedJson(f"Invalid JSON payload: {error}", param="request_body") from None
+
+
+def _bad_value(error: msgspec.ValidationError, name: str) -> BadRequest:
+    """A complaint of msgspec (``Expected `str`, got `int` - at `$.voice.id` ``) as an error with its place."""
+    found = _PLACE.match(str(error))
+    text, path = (found["text"], found["path"] or "") if found else (str(error), "")
+    missing = _MISSING.search(text)
+    if missing:
+        param = ".".join(each for each in (name, path, missing["field"]) if each)
+        return BadRequest(f"Missing required parameter: '{param}'.", param=param)
+    param = name + path if path.startswith("[") else ".".join(each for each in (name, path) if each)
+    return BadRequest(f"Invalid value ({text.replace('`', '')}) for '{param}'.", param=param or None)

@@ -1,0 +1,53 @@
+"""What watsonx.ai's bytes look like where they are not OpenAI's: vectors, documents in order, and errors.
+
+https://cloud.ibm.com/apidocs/watsonx-ai
+"""
+
+from __future__ import annotations
+
+from msgspec import Raw, Struct
+
+
+class Vector(Struct):
+    embedding: Raw
+
+
+class Embeddings(Struct):
+    results: list[Vector]
+    model_id: str | None = None
+    input_token_count: int | None = None
+
+
+class Rank(Struct):
+    index: int
+    score: float
+
+
+class Ranks(Struct):
+    results: list[Rank]
+    input_token_count: int | None = None
+
+
+class Problem(Struct):
+    code: str = ""
+    message: str = ""
+
+
+class Errors(Struct):
+    errors: list[Problem]
+    status_code: int = 0
+
+
+class Generated(Struct):
+    """A result of the older service that continues a text; in a stream the counts are of all until then."""
+
+    generated_text: str = ""
+    generated_token_count: int = 0
+    input_token_count: int = 0
+    stop_reason: str = ""
+
+
+class Generation(Struct):
+    results: list[Generated] = []
+    model_id: str = ""
+    errors: list[Problem] = []

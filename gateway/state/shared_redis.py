@@ -1,0 +1,482 @@
+"""What replicas must agree on, kept in Redis 6.2 or newer. The only module that imports its client.
+
+**Requests never talk to Redis themselves.** Each puts its command into a queue and waits; one pump sends what has gathered,
+in one write, reads the answers, and wakes them. Settlements go first in each such round, so that what was freed a moment ago
+is there for who takes now. A take is one EVALSHA and one round trip (`shared_redis.lua` says what it does); under load
+many share a write, which is what makes them cheap.
+
+**An outage costs at most 50 ms, once.** A round that has no answer by then is over, as is one that Redis answers with an
+error (`READONLY` after a failover, `LOADING`, `OOM`): all who wait get `SharedAway`, and so does at once whoever comes later.
+Meanwhile the pump tries again, now and then, at nobody's cost. Redis counts as back when it has answered as
+quickly as requests need it, and has been told all settlements that were waiting.
+
+**A take whose answer did not come may have been done, may still be done, or never.** Nothing may stay taken, so each has a
+mark, which the script writes with the take. What is left over is given back by mark when Redis is there again, and a
+mark that does not exist yet is made void, so that a take which Redis had received and not done is not done later. The same is
+true of one whose request was cancelled while it waited. Settlements are numbered per process: those that had no answer
+are sent again under the same number and count once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from itertools import count
+from time import time
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from gateway.state.shared import (
+    BUDGET_IDLE,
+    BUDGET_SLACK,
+    LEASE,
+    Answer,
+    Callback,
+    Refusal,
+    SharedAway,
+    Taken,
+    Ticket,
+    Unknown,
+    Window,
+    not_held,
+    outcome,
+)
+
+log = logging.getLogger("penstock.shared")
+
+_SCRIPT = (files("gateway.state") / "shared_redis.lua").read_text()
+_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # Redis names scripts so
+
+_PATIENCE = 0.05
+"""Seconds that a request waits for Redis, at most."""
+_GRACE = 0.005
+"""The last part of it begins in a new turn of the event loop: an answer that is there is seen, however late the loop is."""
+_CONNECTING = 1.0
+"""Seconds for a connection, which only the pump waits for."""
+_GATHERING = 0.005
+"""Seconds that settlements wait for others."""
+_BATCH = 200
+"""Settlements or renewals per command: Redis does nothing else meanwhile."""
+_SILENCE = 1.0
+"""Seconds after which a channel without news is asked whether it is alive, and has the same time to answer."""
+
+_Command: TypeAlias = tuple[Any, ...]
+_Entry: TypeAlias = tuple[str, str, str, int | str, int, int, int | str]
+"""A settlement: key, kind, mark, when taken, amount taken, real amount, span in us or holder."""
+
+
+class _Question(Struct, eq=False):
+    """A command that somebody waits for; `undo` is what gives back what it took, if nobody learns that it did."""
+
+    command: _Command
+    answer: asyncio.Future[Any]
+    asked: float
+    undo: tuple[_Entry, ...] = ()
+
+
+class RedisShared:
+    """`Shared` among all processes that have the same Redis and `prefix`.
+
+    `url` is `redis://`, `rediss://` or `unix://` with what redis-py understands in it. `lease` is how long slots outlive their
+    process, `pause` how long Redis is left alone after a failed attempt, both in seconds.
+    """
+
+    name = "shared"
+
+    def __init__(
+        self, url: str, *, prefix: str = "penstock:", lease: float = LEASE, pause: float = 1.0
+    ) -> None:
+        self._prefix = prefix
+        self._lease = lease
+        self._pause = pause
+        self._client = _client(url)
+        self._news_client = _client(url)
+        self._process = f"{prefix}process:{uuid4().hex}"
+        self._numbers = count(1)
+
+        self._wake = asyncio.Event()
+        self._questions: deque[_Question] = deque()
+        self._settlements: deque[_Entry] = deque()
+        self._charges: defaultdict[str, int] = defaultdict(int)
+        self._gathering: asyncio.TimerHandle | None = None
+        self._unconfirmed: tuple[int, list[_Entry]] | None = None
+        self._batches = count(1)
+        self._holders: dict[str, list[str]] = {}
+        self._renewal_is_due = False
+
+        self._callbacks: defaultdict[str, list[Callback]] = defaultdict(list)
+        self._has_channels = asyncio.Event()
+        self._why = "not connected yet"
+        self.degraded_since: float | None = time()
+
+    @property
+    def available(self) -> bool:
+        """See `Shared`."""
+        return self.degraded_since is None
+
+    # -- for requests ------------------------------------------------------------------------------------------------
+
+    async def take(self, windows: Sequence[Window]) -> Answer:
+        """See `Shared`."""
+        return await self._take(Ticket([], f"{self._process}:{next(self._numbers)}"), windows)
+
+    async def top_up(self, ticket: Ticket, windows: Sequence[Window]) -> Answer:
+        """See `Shared`."""
+        return await self._take(ticket, not_held(ticket, windows))
+
+    def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> None:
+        """See `Shared`."""
+        if ticket.is_settled:
+            return
+        ticket.is_settled = True
+        self._holders.pop(ticket.id, None)
+        for taken, amount in outcome(ticket, actual):
+            mark, when = taken.place
+            self._settlements.append(self._entry(ticket, taken, mark, when, amount))
+        self._send_soon()
+
+    def charge(self, name: str, amount: int) -> None:
+        """See `Shared`."""
+        self._charges[name] += amount
+        self._send_soon()
+
+    async def seed(self, window: Window, amount: int) -> bool:
+        """See `Shared`."""
+        keep_until = 0 if window.ends is None else (window.ends + BUDGET_SLACK) * 1000
+        keys = (self._key("budget", window.name),)
+        return bool(await self._ask(_script(keys, "seed", amount, BUDGET_IDLE * 1000, keep_until)))
+
+    async def look(self, windows: Sequence[Window]) -> list[int | None]:
+        """See `Shared`."""
+        if not windows:
+            return []
+        arguments = (part for window in windows for part in (window.kind, _span(window.seconds)))
+        keys = [self._key(window.kind, window.name) for window in windows]
+        used = await self._ask(_script(keys, "look", *arguments))
+        return [None if number is None else int(number) for number in used]
+
+    async def get(self, name: str) -> bytes | None:
+        """See `Shared`."""
+        value: bytes | None = await self._ask(("GET", self._key("value", name)))
+        return value
+
+    async def put(self, name: str, value: bytes, seconds: float) -> None:
+        """See `Shared`."""
+        await self._ask(("SET", self._key("value", name), value, "PX", max(1, int(seconds * 1000))))
+
+    async def publish(self, channel: str, message: str) -> None:
+        """See `Shared`."""
+        await self._ask(("PUBLISH", self._key("channel", channel), message))
+
+    def subscribe(self, channel: str, callback: Callback) -> None:
+        """See `Shared`. Gets None whenever the channel has been joined anew: what was told before that may be missing."""
+        self._callbacks[channel].append(callback)
+        self._has_channels.set()
+
+    # -- as a worker -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """See `Shared`."""
+        await self._connect()
+
+    async def run(self) -> None:
+        """See `Shared`."""
+        async with asyncio.TaskGroup() as together:
+            together.create_task(self._pump())
+            together.create_task(self._renew())
+            together.create_task(self._listen())
+
+    async def close(self) -> None:
+        """See `Shared`."""
+        with suppress(SharedAway):
+            while self.available and self._has_settlements():
+                await self._round(_PATIENCE)
+        self._degrade("closed")
+        await self._client.aclose()
+        await self._news_client.aclose()
+
+    async def _pump(self) -> None:
+        while True:
+            while not self.available and not await self._connect():
+                await asyncio.sleep(self._pause)
+            await self._wake.wait()
+            self._wake.clear()
+            with suppress(SharedAway):
+                while self._questions or self._renewal_is_due or self._has_settlements():
+                    await self._round(_PATIENCE)
+
+    async def _renew(self) -> None:
+        """Renew leases in time; an otherwise idle connection is kept alive by it too."""
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            self._renewal_is_due = True
+            self._wake.set()
+
+    async def _connect(self) -> bool:
+        """Whether Redis is there, answers as quickly as requests need it, and knows all that was to be told."""
+        try:
+            await self._exchange([("PING",)], _CONNECTING)
+            self._renewal_is_due = True
+            while self._renewal_is_due or self._has_settlements():
+                await self._round(_PATIENCE)
+        except SharedAway:
+            return False
+        if not self.available:
+            self.degraded_since = None
+            log.info("Redis is available")
+        return True
+
+    # -- rounds ------------------------------------------------------------------------------------------------------
+
+    async def _take(self, ticket: Ticket, windows: Sequence[Window]) -> Answer:
+        if not windows:
+            return ticket
+        mark = str(next(self._numbers))
+        takens = [Taken(w.kind, w.name, w.amount, w.seconds, None) for w in windows]
+        command = _script(
+            (self._process, *(self._key(w.kind, w.name) for w in windows)),
+            *("take", mark, ticket.id, int(self._lease * 1000)),
+            *(
+                part
+                for w in windows
+                for part in (w.kind, w.amount, w.limit, _kept(w), 0 if w.ends is None else w.ends * 1000)
+            ),
+        )
+        undo = tuple(self._entry(ticket, taken, mark, "", 0) for taken in takens)
+        answer = await self._ask(command, undo)
+        match answer[0]:
+            case b"taken":
+                for taken in takens:
+                    taken.place = mark, answer[1]
+                ticket.taken += takens
+                if held := [self._key(t.kind, t.name) for t in takens if t.kind == "slots"]:
+                    self._holders.setdefault(ticket.id, []).extend(held)
+                return ticket
+            case b"refused":
+                room = None if answer[3] < 0 else answer[3] / 1e6
+                return Refusal(windows[answer[1] - 1], int(answer[2]), room)
+            case _:
+                return Unknown(tuple(windows[number - 1] for number in answer[1:]))
+
+    async def _ask(self, command: _Command, undo: tuple[_Entry, ...] = ()) -> Any:
+        """Have it sent with the next round and wait for the answer, at most 50 ms."""
+        if not self.available:
+            raise SharedAway(self._why)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._questions.append(_Question(command, answer, loop.time(), undo))
+        self._wake.set()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # Cancelled after the answer came and before we woke up: the pump thinks that somebody knows of it.
+            if undo and answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._give_back(undo)
+            raise
+
+    async def _round(self, patience: float) -> None:
+        """Send what waits, read the answers, and hand them out."""
+        questions = [question for question in self._questions if not question.answer.done()]
+        self._questions.clear()
+        commands = [*self._housekeeping(), *(question.command for question in questions)]
+        if questions:
+            loop = asyncio.get_running_loop()
+            patience = max(2 * _GRACE, questions[0].asked + patience - loop.time())
+        try:
+            answers = await self._exchange(commands, patience)
+        except BaseException as error:  # a pump that is stopped leaves nobody waiting either
+            for question in questions:
+                self._give_back(question.undo)
+                _fail(question, str(error))
+            raise
+        self._unconfirmed = None
+        for question, answer in zip(questions, answers[len(commands) - len(questions) :], strict=True):
+            if not question.answer.done():
+                question.answer.set_result(answer)
+            elif question.undo:
+                self._give_back(question.undo)
+
+    def _housekeeping(self) -> Iterator[_Command]:
+        """Settlements, then renewals: a slot that was freed a moment ago is not renewed."""
+        if self._unconfirmed is None and self._has_settlements():
+            self._unconfirmed = next(self._batches), list(self._some_settlements())
+        if self._unconfirmed is not None:
+            number, entries = self._unconfirmed
+            keys = (self._process, *(entry[0] for entry in entries))
+            yield _script(keys, "settle", number, *(part for entry in entries for part in entry[1:]))
+        if self._renewal_is_due:
+            self._renewal_is_due = False
+            held = [(key, holder) for holder, keys in self._holders.items() for key in keys]
+            for start in range(0, max(1, len(held)), _BATCH):
+                some = held[start : start + _BATCH]
+                keys = (self._process, *(key for key, _ in some))
+                yield _script(keys, "renew", int(self._lease * 1000), *(holder for _, holder in some))
+
+    async def _exchange(self, commands: Sequence[_Command], patience: float) -> list[Any]:
+        """Send commands and read their answers within `patience` seconds. Whatever goes wrong, Redis counts as away then."""
+        task = asyncio.get_running_loop().create_task(self._send(commands))
+        try:
+            await asyncio.wait([task], timeout=patience - _GRACE)
+            await asyncio.wait([task], timeout=_GRACE)
+            if not task.done():
+                raise TimeoutError(f"no answer within {patience * 1000:.0f} ms")
+            return task.result()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._degrade(f"Redis is away: {type(error).__name__}: {error}")
+            raise SharedAway(self._why) from error
+        finally:
+            if not task.done() or task.cancelled() or task.exception() is not None:
+                task.cancel()
+                await self._hang_up()
+
+    async def _send(self, commands: Sequence[_Command]) -> list[Any]:
+        answers = await self._send_once(commands)
+        missing = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if missing:
+            again = [("EVAL", _SCRIPT, *commands[number][2:]) for number in missing]
+            for number, answer in zip(missing, await self._send_once(again), strict=True):
+                answers[number] = answer
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    async def _send_once(self, commands: Sequence[_Command]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            return answers
+
+    async def _hang_up(self) -> None:
+        """What was sent and not answered must not be answered into the next round."""
+        with suppress(RedisError, OSError):
+            await self._client.connection_pool.disconnect()
+
+    def _degrade(self, why: str) -> None:
+        self._why = why
+        if self.degraded_since is None:
+            self.degraded_since = time()
+            log.warning("%s", why)
+        while self._questions:
+            _fail(self._questions.popleft(), why)
+
+    # -- settlements -------------------------------------------------------------------------------------------------
+
+    def _entry(self, ticket: Ticket, taken: Taken, mark: str, when: int | str, real: int) -> _Entry:
+        last = ticket.id if taken.kind == "slots" else _span(taken.seconds)
+        return self._key(taken.kind, taken.name), taken.kind, mark, when, taken.amount, real, last
+
+    def _give_back(self, entries: tuple[_Entry, ...]) -> None:
+        if entries:
+            self._settlements.extend(entries)
+            self._send_soon()
+
+    def _has_settlements(self) -> bool:
+        return bool(self._unconfirmed or self._settlements or self._charges)
+
+    def _some_settlements(self) -> Iterator[_Entry]:
+        """A batch of them; what one take took is never split, because its mark goes when it is settled."""
+        number = 0
+        mark = ""
+        while self._settlements and (number < _BATCH or self._settlements[0][2] == mark):
+            entry = self._settlements.popleft()
+            mark = entry[2]
+            number += 1
+            yield entry
+        while self._charges and number < _BATCH:
+            name, amount = self._charges.popitem()
+            number += 1
+            yield self._key("budget", name), "budget", "", 0, 0, amount, 0
+
+    def _send_soon(self) -> None:
+        if self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(_GATHERING, self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        self._wake.set()
+
+    # -- news --------------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        await self._has_channels.wait()
+        while True:
+            try:
+                async with self._news_client.pubsub() as channels:
+                    await self._follow(channels)
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("news from other replicas do not arrive: %s: %s", type(error).__name__, error)
+            await asyncio.sleep(self._pause)
+
+    async def _follow(self, channels: PubSub) -> None:
+        """Hand on messages until the connection is lost, or silent even when asked."""
+        joined: set[str] = set()
+        asked = False
+        while True:
+            if missing := self._callbacks.keys() - joined:
+                joined |= missing
+                await channels.subscribe(*(self._key("channel", channel) for channel in missing))
+            message = await channels.get_message(timeout=_SILENCE)
+            if message is not None:
+                asked = False
+                self._tell(message)
+            elif asked:
+                raise TimeoutError("no answer to a ping")
+            else:
+                asked = True
+                await channels.ping()
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        if message["type"] not in {"message", "subscribe"}:
+            return
+        channel = message["channel"].decode().removeprefix(self._key("channel", ""))
+        text = message["data"].decode(errors="replace") if message["type"] == "message" else None
+        for callback in self._callbacks[channel]:
+            callback(text)
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._prefix}{kind}:{name}"
+
+
+def _client(url: str) -> Redis:
+    """redis-py without patience of its own: its defaults try a refused port for four seconds."""
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=_CONNECTING,
+        socket_timeout=_CONNECTING,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        lib_name=None,
+        lib_version=None,
+    )
+
+
+def _script(keys: Sequence[str], *arguments: str | int) -> _Command:
+    return "EVALSHA", _SHA, len(keys), *keys, *arguments
+
+
+def _span(seconds: float) -> int:
+    return int(seconds * 1_000_000)
+
+
+def _kept(window: Window) -> int:
+    """The span of a rate in us; how long a budget without an end is kept in ms."""
+    return BUDGET_IDLE * 1000 if window.kind == "budget" else _span(window.seconds)
+
+
+def _fail(question: _Question, why: str) -> None:
+    if not question.answer.done():
+        question.answer.set_exception(SharedAway(why))
