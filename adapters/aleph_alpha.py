@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters import openai_answers, openai_questions
@@ -102,6 +103,8 @@ def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResp
     if not _completes(target):
         return openai_answers.read_response(body, request, target)
     answer = decode(body, _ANSWER)
+    if _is_error(answer.error):
+        raise read_error(0, {}, body)
     if not answer.completions:
         raise UpstreamMalformed("The provider's answer has no completion")
     choices = tuple(
@@ -110,6 +113,10 @@ def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResp
     )
     usage = _usage(answer.num_tokens_prompt_total, answer.num_tokens_generated)
     return ChatResponse("", target.model, choices, usage)
+
+
+def _is_error(raw: Raw) -> bool:
+    return bytes(raw) not in {b"", b"null"}
 
 
 def _usage(tokens_in: int | None, tokens_out: int | None) -> Usage | None:
@@ -142,7 +149,7 @@ class _CompletionReader:
             if self.done or self._failed:
                 break
             name, data = read_event(event)
-            if data and (name == b"error" or data.startswith(b'{"error"')):
+            if name == b"error":
                 self._fail(read_error(0, {}, data), deltas)
             elif data:
                 self._take(data, deltas)
@@ -161,6 +168,9 @@ class _CompletionReader:
             event = decode(data, _EVENT)
         except UpstreamMalformed as error:
             self._fail(error, deltas)
+            return
+        if _is_error(event.error):
+            self._fail(read_error(0, {}, data), deltas)
             return
         if not self._started:
             self._started = True

@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from adapters.base import Task, leaves_out
+from adapters.base import Task
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
-from adapters.fields import other_fields, read_fields
+from adapters.fields import allowed_fields, other_fields, read_fields
 from adapters.multipart import write_form
 from adapters.openai_answers import read_error
 from adapters.openai_usage import read_usage as read_chat_usage
@@ -83,13 +83,13 @@ def read_speech(envelope: Mapping[str, Raw]) -> SpeechRequest:
 # -- speech: the providers' side -------------------------------------------------------------------------------------
 
 
-def _call(body: dict[str, Any], request: SpeechRequest) -> list[Call]:
-    return [Call(seal({name: value for name, value in body.items() if value is not None} | request.extra))]
+def _call(body: dict[str, Any], extra: dict[str, Raw]) -> list[Call]:
+    return [Call(seal({name: value for name, value in body.items() if value is not None} | extra))]
 
 
-def _write_speech(request: SpeechRequest, target: Target, *, unknown: tuple[str, ...] = ()) -> list[Call]:
-    """One call in OpenAI's words, but for the `unknown` ones."""
-    body: dict[str, Any] = {
+def _write_speech(request: SpeechRequest, target: Target) -> list[Call]:
+    """One call in OpenAI's words."""
+    body = {
         "model": target.model,
         "input": request.input,
         "voice": request.voice,
@@ -97,24 +97,37 @@ def _write_speech(request: SpeechRequest, target: Target, *, unknown: tuple[str,
         "speed": request.speed,
         "instructions": request.instructions,
     }
-    for name in unknown:
-        if body[name] is not None and leaves_out(target, name):
-            del body[name]
-    return _call(body, request)
+    return _call(body, request.extra)
+
+
+def _without_voice(request: SpeechRequest) -> dict[str, Raw]:
+    """The caller's own fields for a provider that knows a voice by its name alone, and not as OpenAI's object."""
+    return {name: value for name, value in request.extra.items() if name != "voice"}
+
+
+def _write_mistral_speech(request: SpeechRequest, target: Target) -> list[Call]:
+    """https://docs.mistral.ai/api/endpoint/audio/speech."""
+    body = {
+        "model": target.model,
+        "input": request.input,
+        "voice": request.voice,
+        "response_format": request.format,
+        **allowed_fields(request, target, "speed", "instructions"),
+    }
+    return _call(body, _without_voice(request))
 
 
 def _write_xai_speech(request: SpeechRequest, target: Target) -> list[Call]:
     """https://docs.x.ai/developers/model-capabilities/audio/text-to-speech; the language is its own to find out."""
-    if request.instructions is not None:
-        leaves_out(target, "instructions")
     body = {
         "text": request.input,
         "voice_id": request.voice,
         "language": "auto",
         "output_format": {"codec": request.format},
         "speed": request.speed,
+        **allowed_fields(request, target, "instructions"),
     }
-    return _call(body, request)
+    return _call(body, _without_voice(request))
 
 
 def _read_speech(replies: Sequence[Reply], request: SpeechRequest, target: Target) -> SpeechResponse:
@@ -131,7 +144,7 @@ def _read_speech(replies: Sequence[Reply], request: SpeechRequest, target: Targe
 
 
 def _read_mistral_speech(replies: Sequence[Reply], request: SpeechRequest, target: Target) -> SpeechResponse:
-    """Sound in base64: https://docs.mistral.ai/api/endpoint/audio/speech."""
+    """Sound in base64."""
     try:
         sound = binascii.a2b_base64(decode(replies[0].body, _AUDIO_DATA).audio_data, strict_mode=True)
     except ValueError:
@@ -147,7 +160,7 @@ def _spoken(request: SpeechRequest) -> Usage:
 
 SPEECH: dict[str, Task[SpeechRequest, SpeechResponse]] = {
     "openai": Task(_write_speech, _read_speech),
-    "mistral": Task(partial(_write_speech, unknown=("speed", "instructions")), _read_mistral_speech),
+    "mistral": Task(_write_mistral_speech, _read_mistral_speech),
     "xai": Task(_write_xai_speech, _read_speech),
 }
 """By provider, or by format for all others of it."""
@@ -320,8 +333,6 @@ def _write(request: TranscriptionRequest, target: Target, *, always_verbose: boo
 
 def _write_mistral(request: TranscriptionRequest, target: Target) -> list[Call]:
     """https://docs.mistral.ai/api/endpoint/audio/transcriptions: always the same JSON, with times if they are wanted."""
-    if request.prompt is not None:
-        leaves_out(target, "prompt")
     granularities = request.timestamp_granularities
     if request.response_format not in {"json", "text"}:
         granularities = granularities or ("segment",)
@@ -331,17 +342,16 @@ def _write_mistral(request: TranscriptionRequest, target: Target) -> list[Call]:
         "temperature": _number(request.temperature),
         "timestamp_granularities": granularities,
         "diarize": "true" if request.response_format == "diarized_json" else None,
+        **allowed_fields(request, target, "prompt"),
     }
     return _form(fields, request)
 
 
 def _write_xai(request: TranscriptionRequest, target: Target) -> list[Call]:
     """https://docs.x.ai/developers/model-capabilities/audio/speech-to-text: always the same JSON, with words' times."""
-    for name in ("prompt", "temperature"):
-        if getattr(request, name) is not None:
-            leaves_out(target, name)
+    allowed = allowed_fields(request, target, "prompt", "temperature")
     fields: dict[str, str | tuple[str, ...] | None] = {"model": target.model, "language": request.language}
-    return _form(fields, request)
+    return _form(fields | {name: str(value) for name, value in allowed.items()}, request)
 
 
 def _number(number: float | None) -> str | None:

@@ -219,12 +219,13 @@ class Follow(Struct, frozen=True):
     """An answer that is not there yet: ask for it at `url` (GET) after `seconds`.
 
     `cancel` (POST) stops the work if nobody waits any more. The provider's key goes along only to the origin that was
-    asked at first.
+    asked at first; other addresses are asked only if they are https and in one of the provider's `domains`.
     """
 
     url: str
     seconds: float = 0.0
     cancel: str = ""
+    domains: tuple[str, ...] = ()
 
 
 class Follower(Protocol):

@@ -17,7 +17,7 @@ from msgspec import Raw
 from adapters.base import Task, leaves_out
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, UpstreamMalformed
-from adapters.fields import other_fields, read_fields, read_value
+from adapters.fields import allowed_fields, other_fields, read_fields, read_value
 from adapters.flatten import texts_of
 from adapters.openai_answers import read_error
 from adapters.openai_usage import read_usage
@@ -175,26 +175,24 @@ def _write_jina(request: EmbeddingsRequest, target: Target) -> list[Call]:
 
 def _write_mistral(request: EmbeddingsRequest, target: Target) -> list[Call]:
     """https://docs.mistral.ai/api/endpoint/embeddings; a field that is not there is an error."""
-    if request.input_type:
-        leaves_out(target, "input_type")
     body = {
         "model": target.model,
         "input": texts_of(request, target),
         "output_dimension": request.dimensions,
         "encoding_format": request.encoding,
+        **allowed_fields(request, target, "input_type"),
     }
     return _call(body, request)
 
 
 def _write_perplexity(request: EmbeddingsRequest, target: Target) -> list[Call]:
     """https://docs.perplexity.ai/api-reference/embeddings-post."""
-    if request.input_type:
-        leaves_out(target, "input_type")
     body = {
         "model": target.model,
         "input": texts_of(request, target),
         "dimensions": request.dimensions,
         "encoding_format": "base64_int8",
+        **allowed_fields(request, target, "input_type"),
     }
     return _call(body, request)
 

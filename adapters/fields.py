@@ -1,16 +1,20 @@
-"""A client's JSON read strictly: a wrong type is refused with its place, as `messages[2].content[0].type`."""
+"""The fields of a client's JSON: a wrong type is refused with its place, as `messages[2].content[0].type`, and so is what
+a provider does not know.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
+from adapters.base import leaves_out
 from adapters.envelope import seal
 from adapters.errors import BadRequest, MalformedJson
+from adapters.types import Target
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -38,6 +42,16 @@ def _fields_of(decoder: msgspec.json.Decoder[S]) -> frozenset[str]:
 def read_value(raw: Raw, decoder: msgspec.json.Decoder[T], name: str) -> T:
     """The value of the field `name`. Raises `BadRequest` with `param` naming the place."""
     return _decode(raw, decoder, name)
+
+
+def allowed_fields(request: Struct, target: Target, *names: str) -> dict[str, Any]:
+    """Fields that the provider has no word for: refused (`Unsupported`), dropped, or as they are where the operator
+    allows them.
+    """
+    given = {name: getattr(request, name) for name in names}
+    return {
+        name: value for name, value in given.items() if value is not None and not leaves_out(target, name)
+    }
 
 
 def _decode(data: bytes | Raw, decoder: msgspec.json.Decoder[T], name: str) -> T:

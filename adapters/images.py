@@ -15,7 +15,7 @@ from msgspec import Raw
 from adapters.base import Task, leaves_out
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, UpstreamMalformed
-from adapters.fields import other_fields, read_fields
+from adapters.fields import allowed_fields, other_fields, read_fields
 from adapters.openai_answers import read_error
 from adapters.openai_usage import read_usage as read_chat_usage
 from adapters.pictures import size_of
@@ -88,35 +88,22 @@ def write_response(
 # -- the providers' side ---------------------------------------------------------------------------------------------
 
 
+_OPTIONS = ("size", "quality", "style", "background", "output_format", "response_format", "user")
+
+
 def _call(body: dict[str, Any], request: ImagesRequest) -> list[Call]:
     return [Call(seal({name: value for name, value in body.items() if value is not None} | request.extra))]
 
 
 def _write(request: ImagesRequest, target: Target, *, unknown: tuple[str, ...] = ()) -> list[Call]:
     """One call in OpenAI's words, but for the `unknown` ones."""
-    body: dict[str, Any] = {
-        "model": target.model,
-        "prompt": request.prompt,
-        "n": request.n,
-        "size": request.size,
-        "quality": request.quality,
-        "style": request.style,
-        "background": request.background,
-        "output_format": request.output_format,
-        "response_format": request.response_format,
-        "user": request.user,
-    }
-    for name in unknown:
-        if body[name] is not None and leaves_out(target, name):
-            del body[name]
-    return _call(body, request)
+    known = {name: getattr(request, name) for name in _OPTIONS if name not in unknown}
+    body = {"model": target.model, "prompt": request.prompt, "n": request.n, **known}
+    return _call(body | allowed_fields(request, target, *unknown), request)
 
 
 def _write_together(request: ImagesRequest, target: Target) -> list[Call]:
     """https://docs.together.ai/reference/post-images-generations: sizes in pixels, `base64` for `b64_json`."""
-    for name in ("quality", "style", "background"):
-        if getattr(request, name) is not None:
-            leaves_out(target, name)
     width, height = size_of(request.size) or (None, None)
     body = {
         "model": target.model,
@@ -126,15 +113,13 @@ def _write_together(request: ImagesRequest, target: Target) -> list[Call]:
         "height": height,
         "output_format": request.output_format,
         "response_format": "base64" if request.response_format == "b64_json" else request.response_format,
+        **allowed_fields(request, target, "quality", "style", "background"),
     }
     return _call(body, request)
 
 
 def _write_siliconflow(request: ImagesRequest, target: Target) -> list[Call]:
     """https://docs.siliconflow.com/en/api-reference/images/images-generations: other names, and addresses alone."""
-    for name in ("quality", "style", "background", "output_format"):
-        if getattr(request, name) is not None:
-            leaves_out(target, name)
     if request.response_format == "b64_json":
         leaves_out(target, "response_format", what="b64_json", why="it gives the pictures' addresses")
     body = {
@@ -142,6 +127,7 @@ def _write_siliconflow(request: ImagesRequest, target: Target) -> list[Call]:
         "prompt": request.prompt,
         "image_size": request.size,
         "batch_size": request.n,
+        **allowed_fields(request, target, "quality", "style", "background", "output_format"),
     }
     return _call(body, request)
 

@@ -159,7 +159,7 @@ class _Reader:
         if not events.isascii():
             events = events.decode("utf-8", "replace").encode()
         try:
-            for line in events.split(b"\n"):
+            for line in events.splitlines():
                 if self.done or self._broken:
                     break
                 if line.strip():

@@ -332,7 +332,8 @@ def _read_tools(asked: wire.ChatQuestion) -> tuple[Tool | Opaque, ...]:
     tools: list[Tool | Opaque] = []
     for at, raw in enumerate(asked.tools or ()):
         try:
-            kind = _TOOL_TYPE.decode(raw).type
+            asked_tool = _TOOL_TYPE.decode(raw)
+            kind = "function" if asked_tool.type is None and asked_tool.function else asked_tool.type or ""
             if kind == "function":
                 tool = _TOOL.decode(raw)
                 tools.append(_read_function(tool.function, tool.cache_control))

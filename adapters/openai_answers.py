@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from adapters.envelope import PLAIN_STRING, decode, is_utf8
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import NEVER, read_event, whole_events
-from adapters.openai_usage import find_usage, read_usage
+from adapters.openai_usage import find_usage
 from adapters.types import (
     ChatRequest,
     ChatResponse,
@@ -51,17 +51,6 @@ from adapters.types import (
 from adapters.upstream_errors import classify
 from adapters.wire import openai as wire
 from adapters.wire.openai import given
-
-__all__ = [
-    "ChatReader",
-    "is_broken",
-    "parts_of_tail",
-    "read_error",
-    "read_finish",
-    "read_response",
-    "read_stream",
-    "read_usage",
-]
 
 _EMPTY_ARGUMENTS = Raw(b'"{}"')
 _PING = Ping()
@@ -526,7 +515,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
         code=str(code) if isinstance(code, (str, int)) else _error_reason(fields),
         type=next(
             (fields[key] for key in ("type", "status", "error_type") if isinstance(fields.get(key), str)),
-            None,
+            _error_reason(fields),
         ),
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         headers=headers,

@@ -1094,7 +1094,7 @@ _COMPANIES = (
             "embeddings": "/ml/v1/text/embeddings",
             "rerank": "/ml/v1/text/rerank",
         },
-        rejects=("parallel_tool_calls", "top_k"),
+        rejects=("parallel_tool_calls", "top_k", "user"),
         usage="always",
         doc="https://cloud.ibm.com/apidocs/watsonx-ai",
     ),

@@ -57,6 +57,9 @@ cut = SseCutter
 POLL_SECONDS = 0.5
 """Between two looks at a prediction; Replicate's own clients wait as long."""
 
+_DOMAINS = ("replicate.com", "replicate.net")
+"""Streams are at hosts of their own."""
+
 _PREDICTION = msgspec.json.Decoder(wire.Prediction)
 _PROBLEM = msgspec.json.Decoder(wire.Problem)
 _DONE = msgspec.json.Decoder(wire.Done)
@@ -215,7 +218,7 @@ def follow(reply: Reply, *, stream: bool = False) -> Follow | None:
     if stream:
         if not urls.stream:
             raise UpstreamMalformed("The provider offers no stream of this model's answers")
-        return Follow(urls.stream, cancel=urls.cancel)
+        return Follow(urls.stream, cancel=urls.cancel, domains=_DOMAINS)
     if _given(prediction.output) is not None and "preference-applied" in reply.headers:
         return None
     if not urls.get:
@@ -328,7 +331,7 @@ class StreamReader:
     def _finish(self, data: bytes, deltas: list[Delta]) -> None:
         try:
             reason = _DONE.decode(data).reason
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             reason = None
         if reason:
             self._fail(_failure("failed" if reason == "error" else reason, None, data), deltas)
@@ -346,7 +349,7 @@ def _read_failure(data: bytes) -> UpstreamError:
     """What an `error` event says: a text, or an object with `detail`."""
     try:
         said: Raw | None = _given(_PROBLEM.decode(data).detail)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = Raw(_encode(data.decode("utf-8", "replace")))
     return _failure("failed", said, data)
 
@@ -361,7 +364,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
         detail = _given(problem.detail)
         said = None if detail is None else decode(detail, _ANYTHING)
         message = said if isinstance(said, str) else problem.title
-    except (msgspec.DecodeError, UnicodeDecodeError, UpstreamMalformed):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UpstreamMalformed):
         message = body.decode("utf-8", "replace")
     return classify(status, message=message, headers=headers, body=body)
 

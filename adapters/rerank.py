@@ -14,10 +14,10 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from adapters.base import Task, leaves_out
+from adapters.base import Task
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
-from adapters.fields import other_fields, read_fields
+from adapters.fields import allowed_fields, other_fields, read_fields
 from adapters.openai_answers import read_error
 from adapters.openai_usage import read_usage
 from adapters.types import Call, Ranked, Reply, RerankRequest, RerankResponse, Target, Units, Usage
@@ -111,13 +111,12 @@ def _write(
     besides: Mapping[str, Any] = {},
 ) -> list[Call]:
     """One call in Cohere's words. Documents are not asked for, as we have them."""
-    if request.max_tokens_per_doc is not None:
-        leaves_out(target, "max_tokens_per_doc")
     body: dict[str, Any] = {
         "model": target.model,
         "query": request.query,
         "documents": _texts(request, target) if only_texts else request.documents,
         **besides,
+        **allowed_fields(request, target, "max_tokens_per_doc"),
     }
     if request.top_n is not None:
         body[top] = request.top_n
@@ -156,11 +155,9 @@ def _read_usage(answer: wire.Rerank, target: Target) -> Usage | None:
 
 def _write_deepinfra(request: RerankRequest, target: Target) -> list[Call]:
     """https://deepinfra.com/docs/advanced/reranker: as many queries as documents."""
-    if request.max_tokens_per_doc is not None:
-        leaves_out(target, "max_tokens_per_doc")
     documents = _texts(request, target)
-    body = {"queries": [request.query] * len(documents), "documents": documents}
-    return [Call(seal(body | request.extra))]
+    body: dict[str, Any] = {"queries": [request.query] * len(documents), "documents": documents}
+    return [Call(seal(body | allowed_fields(request, target, "max_tokens_per_doc") | request.extra))]
 
 
 def _read_deepinfra(replies: Sequence[Reply], request: RerankRequest, target: Target) -> RerankResponse:

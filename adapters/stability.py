@@ -116,7 +116,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
     """A refusal: `{"id","name","errors":[…]}`; one of its names is `content_moderation`."""
     try:
         said = _REFUSAL.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return classify(status, message=body.decode("utf-8", "replace"), headers=headers, body=body)
     code = "content_filter" if said.name == "content_moderation" else said.name or None
     message = "; ".join(said.errors) or said.message

@@ -157,7 +157,7 @@ def _with_our_failure(deltas: list[Delta]) -> list[Delta]:
 def _errors(body: bytes) -> wire.Errors | None:
     try:
         return _ERRORS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -204,7 +204,8 @@ def _read_embeddings(
     replies: Sequence[Reply], request: EmbeddingsRequest, target: Target
 ) -> EmbeddingsResponse:
     answer = decode(replies[0].body, _EMBEDDINGS)
-    if len(answer.results) != len(request.input):
+    are_lists = all(bytes(result.embedding).startswith(b"[") for result in answer.results)
+    if len(answer.results) != len(request.input) or not are_lists:
         raise UpstreamMalformed("The provider's answer has not one vector for each text")
     vectors = tuple(result.embedding for result in answer.results)
     return EmbeddingsResponse(vectors, answer.model_id or target.model, _tokens(answer.input_token_count))

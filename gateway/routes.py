@@ -412,6 +412,8 @@ class Routes:
                 found[name] = Secret(value) if name in SECRET_OPTIONS else value
         if params.region_name and "aws_region_name" in provider.option_env:
             found["aws_region_name"] = params.region_name
+        if self._config.litellm.enable_azure_ad_token_refresh and "azure_credential" in provider.option_env:
+            found.setdefault("azure_credential", "default")
         found |= params.options
         if "vertex_project" in provider.option_env and "vertex_project" not in found:
             given = found.get("vertex_credentials", "")

@@ -18,10 +18,11 @@ class Completion(Struct):
 class Answer(Struct):
     """The counts are of all completions together."""
 
-    completions: list[Completion]
+    completions: list[Completion] = []
     model_version: str | None = None
     num_tokens_prompt_total: int | None = None
     num_tokens_generated: int | None = None
+    error: Raw = NOTHING
 
 
 class Event(Struct):
@@ -35,3 +36,4 @@ class Event(Struct):
     finish_reason: str | None = None
     num_tokens_prompt_total: int | None = None
     num_tokens_generated: int | None = None
+    error: Raw = NOTHING

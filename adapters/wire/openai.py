@@ -152,7 +152,10 @@ class Tool(Struct):
 
 
 class ToolType(Struct):
-    type: str = "function"
+    """Without a type it is a function, or a tool that Google runs (`{"googleSearch": {}}`), as LiteLLM's users write it."""
+
+    type: str | None = None
+    function: Raw = NOTHING
 
 
 class Named(Struct):

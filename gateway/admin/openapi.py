@@ -55,7 +55,7 @@ def document(app: web.Application) -> dict[str, Any]:
 
 
 def providers(rt: Runtime) -> dict[str, Any]:
-    """Every provider row: its name, format, base URL and the variables that hold its key."""
+    """Every provider row: its name, format, base URL, the variables that hold its key, and what it offers."""
     return {
         "providers": [
             {
@@ -64,6 +64,7 @@ def providers(rt: Runtime) -> dict[str, Any]:
                 "format": provider.format,
                 "base_url": provider.base_url,
                 "env": list(provider.env),
+                "operations": list(provider.paths),
                 "doc": provider.doc,
                 "from_environment": provider.name in rt.routes.env_providers,
             }

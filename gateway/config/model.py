@@ -172,6 +172,7 @@ class LiteLLMSettings(Struct, frozen=True, kw_only=True):
     """`litellm_settings`: how requests are treated and what is told about them."""
 
     drop_params: bool = False
+    enable_azure_ad_token_refresh: bool = False
     set_verbose: bool = False
     request_timeout: float | None = None
     max_budget: str | None = None

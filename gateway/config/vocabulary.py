@@ -257,6 +257,7 @@ _ROUTER: tuple[Key, ...] = (
 _GENERAL: tuple[Section, ...] = ("general_settings",)
 _LITELLM_SETTINGS: tuple[Key, ...] = (
     Key("drop_params", "boolean", "Parameters of the client's format that a provider does not support are dropped instead of refused; fields that no format knows are passed on as they are."),
+    Key("enable_azure_ad_token_refresh", "boolean", "Azure without a key: get a token of Entra ID by what `azure-identity` finds (a managed identity, a workload's), unless an entry says otherwise."),
     Key("set_verbose", "boolean", "Log at level DEBUG."),
     Key("request_timeout", "seconds", "As `timeout` of `router_settings`, and before it."),
     Key("require_auth_for_metrics_endpoint", "boolean", "`/metrics` wants a key.", also=_GENERAL),

@@ -395,10 +395,7 @@ def compare(models: Mapping[str, Model], now: datetime, say: Say) -> Checked:
 
 
 def _differences(ours: Price, theirs: Price) -> str:
-    pairs = [
-        (field, getattr(ours, field), getattr(theirs, field))
-        for field in ("input", "output", "cache_read", "cache_write")
-    ]
+    pairs = [(field, getattr(ours, field), getattr(theirs, field)) for field in FIELDS.values()]
     return ", ".join(
         f"{field} {_dollars(own)}, there {_dollars(other)}"
         for field, own, other in pairs

@@ -98,9 +98,7 @@ def _days(number: int, second: int, zone: tzinfo, reset_time: time, anchor: floa
     # The default anchor is a Monday everywhere; one of a budget's own is a day where the budget is.
     first = date(1970, 1, 5) if anchor == MONDAY else _day_of(int(anchor), zone, reset_time)
     begin = first + timedelta(days=(today - first).days // number * number)
-    starts, ends = (
-        _instant(day, reset_time, zone) for day in (begin, begin + timedelta(days=number))
-    )
+    starts, ends = (_instant(day, reset_time, zone) for day in (begin, begin + timedelta(days=number)))
     return Period(f"{number}d:{starts}", starts, ends)
 
 
@@ -108,9 +106,9 @@ def _parts_of_a_day(length: int, second: int, zone: tzinfo) -> Period:
     local = datetime.fromtimestamp(second, zone)
 
     def begin(part: int) -> int:
-        days, seconds = divmod(part * length, _DAY)
-        at = (datetime.min + timedelta(seconds=seconds)).time()
-        return _instant(local.date() + timedelta(days=days), at, zone)
+        minutes = part * length // 60
+        at = time(minutes // 60 % 24, minutes % 60)
+        return _instant(local.date() + timedelta(days=minutes // 1440), at, zone)
 
     part = _last_before((local.hour * 60 + local.minute) * 60 // length, begin, second)
     starts, ends = begin(part), begin(part + 1)

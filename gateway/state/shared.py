@@ -23,11 +23,14 @@ who decides what a limit is worth then: nothing, everything, or `local_share`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Struct
+
+log = logging.getLogger("penstock.shared")
 
 Kind: TypeAlias = Literal["rate", "slots", "budget"]
 
@@ -97,7 +100,6 @@ class Ticket(Struct, eq=False):
 
     taken: list[Taken]
     id: str = ""
-    marks: tuple[str, ...] = ()
     is_settled: bool = False
 
 
@@ -199,7 +201,7 @@ class Shared(Protocol):
         ...
 
     def subscribe(self, channel: str, callback: Callback) -> None:
-        """Be told, from within `run`; a callback is short and does not fail."""
+        """Be told; a callback is short and does not fail."""
         ...
 
 
@@ -226,6 +228,15 @@ def outcome(ticket: Ticket, actual: Mapping[str, int]) -> list[tuple[Taken, int]
             left[taken.name] -= amount
         found.append((taken, amount))
     return found
+
+
+def tell(callbacks: Iterable[Callback], message: str | None) -> None:
+    """Call each. One that fails, which none should, does not keep the others from hearing it."""
+    for callback in callbacks:
+        try:
+            callback(message)
+        except Exception:  # it is logged, and nobody else's business
+            log.exception("a subscriber failed")
 
 
 def local_share(windows: Sequence[Window], replicas: int) -> list[Window]:

@@ -26,6 +26,7 @@ from gateway.state.shared import (
     Window,
     not_held,
     outcome,
+    tell,
 )
 
 _SWEEP = 60.0
@@ -67,9 +68,7 @@ class MemoryShared:
     available = True
     degraded_since = None
 
-    def __init__(
-        self, *, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time) -> None:
         self._clock = clock
         self._wall = wall
         self._rates: dict[str, _Rate] = {}
@@ -146,8 +145,7 @@ class MemoryShared:
 
     async def publish(self, channel: str, message: str) -> None:
         """See `Shared`; the subscribers have been told when it returns."""
-        for callback in self._callbacks.get(channel, ()):
-            callback(message)
+        tell(self._callbacks.get(channel, ()), message)
 
     def subscribe(self, channel: str, callback: Callback) -> None:
         """See `Shared`."""

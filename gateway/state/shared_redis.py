@@ -52,6 +52,7 @@ from gateway.state.shared import (
     Window,
     not_held,
     outcome,
+    tell,
 )
 
 log = logging.getLogger("penstock.shared")
@@ -71,6 +72,8 @@ _BATCH = 200
 """Settlements or renewals per command: Redis does nothing else meanwhile."""
 _SILENCE = 1.0
 """Seconds after which a channel without news is asked whether it is alive, and has the same time to answer."""
+
+_NOT_YET = "Redis has not been reached yet"
 
 _Command: TypeAlias = tuple[Any, ...]
 _Entry: TypeAlias = tuple[str, str, str, int | str, int, int, int | str]
@@ -118,7 +121,7 @@ class RedisShared:
 
         self._callbacks: defaultdict[str, list[Callback]] = defaultdict(list)
         self._has_channels = asyncio.Event()
-        self._why = "not connected yet"
+        self._why = _NOT_YET
         self.degraded_since: float | None = time()
 
     @property
@@ -203,14 +206,15 @@ class RedisShared:
         with suppress(SharedAway):
             while self.available and self._has_settlements():
                 await self._round(_PATIENCE)
-        self._degrade("closed")
+        self._why, self.degraded_since = "Redis is not used any more", time()
         await self._client.aclose()
         await self._news_client.aclose()
 
     async def _pump(self) -> None:
         while True:
-            while not self.available and not await self._connect():
+            if not self.available and not await self._connect():
                 await asyncio.sleep(self._pause)
+                continue
             await self._wake.wait()
             self._wake.clear()
             with suppress(SharedAway):
@@ -227,6 +231,7 @@ class RedisShared:
     async def _connect(self) -> bool:
         """Whether Redis is there, answers as quickly as requests need it, and knows all that was to be told."""
         try:
+            await self._hang_up()
             await self._exchange([("PING",)], _CONNECTING)
             self._renewal_is_due = True
             while self._renewal_is_due or self._has_settlements():
@@ -257,6 +262,9 @@ class RedisShared:
         undo = tuple(self._entry(ticket, taken, mark, "", 0) for taken in takens)
         answer = await self._ask(command, undo)
         match answer[0]:
+            case b"taken" if ticket.is_settled:
+                self._give_back(undo)
+                return ticket
             case b"taken":
                 for taken in takens:
                     taken.place = mark, answer[1]
@@ -282,8 +290,8 @@ class RedisShared:
             return await answer
         except asyncio.CancelledError:
             # Cancelled after the answer came and before we woke up: the pump thinks that somebody knows of it.
-            if undo and answer.done() and not answer.cancelled() and answer.exception() is None:
-                self._give_back(undo)
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._give_back_taken(undo, answer.result())
             raise
 
     async def _round(self, patience: float) -> None:
@@ -305,8 +313,8 @@ class RedisShared:
         for question, answer in zip(questions, answers[len(commands) - len(questions) :], strict=True):
             if not question.answer.done():
                 question.answer.set_result(answer)
-            elif question.undo:
-                self._give_back(question.undo)
+            else:
+                self._give_back_taken(question.undo, answer)
 
     def _housekeeping(self) -> Iterator[_Command]:
         """Settlements, then renewals: a slot that was freed a moment ago is not renewed."""
@@ -329,17 +337,16 @@ class RedisShared:
         task = asyncio.get_running_loop().create_task(self._send(commands))
         try:
             await asyncio.wait([task], timeout=patience - _GRACE)
-            await asyncio.wait([task], timeout=_GRACE)
+            if not task.done():
+                await asyncio.wait([task], timeout=_GRACE)
             if not task.done():
                 raise TimeoutError(f"no answer within {patience * 1000:.0f} ms")
             return task.result()
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # whatever it is, this connection cannot be relied on any more
             self._degrade(f"Redis is away: {type(error).__name__}: {error}")
             raise SharedAway(self._why) from error
         finally:
-            if not task.done() or task.cancelled() or task.exception() is not None:
-                task.cancel()
-                await self._hang_up()
+            task.cancel()
 
     async def _send(self, commands: Sequence[_Command]) -> list[Any]:
         answers = await self._send_once(commands)
@@ -362,14 +369,16 @@ class RedisShared:
 
     async def _hang_up(self) -> None:
         """What was sent and not answered must not be answered into the next round."""
-        with suppress(RedisError, OSError):
-            await self._client.connection_pool.disconnect()
+        with suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(_CONNECTING):
+                await self._client.connection_pool.disconnect()
 
     def _degrade(self, why: str) -> None:
+        if self.available or self._why == _NOT_YET:
+            log.warning("%s", why)
         self._why = why
         if self.degraded_since is None:
             self.degraded_since = time()
-            log.warning("%s", why)
         while self._questions:
             _fail(self._questions.popleft(), why)
 
@@ -383,6 +392,11 @@ class RedisShared:
         if entries:
             self._settlements.extend(entries)
             self._send_soon()
+
+    def _give_back_taken(self, entries: tuple[_Entry, ...], answer: Any) -> None:
+        """Nobody wants what this answer says any more."""
+        if entries and answer[0] == b"taken":
+            self._give_back(entries)
 
     def _has_settlements(self) -> bool:
         return bool(self._unconfirmed or self._settlements or self._charges)
@@ -444,8 +458,7 @@ class RedisShared:
             return
         channel = message["channel"].decode().removeprefix(self._key("channel", ""))
         text = message["data"].decode(errors="replace") if message["type"] == "message" else None
-        for callback in self._callbacks[channel]:
-            callback(text)
+        tell(self._callbacks[channel], text)
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}:{name}"
@@ -459,8 +472,7 @@ def _client(url: str) -> Redis:
         socket_timeout=_CONNECTING,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
-        lib_name=None,
-        lib_version=None,
+        driver_info=None,
     )
 
 

@@ -16,6 +16,8 @@ from adapters.types import (
     FinishReason,
     Part,
     Ping,
+    RedactedDelta,
+    RedactedThinking,
     SignatureDelta,
     Start,
     Text,
@@ -78,6 +80,8 @@ def fold(deltas: Iterable[Delta]) -> ChatResponse:
             case SignatureDelta():
                 assert isinstance(last, Thinking)
                 parts[-1] = Thinking(last.text, text_of(delta.signature))
+            case RedactedDelta():
+                parts.append(RedactedThinking(text_of(delta.data)))
             case Ping():
                 continue
             case _:

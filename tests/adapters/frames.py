@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from adapters.base import Cutter, StreamReader
+from adapters.types import Delta, Failure
+from tests.adapters.folding import read_at_once, read_in_pieces
+
 FOLDER = Path(__file__).parents[1] / "transcripts" / "bedrock"
 
 
@@ -17,7 +21,13 @@ def frame(headers: Mapping[str, str], payload: bytes = b"") -> bytes:
     """One frame, whose headers are all text."""
     block = b""
     for name, value in headers.items():
-        block += bytes([len(name)]) + name.encode() + b"\x07" + struct.pack(">H", len(value.encode())) + value.encode()
+        block += (
+            bytes([len(name)])
+            + name.encode()
+            + b"\x07"
+            + struct.pack(">H", len(value.encode()))
+            + value.encode()
+        )
     return of_block(block, payload)
 
 
@@ -53,3 +63,20 @@ def transcript(name: str) -> bytes:
     return b"".join(
         frame(each["headers"], json.dumps(each["payload"], ensure_ascii=False).encode()) for each in told
     )
+
+
+def both_ways(
+    cutters: type[Cutter], readers: tuple[StreamReader, StreamReader], stream: bytes
+) -> list[Delta]:
+    """What a stream says, after checking that it says the same when it comes byte by byte."""
+    at_once = read_at_once(cutters(), readers[0], stream)
+    in_pieces = read_in_pieces(cutters(), readers[1], stream)
+    assert [_comparable(each) for each in in_pieces] == [_comparable(each) for each in at_once]
+    assert readers[0].close() == readers[1].close() == []
+    return at_once
+
+
+def _comparable(delta: Delta) -> object:
+    if isinstance(delta, Failure):
+        return type(delta.error), delta.error.message
+    return delta

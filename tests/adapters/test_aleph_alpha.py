@@ -191,6 +191,15 @@ def test_broken_streams(stream: bytes, kind: type[UpstreamError]) -> None:
     assert type(failure.error) is kind
 
 
+def test_error_in_a_good_answer() -> None:
+    """An error hides in a 200, whole or as an event."""
+    with pytest.raises(UpstreamError, match="no worker"):
+        aleph_alpha.read_response(b'{"error":"no worker","code":"X"}', QUESTION, COMPLETES)
+    (failure,) = at_once(completion, b'event: error\ndata: {"error":"no worker"}\n\n')
+    assert isinstance(failure, Failure)
+    assert failure.error.message == "no worker"
+
+
 def test_refusal() -> None:
     """An error is a text with a code."""
     refused = aleph_alpha.read_error(400, {}, transcript("error.json"))

@@ -86,6 +86,13 @@ def test_a_voice_may_be_an_object() -> None:
     request = read_speech(open_envelope(b'{"input":"Hello","voice":{"id":"voice_1"}}'))
     assert request.voice == "voice_1"
     assert speak("openai", request)["voice"] == {"id": "voice_1"}
+    assert speak("mistral", request)["voice"] == "voice_1"
+    assert speak("xai", request) == {
+        "text": "Hello",
+        "voice_id": "voice_1",
+        "language": "auto",
+        "output_format": {"codec": "mp3"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -148,6 +155,7 @@ def test_what_a_speaker_cannot_do(provider: str, field: str) -> None:
     dropped: list[str] = []
     assert field not in speak(provider, request, drop_params=True, dropped=dropped)
     assert dropped == [field]
+    assert field in speak(provider, request, allowed=frozenset({field}))
 
 
 def test_sound_is_what_the_provider_says_it_is() -> None:
@@ -414,6 +422,7 @@ def test_what_a_listener_cannot_do(provider: str, field: str) -> None:
     dropped: list[str] = []
     assert field not in fields_of(provider, request, drop_params=True, dropped=dropped)
     assert dropped == [field]
+    assert fields_of(provider, request, allowed=frozenset({field}))[field] in {"0.5", "p"}
 
 
 @pytest.mark.parametrize(
@@ -447,6 +456,7 @@ def test_words_of_xai_are_called_as_openai_calls_them() -> None:
     answer = understand("xai", Reply(JSON, (TRANSCRIPTS / "xai.json").read_bytes()))
     assert answer.words is not None
     assert json.loads(bytes(answer.words))[0] == {"word": "The", "start": 0.12, "end": 0.44}
+    assert understand("xai", Reply(JSON, b'{"text":"Hi"}')) == TranscriptionResponse("Hi")
 
 
 def test_bare_text_is_read_too() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from adapters.envelope import open_envelope
-from adapters.errors import BadRequest, MalformedJson
-from adapters.fields import other_fields, read_fields, read_value
+from adapters.errors import BadRequest, MalformedJson, Unsupported
+from adapters.fields import allowed_fields, other_fields, read_fields, read_value
+from adapters.types import Provider, Target
 
 
 class Voice(Struct):
@@ -64,3 +66,15 @@ def test_json_that_only_looks_whole_is_refused() -> None:
     """An envelope's values are not parsed before they are read; a lone surrogate, say, shows up only now."""
     with pytest.raises(MalformedJson):
         read_value(Raw(b'"\\ud800"'), msgspec.json.Decoder(str), "input")
+
+
+def test_what_a_provider_does_not_know() -> None:
+    """Is refused, or dropped, or goes along where the operator says so; what nobody asked for is no matter."""
+    target = Target(provider=Provider(name="p"), model="m", base_url="https://example.com")
+    assert allowed_fields(Question("a"), target, "n") == {}
+    with pytest.raises(Unsupported):
+        allowed_fields(Question("a", n=1), target, "n")
+    dropped: list[str] = []
+    assert allowed_fields(Question("a", n=1), replace(target, drop_params=True, dropped=dropped), "n") == {}
+    assert dropped == ["n"]
+    assert allowed_fields(Question("a", n=1), replace(target, allowed=frozenset({"n"})), "n") == {"n": 1}

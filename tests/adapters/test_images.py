@@ -151,6 +151,7 @@ def test_xai_has_no_sizes() -> None:
         "aspect_ratio": "2:3",
     }
     assert dropped == ["size", "style", "background", "output_format"]
+    assert written("xai", asked(size="1x1"), allowed=frozenset({"size"}))["size"] == "1x1"
 
 
 def test_together_is_asked_in_its_words() -> None:

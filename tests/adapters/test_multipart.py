@@ -49,7 +49,7 @@ async def as_aiohttp(content_type: str, body: bytes) -> list[tuple[str | None, s
     stream = StreamReader(BaseProtocol(asyncio.get_running_loop()), 2**24, loop=asyncio.get_running_loop())
     stream.feed_data(body)
     stream.feed_eof()
-    reader = MultipartReader({hdrs.CONTENT_TYPE: content_type}, stream)  # type: ignore[dict-item]  # str does
+    reader = MultipartReader({hdrs.CONTENT_TYPE: content_type}, stream)
     found = []
     while (part := await reader.next()) is not None:
         assert not isinstance(part, MultipartReader)
@@ -179,7 +179,11 @@ def test_recorded_forms_are_read(recording: Recording) -> None:
 
 def test_a_form_is_written() -> None:
     """Fields first, a tuple as several, files last; the same form always the same bytes."""
-    fields = {"model": "whisper-1", "granularities[]": ("word", "segment"), "none": ()}
+    fields: dict[str, str | tuple[str, ...]] = {
+        "model": "whisper-1",
+        "granularities[]": ("word", "segment"),
+        "none": (),
+    }
     call = write_form(fields, {"file": File('a"b\r\n.wav', "audio/wav", b"\x00\xff\r\n")})
     boundary = call.content_type.removeprefix("multipart/form-data; boundary=")
     assert re.fullmatch("[0-9a-f]{64}", boundary)

@@ -159,6 +159,8 @@ def test_a_limit_for_each_document_is_cohere_s_alone(provider: str) -> None:
     body = written(provider, asked(max_tokens_per_doc=100), drop_params=True, dropped=dropped)
     assert dropped == ["max_tokens_per_doc"]
     assert "max_tokens_per_doc" not in body
+    allowed = written(provider, asked(max_tokens_per_doc=100), allowed=frozenset({"max_tokens_per_doc"}))
+    assert allowed["max_tokens_per_doc"] == 100
 
 
 @pytest.mark.parametrize("document", [b'{"image":"https://example.com/a.png"}', b'{"text":1}'])

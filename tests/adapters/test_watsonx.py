@@ -135,7 +135,6 @@ def test_question() -> None:
         "reasoning_effort": "low",
         "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}],
         "tool_choice_option": "required",
-        "user": "somebody",
         "time_limit": 1000,
     }
 
@@ -287,6 +286,8 @@ def test_vectors_that_cannot_be_had() -> None:
         watsonx.EMBEDDINGS.read((Reply({}, transcript("embeddings.json")),), one, TARGET)
     with pytest.raises(UpstreamMalformed):
         watsonx.EMBEDDINGS.read((Reply({}, b"{}"),), one, TARGET)
+    with pytest.raises(UpstreamMalformed):
+        watsonx.EMBEDDINGS.read((Reply({}, b'{"results":[{"embedding":"x"}]}'),), one, TARGET)
 
 
 # -- documents in order ----------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_ordinary_answers_are_exact_too(
     [
         (Usage(image_output=1), Price(input=1, output=1)),
         *(
-            (Usage(units=Units(**{unit: 1})), Price(input=1, output=1, **{other: 1}))
+            (Usage(units=Units(**{unit: 1})), msgspec.convert({"input": 1, "output": 1, other: 1}, Price))
             for unit, other in zip(UNITS_OF, ("search", "image", "millisecond", "character"), strict=True)
         ),
     ],

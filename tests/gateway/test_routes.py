@@ -230,6 +230,31 @@ def test_azure_of_the_environment() -> None:
     assert "2024-02-15-preview" in deployment.target.provider.paths["chat"]
 
 
+def test_azure_with_entra_id() -> None:
+    """An application's credentials in the environment are as good as a key, and half of them are none."""
+    environ = {
+        "AZURE_API_BASE": "https://r.openai.azure.com/",
+        "AZURE_TENANT_ID": "t",
+        "AZURE_CLIENT_ID": "c",
+    }
+    assert "azure" not in routes(environ=environ).env_providers
+    deployment = only(routes(environ=environ | {"AZURE_CLIENT_SECRET": "s"}), "azure/gpt-4o")
+    assert (deployment.signer, deployment.api_key) == ("entra", None)
+    assert deployment.credentials["client_secret"] == Secret("s")
+    assert deployment.scope
+    library = only(routes(environ=environ | {"AZURE_CREDENTIAL": "default"}), "azure/gpt-4o")
+    assert library.signer == "azure_identity"
+    assert library.scope != deployment.scope
+
+
+def test_an_account_in_the_address() -> None:
+    """A provider whose address has the operator's account in it is set up when both are known."""
+    environ = {"CLOUDFLARE_API_KEY": "k"}
+    assert "cloudflare" not in routes(environ=environ).env_providers
+    deployment = only(routes(environ=environ | {"CLOUDFLARE_ACCOUNT_ID": "acc"}), "cloudflare/m")
+    assert deployment.target.base_url == "https://api.cloudflare.com/client/v4/accounts/acc/ai/v1"
+
+
 @pytest.mark.parametrize(
     ("entry", "why"),
     [

@@ -40,4 +40,5 @@ async def test_providers(gw: Gateway) -> None:
     """Every provider is shown with the variables that switch it on, and no values."""
     told = (await (await gw.get("/public/providers")).json())["providers"]
     assert {row["name"] for row in told} == {provider.name for provider in PROVIDERS.values()}
+    assert {row["name"]: row["operations"] for row in told}["voyage"] == ["embeddings", "rerank"]
     assert not any(row["from_environment"] for row in told)

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from adapters.errors import UpstreamAuth
 from adapters.types import Address
-from gateway.config.model import Config, ModelEntry, ModelParams, Place, Secret
+from gateway.config.model import Config, LiteLLMSettings, ModelEntry, ModelParams, Place, Secret
 from gateway.credentials import Signers
 from gateway.pricing import PriceTable
 from gateway.routes import Deployment, compile_routes
@@ -49,7 +49,7 @@ async def authority() -> AsyncIterator[Entra]:
         yield fake
 
 
-def deployment(environ: dict[str, str] | None = None, **options: str | Secret) -> Deployment:
+def deployment(environ: dict[str, str] | None = None, /, **options: str | Secret) -> Deployment:
     params = ModelParams(
         model="azure/gpt", api_base="https://r.openai.azure.com", options=options, api_version="2024-10-21"
     )
@@ -176,6 +176,28 @@ async def test_the_library(authority: Entra, monkeypatch: pytest.MonkeyPatch) ->
     assert path.startswith("/msi/token")
     assert form["resource"] == "https://cognitiveservices.azure.com"
     assert form["client_id"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("environ", "credential"),
+    [({}, "default"), ({"AZURE_CREDENTIAL": "AzureCliCredential"}, "AzureCliCredential")],
+)
+def test_litellms_setting(environ: dict[str, str], credential: str) -> None:
+    """`enable_azure_ad_token_refresh` asks the library for every entry that has no key."""
+    config = Config(
+        model_list=(
+            ModelEntry(
+                model_name="m",
+                params=ModelParams(model="azure/gpt", api_base="https://r.openai.azure.com"),
+                place=Place("", 0, 0),
+            ),
+        ),
+        litellm=LiteLLMSettings(enable_azure_ad_token_refresh=True),
+    )
+    route = compile_routes(config, environ, PriceTable.load()).find("m")
+    assert route is not None
+    assert route.deployments[0].signer == "azure_identity"
+    assert route.deployments[0].credentials["azure_credential"] == credential
 
 
 @pytest.mark.parametrize("name", ["Nonsense", "NonsenseCredential", "__name__"])

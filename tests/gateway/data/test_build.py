@@ -64,7 +64,7 @@ def test_zero_is_believed_of_some() -> None:
     ) == Price(input=0, output=0)
     assert price_of("volcengine/x", litellm_provider="volcengine", input_cost_per_token=0) is None
     assert price_of("x", litellm_provider="openai", mode="image_generation", input_cost_per_token=0) is None
-    search = {"search_context_cost_per_query": "0.01", "input_cost_per_token": 0}
+    search: dict[str, Any] = {"search_context_cost_per_query": "0.01", "input_cost_per_token": 0}
     assert price_of("volcengine/x", litellm_provider="volcengine", **search) is None
     assert price_of("gemini/x", litellm_provider="gemini", **search) == Price(
         input=0, output=0, search=10**13
@@ -102,7 +102,7 @@ def test_what_costs_the_same_is_not_said() -> None:
 
 def test_fast_mode_is_a_service_tier() -> None:
     """Anthropic's fast mode multiplies what tokens cost, and nothing else."""
-    entry = {"input_cost_per_token": "5e-6", "output_cost_per_token": "2.5e-5"}
+    entry: dict[str, Any] = {"input_cost_per_token": "5e-6", "output_cost_per_token": "2.5e-5"}
     entry |= {
         "search_context_cost_per_query": "0.01",
         "provider_specific_entry": {"fast": "2.5", "us": "1.1"},
@@ -170,7 +170,11 @@ def test_tiers_in_both_notations() -> None:
 
 def test_flags() -> None:
     """What is true is a flag, three refusals are flags of their own, and so is each level of effort."""
-    entry = {"supports_vision": True, "supports_reasoning": False, "supports_sampling_params": False}
+    entry: dict[str, Any] = {
+        "supports_vision": True,
+        "supports_reasoning": False,
+        "supports_sampling_params": False,
+    }
     entry |= {"supports_forced_tool_use": False, "thinking_always_on": True}
     entry |= {"supports_assistant_prefill": False, "reasoning_effort_levels": ["low", "max"]}
     (model,) = from_litellm({"x": entry}, lambda _: None).values()

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from adapters.types import Units, Usage
 from gateway.exchange import new_id
+from gateway.stages.account import _fits
 from tests.harness import (
     FakeProvider,
     Gateway,
@@ -215,13 +217,26 @@ async def test_where_a_cost_is_from(provider: FakeProvider, tmp_path: Path) -> N
     assert (unpriced.cost_source, unpriced.cost_nano) == ("none", None)
 
 
-@pytest.mark.parametrize("usage", [{"cost": 1e9}, {"prompt_tokens": 10**12}])
-async def test_impossible_usage(provider: FakeProvider, tmp_path: Path, usage: dict[str, Any]) -> None:
+async def test_impossible_usage(provider: FakeProvider, gw: Gateway) -> None:
     """Numbers that no request can have are not believed: an estimate takes their place."""
     answer = chat_answer()
-    answer["usage"] |= usage
+    answer["usage"]["prompt_tokens"] = 10**12
     provider.will(whole(answer))
-    async with gateway(config_of(entry("m", "openrouter/m", f"{provider.url}/v1")), tmp_path) as gw:
-        await gw.post(CHAT, question("m"))
-        (row,) = await gw.rows()
-    assert (row.usage_source, row.cost_source) == ("estimated", "none")
+    await gw.post(CHAT, question())
+    (row,) = await gw.rows()
+    assert (row.usage_source, row.input < 10**6) == ("estimated", True)
+
+
+@pytest.mark.parametrize(
+    ("usage", "fits"),
+    [
+        (Usage(billed=0), True),
+        (Usage(billed=-1), False),
+        (Usage(billed=10**16), False),
+        (Usage(units=Units(milliseconds=10**9)), True),
+        (Usage(units=Units(milliseconds=10**9, characters=10**10)), False),
+    ],
+)
+def test_impossible_bills_and_units(usage: Usage, fits: bool) -> None:
+    """Neither are bills below zero, or of millions of dollars, or numbers that the books cannot hold."""
+    assert _fits(usage) == fits

@@ -1,0 +1,303 @@
+"""Asks one deployment, until it begins to answer.
+
+Mostly that is one request. A question may need several calls, which go out side by side; and a provider may first say
+where its answer will be, at an address of its own (`Follow`). Where the caller stops waiting for such an answer, the
+provider is told so: closing a connection would not do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from urllib.parse import urlsplit
+
+import msgspec
+
+from adapters import FOLLOW
+from adapters.base import Follow
+from adapters.errors import Bug, GatewayError, UpstreamError, UpstreamMalformed, UpstreamTimeout
+from adapters.types import Address, Call, Reply
+from gateway.credentials import Signer, signed, with_extra
+from gateway.estimates import tokens_asked
+from gateway.exchange import Answer, Attempt, Exchange, Response
+from gateway.inbound import Head
+from gateway.questions import JSON, Question
+from gateway.routes import Deployment
+from gateway.runtime import Runtime
+from gateway.story import Interrupted, as_task
+from gateway.upstreams import Prepared
+from gateway.upstreams.mock import mock_answer
+
+_CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key", "traceparent")
+_MOST_WRITTEN = 100
+_MOST_AT_ONCE = 16
+"""Calls that one question makes at a time."""
+
+
+async def begin(
+    rt: Runtime, x: Exchange, question: Question, prepared: Prepared | None, attempt: Attempt
+) -> Answer:
+    """The answer that has begun: the whole one, or a stream with its first event. `prepared` None: a mock.
+
+    Raises `UpstreamError`, and whatever interrupts the request.
+    """
+    seconds = _first_event_seconds(rt, x, attempt.deployment)
+    deadline = rt.deadlines.start(seconds, partial(_too_late, x, attempt.deployment, seconds))
+    response: Response | None = None
+    try:
+        x.at.sent = rt.now()
+        if prepared is None:
+            response = _mocked(x, attempt.deployment)
+        elif len(question.calls) > 1:
+            return _finished(rt, x, question, None, await _ask_all(rt, x, question, attempt))
+        else:
+            response = await rt.upstreams.ask(
+                prepared,
+                question.calls[0].body,
+                connect_timeout=rt.limits.connect,
+                head_timeout=None,
+                collect=0 if x.wants_stream else rt.limits.answer_body,
+            )
+        attempt.status = response.status
+        attempt.possible_duplicate = response.possible_duplicate
+        if not 200 <= response.status < 300:
+            raise await _refusal(rt, question, response)
+        reply: Reply | None = None
+        follow: Follow | None = None
+        if attempt.deployment.target.provider.format in FOLLOW:
+            response, reply, follow = await _follow(rt, x, question, attempt.deployment, response)
+        if x.wants_stream and reply is None:
+            answer = await _first_event(rt, x, question, response)
+            if follow is not None and follow.cancel:
+                answer.give_up = partial(_give_up, rt, attempt.deployment, follow.cancel)
+            return answer
+        answer = _finished(rt, x, question, response, (reply or await _read(rt, response),))
+        if x.wants_stream:
+            raise UpstreamMalformed(f"{attempt.deployment.provider} did not stream its answer")
+        return answer
+    except BaseException as error:
+        if response is not None:
+            response.abort()
+        if isinstance(error, Interrupted) and isinstance(error.error, UpstreamTimeout):
+            raise error.error from None
+        raise
+    finally:
+        deadline.cancel()
+
+
+def _finished(
+    rt: Runtime, x: Exchange, question: Question, response: Response | None, replies: Sequence[Reply]
+) -> Answer:
+    x.at.first_event = rt.now()
+    body, media_type = question.finished(replies, int(x.wall))
+    return Answer(response, body=body, media_type=media_type)
+
+
+async def _ask_all(rt: Runtime, x: Exchange, question: Question, attempt: Attempt) -> list[Reply]:
+    """Several calls at once, all of which must succeed. Raises what the first that fails raises."""
+    await as_task()
+    turnstile = asyncio.Semaphore(_MOST_AT_ONCE)
+    deployment = attempt.deployment
+
+    async def ask_one(call: Call) -> Reply:
+        async with turnstile:
+            response = await rt.upstreams.ask(
+                prepare(rt, x, deployment, question, call, rt.signers.of(deployment)),
+                call.body,
+                connect_timeout=rt.limits.connect,
+                head_timeout=None,
+                collect=rt.limits.answer_body,
+            )
+            try:
+                attempt.status = response.status
+                if not 200 <= response.status < 300:
+                    raise await _refusal(rt, question, response)
+                response, reply, _ = await _follow(rt, x, question, deployment, response)
+                return reply or await _read(rt, response)
+            except BaseException:
+                response.abort()
+                raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask_one(call)) for call in question.calls]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [one.result() for one in asked]
+
+
+async def _read(rt: Runtime, response: Response) -> Reply:
+    return Reply(response.headers, await response.read(rt.limits.answer_body, None))
+
+
+async def _follow(
+    rt: Runtime, x: Exchange, question: Question, deployment: Deployment, response: Response
+) -> tuple[Response, Reply | None, Follow | None]:
+    """Where a provider first says where its answer will be, go there: the last response, what was read of it (nothing, if
+    it is the stream that was wanted), and how we came there.
+    """
+    read_follow = FOLLOW.get(deployment.target.provider.format)
+    if read_follow is None:
+        return response, None, None
+    last: Follow | None = None
+    stream_type = question.provider_side.STREAM_TYPE
+    try:
+        while not (x.wants_stream and stream_type in response.headers.get("content-type", "")):
+            reply = await _read(rt, response)
+            follow = read_follow(reply, stream=x.wants_stream)
+            if follow is None:
+                return response, reply, last
+            last = follow
+            await asyncio.sleep(follow.seconds)
+            response = await _fetch(rt, deployment, "GET", follow.url, follow.domains)
+            if not 200 <= response.status < 300:
+                raise await _refusal(rt, question, response)
+    except BaseException:
+        response.abort()
+        if last is not None and last.cancel:
+            _give_up(rt, deployment, last.cancel)
+        raise
+    return response, None, last
+
+
+async def _fetch(
+    rt: Runtime, deployment: Deployment, method: str, url: str, domains: Sequence[str] = ()
+) -> Response:
+    """What is at a URL that the provider named: at its own origin with its key, in its other domains without."""
+    headers = (("accept", "application/json, text/event-stream"),)
+    if url.startswith(deployment.origin + "/"):
+        lines = signed(Address(method, url, headers), deployment)
+    else:
+        host = urlsplit(url).hostname or ""
+        if not url.startswith("https://") or not any(f".{host}".endswith(f".{name}") for name in domains):
+            raise UpstreamMalformed(f"{deployment.provider} sends us to an address that is not its own")
+        lines = list(headers)
+    prepared = rt.upstreams.prepare(method, url, lines, deployment.scope)
+    return await rt.upstreams.ask(prepared, b"", connect_timeout=rt.limits.connect, head_timeout=None)
+
+
+def _give_up(rt: Runtime, deployment: Deployment, url: str) -> None:
+    """Nobody waits any more: tell the provider to stop, and wait for nothing."""
+
+    async def cancel() -> None:
+        with suppress(GatewayError, TimeoutError):
+            async with asyncio.timeout(rt.limits.error_body_seconds):
+                (await _fetch(rt, deployment, "POST", url)).abort()
+
+    rt.errand(cancel())
+
+
+def _too_late(x: Exchange, deployment: Deployment, seconds: float) -> None:
+    x.story.interrupt(
+        UpstreamTimeout(
+            f"{deployment.provider} did not begin to answer within {seconds:g} s", code="first_event_timeout"
+        )
+    )
+
+
+def _first_event_seconds(rt: Runtime, x: Exchange, deployment: Deployment) -> float:
+    router = rt.config.router
+    if x.wants_stream:
+        for seconds in (x.controls.stream_timeout, deployment.stream_timeout, router.stream_timeout):
+            if seconds is not None:
+                return seconds
+    plain = (x.controls.timeout, deployment.timeout, rt.config.litellm.request_timeout, router.timeout)
+    for seconds in plain:
+        if seconds is not None:
+            return seconds
+    return rt.limits.first_event
+
+
+def _mocked(x: Exchange, deployment: Deployment) -> Response:
+    mock = deployment.mock
+    if mock is None:
+        raise Bug("There is nobody to ask")
+    return mock_answer(
+        text=mock.text,
+        model=deployment.target.model,
+        stream=x.wants_stream,
+        answer_id=f"chatcmpl-{x.id}",
+        now=int(x.wall),
+        include_usage=True,
+        first_delay=mock.first_delay,
+        delay=mock.delay,
+        prompt_tokens=tokens_asked(x.envelope),
+    )
+
+
+def prepare(
+    rt: Runtime, x: Exchange, deployment: Deployment, question: Question, call: Call, signer: Signer | None
+) -> Prepared:
+    """The request's head: written once for each deployment, or, if the client has headers that cross, for each of its
+    own heads. 25 us to write, 0.5 to find again. A signer may want another one with each of its tokens, or always.
+    """
+    crossing = _crossing(x.http)
+    if len(x.http.written) > _MOST_WRITTEN:  # a wildcard has any number of models
+        x.http.written.clear()
+    kept = x.http.written.setdefault(deployment, {}) if crossing else deployment.notes
+    version = 0 if signer is None else signer.version
+    name = (x.endpoint.operation, x.wants_stream, question.is_same, version)
+    is_kept = version is not None and call.content_type == JSON
+    prepared: Prepared | None = kept.get(name) if is_kept else None
+    if prepared is None:
+        headers = crossing if question.is_same else _common(crossing)
+        address = question.provider_side.address(
+            deployment.target, x.endpoint.operation, headers, stream=x.wants_stream
+        )
+        if call.content_type != JSON:
+            address = _with_content_type(address, call.content_type)
+        if signer is None:
+            lines = signed(address, deployment)
+        else:
+            lines = with_extra(signer.sign(address, call.body), deployment)
+        prepared = rt.upstreams.prepare(address.method, address.url, lines, deployment.scope)
+        if is_kept:
+            kept[name] = prepared
+    return prepared
+
+
+def _with_content_type(address: Address, content_type: str) -> Address:
+    others = tuple(header for header in address.headers if header[0] != "content-type")
+    return msgspec.structs.replace(address, headers=(*others, ("content-type", content_type)))
+
+
+async def _refusal(rt: Runtime, question: Question, response: Response) -> UpstreamError:
+    body = await response.read(rt.limits.error_body, rt.limits.error_body_seconds)
+    return question.provider_side.read_error(response.status, response.headers, body)
+
+
+async def _first_event(rt: Runtime, x: Exchange, question: Question, response: Response) -> Answer:
+    kind = response.headers.get("content-type", "")
+    if question.provider_side.STREAM_TYPE not in kind and ("json" in kind or "html" in kind):
+        raise await _not_a_stream(rt, question, response)
+    x.tap = tap = question.tap(int(x.wall))
+    answer = Answer(response, tap=tap, limit=rt.limits.pending)
+    response.pump(answer.receive, answer.end)
+    await answer.begun
+    if not tap.events:
+        raise tap.failure or answer.error or UpstreamMalformed("The provider's stream has no event in it")
+    x.at.first_event = rt.now()
+    return answer
+
+
+async def _not_a_stream(rt: Runtime, question: Question, response: Response) -> UpstreamError:
+    body = await response.read(rt.limits.error_body, rt.limits.error_body_seconds)
+    hidden = question.provider_side.read_error(response.status, response.headers, body)
+    if b'"error"' in body:
+        return hidden
+    return UpstreamMalformed("The provider answered a streaming request with something that is not a stream")
+
+
+def _crossing(head: Head) -> Mapping[str, str]:
+    """The client's headers that may cross to the provider."""
+    if head.crossing is None:
+        headers = head.headers
+        head.crossing = {name: ",".join(headers.getall(name)) for name in _CROSSING if name in headers}
+    return head.crossing
+
+
+def _common(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers that mean something in every format; `anthropic-version` and its like only in their own."""
+    return {name: value for name, value in headers.items() if name in {"idempotency-key", "traceparent"}}
