@@ -125,7 +125,10 @@ IMAGES: dict[str, Task[ImagesRequest, ImagesResponse]] = {
 SPEECH: dict[str, Task[SpeechRequest, SpeechResponse]] = {**audio.SPEECH}
 """How text is spoken."""
 
-TRANSCRIPTIONS: dict[str, Task[TranscriptionRequest, TranscriptionResponse]] = {**audio.TRANSCRIPTIONS}
+TRANSCRIPTIONS: dict[str, Task[TranscriptionRequest, TranscriptionResponse]] = {
+    **audio.TRANSCRIPTIONS,
+    "cohere": cohere.TRANSCRIPTIONS,
+}
 """How sound becomes text."""
 
 FOLLOW: dict[str, Follower] = {"replicate": replicate.follow}

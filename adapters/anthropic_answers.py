@@ -18,6 +18,7 @@ from adapters.envelope import PLAIN_STRING, decode, is_utf8
 from adapters.errors import UpstreamError, UpstreamMalformed
 from adapters.framing import NEVER, read_event, whole_events
 from adapters.types import (
+    NO_UNITS,
     ChatRequest,
     ChatResponse,
     Choice,
@@ -40,6 +41,7 @@ from adapters.types import (
     ToolCall,
     ToolDelta,
     ToolStart,
+    Units,
     Usage,
     UsageDelta,
 )
@@ -120,6 +122,7 @@ def read_usage(counts: wire.Usage) -> Usage:
     output = counts.output_tokens or 0
     thinking = counts.output_tokens_details.thinking_tokens if counts.output_tokens_details else None
     reasoning = min(thinking or 0, output)
+    searches = counts.server_tool_use.web_search_requests if counts.server_tool_use else None
     return Usage(
         input=counts.input_tokens or 0,
         cache_read=counts.cache_read_input_tokens or 0,
@@ -127,7 +130,13 @@ def read_usage(counts: wire.Usage) -> Usage:
         cache_write_1h=hour,
         output=output - reasoning,
         reasoning=reasoning,
+        units=Units(searches=searches) if searches else NO_UNITS,
+        tier="fast" if counts.speed == "fast" else _TIERS.get(counts.service_tier or "", ""),
     )
+
+
+_TIERS = {"batch": "batch", "priority": "priority"}
+"""Service tiers with prices of their own, https://docs.claude.com/en/api/service-tiers; `standard` is the ordinary one."""
 
 
 def newer(known: wire.Usage, given: wire.Usage | None) -> wire.Usage:

@@ -1,4 +1,4 @@
-"""Cohere's API, version 2: chats, embeddings and rerank. We are its client only.
+"""Cohere's API, version 2: chats, embeddings, rerank and sound to text. We are its client only.
 
 https://docs.cohere.com/reference/about. `cohere_questions` asks for chats, `cohere_answers` reads them; what is no chat
 is here.
@@ -7,6 +7,7 @@ is here.
   text that is a data URL (`data:image/png;base64,…`). What the vectors are for, which Cohere wants to know, is
   `search_document` if the client does not say.
 * **Rerank** takes texts: a document that is an object is its `text`, or its JSON. Documents are not sent back.
+* **Sound** becomes plain text, without times, and its language must be said.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from adapters.base import Task
+from adapters.base import Task, leaves_out
 from adapters.cohere_answers import read_error, read_response, read_stream
 from adapters.cohere_questions import write_request
 from adapters.envelope import decode, seal
-from adapters.errors import Unsupported, UpstreamMalformed
+from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
+from adapters.fields import allowed_fields
 from adapters.framing import SseCutter
+from adapters.multipart import write_form
 from adapters.openai_questions import address
 from adapters.types import (
     Call,
@@ -33,6 +36,8 @@ from adapters.types import (
     RerankRequest,
     RerankResponse,
     Target,
+    TranscriptionRequest,
+    TranscriptionResponse,
     Units,
     Usage,
 )
@@ -43,6 +48,7 @@ __all__ = [
     "NAME",
     "RERANK",
     "STREAM_TYPE",
+    "TRANSCRIPTIONS",
     "address",
     "cut",
     "read_error",
@@ -60,6 +66,7 @@ _PICTURE = "data:image/"
 _DEFAULT_INPUT_TYPE = "search_document"
 
 _EMBEDDINGS = msgspec.json.Decoder(wire.Embeddings)
+_TRANSCRIPT = msgspec.json.Decoder(wire.Transcript)
 _RERANKED = msgspec.json.Decoder(wire.Reranked)
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 
@@ -170,3 +177,33 @@ def _read_rerank(replies: Sequence[Reply], request: RerankRequest, target: Targe
 
 
 RERANK: Task[RerankRequest, RerankResponse] = Task(_write_rerank, _read_rerank)
+
+
+# -- sound -------------------------------------------------------------------------------------------------------------
+
+
+def _write_transcription(request: TranscriptionRequest, target: Target) -> Sequence[Call]:
+    """A form for `/v2/audio/transcriptions`: https://docs.cohere.com/reference/create-audio-transcription."""
+    if request.language is None:
+        raise BadRequest("language: Cohere wants to know which language is spoken", param="language")
+    if request.timestamp_granularities:
+        leaves_out(target, "timestamp_granularities", what="times of words or segments")
+    fields = {"model": target.model, "language": request.language}
+    if request.temperature is not None:
+        fields["temperature"] = repr(request.temperature)
+    allowed = allowed_fields(request, target, "prompt")
+    return [write_form({**fields, **allowed, **request.extra}, {"file": request.file})]
+
+
+def _read_transcription(
+    replies: Sequence[Reply], request: TranscriptionRequest, target: Target
+) -> TranscriptionResponse:
+    text = decode(replies[0].body, _TRANSCRIPT).text
+    if text is None:
+        raise UpstreamMalformed("The provider sent no text")
+    return TranscriptionResponse(text, request.language)
+
+
+TRANSCRIPTIONS: Task[TranscriptionRequest, TranscriptionResponse] = Task(
+    _write_transcription, _read_transcription
+)

@@ -22,7 +22,8 @@ from adapters.wire import openai as wire
 from adapters.wire.openai import given
 
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
-_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "prefix"})
+_FIELDS = frozenset({"role", "content", "tool_calls", "prefix"})
+_TOOL_FIELDS = frozenset({"role", "content", "tool_call_id", "name"})
 _ASSISTANT, _TOOL, _USER, _SYSTEM, _DEVELOPER = (
     Raw(f'"{role}"'.encode()) for role in ("assistant", "tool", "user", "system", "developer")
 )
@@ -75,10 +76,11 @@ def suit_messages(messages: Raw) -> Raw:
 
 
 def _suit(turn: dict[str, Raw]) -> dict[str, Any]:
-    suited: dict[str, Any] = {name: value for name, value in turn.items() if name in _FIELDS}
+    known = _TOOL_FIELDS if turn.get("role") == _TOOL else _FIELDS
+    suited: dict[str, Any] = {name: value for name, value in turn.items() if name in known}
     if turn.get("role") == _DEVELOPER:
         suited["role"] = _SYSTEM
-    if "tool_call_id" in turn:
+    if "tool_call_id" in suited:
         suited["tool_call_id"] = _suit_id(turn["tool_call_id"])
     calls = given(turn.get("tool_calls", wire.NOTHING))
     if calls is not None:

@@ -71,6 +71,7 @@ from adapters.types import (
 )
 from adapters.upstream_errors import said_besides
 from adapters.wire import openai as wire
+from adapters.wire.gemini import NATIVE_TOOLS
 from adapters.wire.openai import given
 
 __all__ = [
@@ -106,6 +107,7 @@ _QUESTION = msgspec.json.Decoder(wire.ChatQuestion)
 _QUESTION_FIELDS = frozenset(wire.ChatQuestion.__struct_fields__)
 _TOOL_TYPE = msgspec.json.Decoder(wire.ToolType)
 _TOOL = msgspec.json.Decoder(wire.Tool)
+_KEYS = msgspec.json.Decoder(dict[str, Raw])
 _ANYTHING = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
@@ -333,7 +335,7 @@ def _read_tools(asked: wire.ChatQuestion) -> tuple[Tool | Opaque, ...]:
     for at, raw in enumerate(asked.tools or ()):
         try:
             asked_tool = _TOOL_TYPE.decode(raw)
-            kind = "function" if asked_tool.type is None and asked_tool.function else asked_tool.type or ""
+            kind = asked_tool.type or _native(raw) or "function"
             if kind == "function":
                 tool = _TOOL.decode(raw)
                 tools.append(_read_function(tool.function, tool.cache_control))
@@ -342,6 +344,11 @@ def _read_tools(asked: wire.ChatQuestion) -> tuple[Tool | Opaque, ...]:
         except msgspec.ValidationError as error:
             raise _bad_value(error, f"tools[{at}]") from None
     return (*tools, *(_read_function(function) for function in asked.functions or ()))
+
+
+def _native(raw: Raw) -> str | None:
+    """A tool that Google runs, as LiteLLM's users write it: `{"googleSearch": {}}`."""
+    return next((name for name in _KEYS.decode(raw) if name in NATIVE_TOOLS), None)
 
 
 def _read_function(function: wire.Function, cache: Raw = wire.NOTHING) -> Tool:

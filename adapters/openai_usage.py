@@ -27,7 +27,7 @@ _COUNTS = (
     *("completion_tokens", "total_tokens", "cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens"),
     *("cache_creation_input_tokens", "reasoning_tokens", "prompt_tokens", "cost_in_usd_ticks"),
 )
-_TIERS = {b'"flex"': "flex", b'"priority"': "priority", b'"batch"': "batch"}
+_TIERS = {b'"flex"': "flex", b'"ultrafast"': "ultrafast", b'"priority"': "priority", b'"batch"': "batch"}
 """Service tiers with prices of their own; `default`, `auto`, `on_demand`, `standard` … are the ordinary one."""
 _LONGEST_AMOUNT = 40
 

@@ -288,7 +288,8 @@ _COHERE = Provider(
     base_url="https://api.cohere.com",
     env=("COHERE_API_KEY", "CO_API_KEY"),
     base_env=("COHERE_API_BASE",),
-    paths={"chat": "/v2/chat", "embeddings": "/v2/embed", "rerank": "/v2/rerank"},
+    paths={"chat": "/v2/chat", "embeddings": "/v2/embed", "rerank": "/v2/rerank"}
+    | {"transcriptions": "/v2/audio/transcriptions"},
     usage="always",
     prefixes=(
         *("command", "c4ai-", "embed-english-", "embed-multilingual-", "embed-v4", "embed-v5"),
@@ -296,7 +297,7 @@ _COHERE = Provider(
     ),
     doc="https://docs.cohere.com/reference/about",
 )
-_COHERE_ENDS = re.compile(r"(/compatibility)?/v[12](/(chat|embed|rerank))?$")
+_COHERE_ENDS = re.compile(r"(/compatibility)?/v[12](/(chat|embed|rerank|audio/transcriptions))?$")
 """What people write after Cohere's host."""
 
 _MISTRAL_REJECTS = (
@@ -312,6 +313,8 @@ _MISTRAL_REJECTS = (
     "web_search_options",
     "functions",
     "function_call",
+    "prompt_cache_options",
+    "prompt_cache_retention",
 )
 _FIM = {"completions": "/fim/completions"}
 _MISTRAL_RENAME = _MAX_TOKENS | {"seed": "random_seed"}
@@ -344,7 +347,9 @@ _CODESTRAL = _row(
     quirks="mistral",
 )
 
-_AWS_REGION: dict[str, tuple[str, ...]] = {"aws_region_name": ("AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION")}
+_AWS_REGION: dict[str, tuple[str, ...]] = {
+    "aws_region_name": ("AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION")
+}
 
 _BEDROCK = Provider(
     name="bedrock",
@@ -390,7 +395,20 @@ _SAGEMAKER = Provider(
     doc="https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html",
 )
 
-_OWN_WORDS = (_OPENAI, _ANTHROPIC, _AZURE, _AZURE_AI, _GEMINI, _VERTEX, _COHERE, _MISTRAL, _CODESTRAL, _BEDROCK, _BEDROCK_MANTLE, _SAGEMAKER)
+_OWN_WORDS = (
+    _OPENAI,
+    _ANTHROPIC,
+    _AZURE,
+    _AZURE_AI,
+    _GEMINI,
+    _VERTEX,
+    _COHERE,
+    _MISTRAL,
+    _CODESTRAL,
+    _BEDROCK,
+    _BEDROCK_MANTLE,
+    _SAGEMAKER,
+)
 
 
 # -- companies that speak OpenAI's format ----------------------------------------------------------------------------
@@ -417,10 +435,10 @@ _COMPANIES = (
     _row(
         "deepseek",
         "DeepSeek",
-        "https://api.deepseek.com/v1",
+        "https://api.deepseek.com",
         "DEEPSEEK_API_KEY",
         "https://api-docs.deepseek.com",
-        paths=_CHAT,
+        paths=_CHAT | {"completions": "/beta/completions"},
         quirks="reasoning_content",
         prefixes="deepseek-chat deepseek-reasoner deepseek-v",
     ),
@@ -1284,7 +1302,9 @@ _OWN_SERVERS = (
 _OLLAMA_OPENAI = re.compile(r"(/v1)(/chat/completions|/completions|/embeddings)?$")
 """The end of an address at which Ollama speaks OpenAI's format."""
 
-PROVIDERS: dict[str, Provider] = {row.name: row for row in (*_OWN_WORDS, *_COMPANIES, *_COMPATIBLE, *_OWN_SERVERS)}
+PROVIDERS: dict[str, Provider] = {
+    row.name: row for row in (*_OWN_WORDS, *_COMPANIES, *_COMPATIBLE, *_OWN_SERVERS)
+}
 """Every provider, by the name that stands before the slash in `provider/model`."""
 
 ALIASES: dict[str, str] = {
@@ -1374,7 +1394,9 @@ def _at_bedrock(row: Provider, model: str) -> tuple[Provider, str]:
         options = row.option_defaults | {"aws_region_name": place}
         row = replace(row, option_env={"aws_region_name": ()}, option_defaults=options)
     if row.name == _BEDROCK_MANTLE.name and model.startswith("anthropic."):
-        return replace(row, format="anthropic", paths={"chat": "/anthropic/v1/messages"}, usage="always"), model
+        return replace(
+            row, format="anthropic", paths={"chat": "/anthropic/v1/messages"}, usage="always"
+        ), model
     return row, model
 
 
@@ -1397,8 +1419,8 @@ def located(row: Provider, base_url: str = "", api_version: str = "") -> tuple[P
     for path in row.paths.values():
         base = base.removesuffix(path)
     steps = next(iter(row.paths.values())).split("/")[1:-1]
-    for end in range(len(steps), 0, -1):  # …/api, …/api/v2 and so on, as far as it was written
-        if base.endswith(begun := "/" + "/".join(steps[:end])):
+    for length in range(len(steps), 0, -1):  # …/api, …/api/v2 and so on, as far as it was written
+        if base.endswith(begun := "/" + "/".join(steps[:length])):
             return row, base.removesuffix(begun)
     return row, base
 
@@ -1467,7 +1489,5 @@ def table() -> str:
         address = f"`{row.base_url}`" if row.base_url else f"yours: `{row.base_env[0]}` or `api_base`"
         prefixes = ", ".join(f"`{name}/`" for name in names)
         offers = ", ".join(operation.replace("_", " ") for operation in row.paths)
-        lines.append(
-            f"| [{row.title}]({row.doc}) | {prefixes} | {key}{optional} | {address} | {offers} |"
-        )
+        lines.append(f"| [{row.title}]({row.doc}) | {prefixes} | {key}{optional} | {address} | {offers} |")
     return "\n".join(lines) + "\n"

@@ -280,7 +280,10 @@ class Usage(Struct, frozen=True, kw_only=True):
     @property
     def total(self) -> int:
         """All tokens."""
-        return self.prompt + self.completion
+        # In one sum: two properties take 0.1 us more, and each bill asks.
+        cached = self.cache_read + self.cache_write + self.cache_write_1h
+        special = self.audio_input + self.image_input + self.reasoning + self.audio_output + self.image_output
+        return self.input + self.output + cached + special
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(

@@ -103,7 +103,7 @@ async def _ask_all(rt: Runtime, x: Exchange, question: Question, attempt: Attemp
 
     async def ask_one(call: Call) -> Reply:
         async with turnstile:
-            response = await rt.upstreams.ask(
+            response: Response = await rt.upstreams.ask(
                 prepare(rt, x, deployment, question, call, rt.signers.of(deployment)),
                 call.body,
                 connect_timeout=rt.limits.connect,

@@ -251,6 +251,12 @@ class OutputDetails(Struct):
     thinking_tokens: int | None = None
 
 
+class ServerTools(Struct):
+    """What Anthropic's own tools were used for; searches are billed by the piece."""
+
+    web_search_requests: int | None = None
+
+
 class Usage(Struct):
     """Counts. The cache is outside `input_tokens`, thinking is inside `output_tokens`."""
 
@@ -260,6 +266,9 @@ class Usage(Struct):
     cache_creation: CacheCreation | None = None
     output_tokens: int | None = None
     output_tokens_details: OutputDetails | None = None
+    server_tool_use: ServerTools | None = None
+    service_tier: str | None = None
+    speed: str | None = None
 
 
 class Error(Struct):

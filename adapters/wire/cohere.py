@@ -2,7 +2,7 @@
 
 Vendor's pages: https://docs.cohere.com/reference/chat (question and answer), https://docs.cohere.com/reference/chat-stream
 (events), https://docs.cohere.com/reference/embed, https://docs.cohere.com/reference/rerank,
-https://docs.cohere.com/reference/errors.
+https://docs.cohere.com/reference/create-audio-transcription, https://docs.cohere.com/reference/errors.
 
 The structs are lenient: everything has a default, what we do not use is not here. Of a stream's event the `type` is
 decoded first and the rest only where we know that type. A JSON value that is kept as its bytes is `Raw`; one that is
@@ -148,6 +148,10 @@ class Embeddings(Struct):
 
     embeddings: dict[str, list[Raw]] | None = None
     meta: Meta | None = None
+
+
+class Transcript(Struct):
+    text: str | None = None
 
 
 class Result(Struct):

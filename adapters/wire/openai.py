@@ -152,10 +152,7 @@ class Tool(Struct):
 
 
 class ToolType(Struct):
-    """Without a type it is a function, or a tool that Google runs (`{"googleSearch": {}}`), as LiteLLM's users write it."""
-
     type: str | None = None
-    function: Raw = NOTHING
 
 
 class Named(Struct):

@@ -493,7 +493,7 @@ class _Models:
             if name in PARAM_KEYS:
                 self._known(PARAM_KEYS[name], item, path, values)
             elif OTHER_PRICE.fullmatch(name):
-                price = self._reader.price(item.value, join(path, name))
+                price = self._price(item.value, join(path, name))
                 if price is not None:
                     values["other_prices"][name] = price
             elif ROUTER_PREFIX.fullmatch(name):
@@ -508,6 +508,13 @@ class _Models:
         if model and not node.items.keys() & {"api_base", "base_url", "custom_llm_provider", "mock_response"}:
             self._whose(model.place, values["model"], join(path, "model"))
         return ModelParams(**values)
+
+    def _price(self, node: Node, path: str) -> str | dict[str, str] | None:
+        """A price, or one for each size (`search_context_cost_per_query`)."""
+        if not isinstance(node, Mapping):
+            return self._reader.price(node, path)
+        prices = {name: self._reader.price(item.value, join(path, name)) for name, item in node.items.items()}
+        return {name: price for name, price in prices.items() if price is not None}
 
     def _whose(self, place: Place, model: str, path: str) -> None:
         """A model that nobody has is a mistake: most often of the provider's name."""

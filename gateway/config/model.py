@@ -101,7 +101,7 @@ class ModelParams(Struct, frozen=True, kw_only=True):
     output_cost_per_token: str | None = None
     cache_read_input_token_cost: str | None = None
     cache_creation_input_token_cost: str | None = None
-    other_prices: dict[str, str] = field(default_factory=dict)
+    other_prices: dict[str, str | dict[str, str]] = field(default_factory=dict)
     """The other `*_cost*` keys (`…_above_200k_tokens`, `…_batches` …), dollars as decimal text like the four above."""
 
     mock_response: str | None = None

@@ -68,6 +68,10 @@ def _given(deployment: Deployment) -> dict[str, str]:
 
 def _as_is(token: str) -> Fetch:
     async def fetch() -> tuple[str, float]:
+        if token.startswith("oidc/"):
+            raise UpstreamAuth(
+                "azure_ad_token: oidc/… is not available, azure_credential: WorkloadIdentityCredential is"
+            )
         return token, _FOREVER
 
     return fetch

@@ -243,8 +243,8 @@ def _of_whole_answer(rt: Runtime, x: Exchange) -> str:
     attempts = x.attempts
     upstream = (attempts[-1].started + attempts[-1].seconds - attempts[0].started) * 1000 if attempts else 0.0
     price = x.deployment.price if x.deployment is not None else None
-    if price is not None and x.usage is not None:
-        x.cost = cost(price, x.usage)
+    if x.usage is not None:
+        x.cost = cost(price, x.usage, x.envelope)
     paid = "" if x.cost is None else f"x-litellm-response-cost: {dollars_text(x.cost)}\r\n"
     return (
         f"x-litellm-response-duration-ms: {milliseconds:.3f}\r\n"

@@ -11,8 +11,9 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from adapters import EMBEDDINGS, FORMATS, RERANK, cohere
+from adapters import EMBEDDINGS, FORMATS, RERANK, TRANSCRIPTIONS, cohere
 from adapters.errors import (
+    BadRequest,
     ContextWindowExceeded,
     Unsupported,
     UpstreamAuth,
@@ -22,6 +23,7 @@ from adapters.errors import (
     UpstreamTimeout,
 )
 from adapters.framing import SseCutter
+from adapters.multipart import read_form
 from adapters.providers import PROVIDERS
 from adapters.types import (
     Audio,
@@ -29,6 +31,7 @@ from adapters.types import (
     Document,
     EmbeddingsRequest,
     Failure,
+    File,
     Image,
     Message,
     Opaque,
@@ -48,6 +51,7 @@ from adapters.types import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    TranscriptionRequest,
     Units,
     Usage,
 )
@@ -561,6 +565,34 @@ def test_a_rerank() -> None:
     assert (answer.id, answer.usage) == ("r", Usage(units=Units(searches=1)))
     with pytest.raises(UpstreamMalformed):
         RERANK["cohere"].read([Reply({}, b"{}")], request, TARGET)
+
+
+# -- sound -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_transcription() -> None:
+    """A form with the language, which must be said; times and hints are not to be had."""
+    task = TRANSCRIPTIONS["cohere"]
+    request = TranscriptionRequest(
+        model="ours",
+        file=File("a.wav", "audio/wav", b"RIFF"),
+        language="en",
+        temperature=0.5,
+        extra={"seed": "1"},
+    )
+    (call,) = task.write(request, TARGET)
+    form = read_form(call.content_type, call.body)
+    assert form.fields == {"model": "command-test", "language": "en", "temperature": "0.5", "seed": "1"}
+    assert form.files == {"file": request.file}
+    for more in ({"prompt": "A lamp"}, {"timestamp_granularities": ("word",)}):
+        with pytest.raises(Unsupported):
+            task.write(replace(request, **more), TARGET)
+        assert task.write(replace(request, **more), LENIENT) == [call]
+    with pytest.raises(BadRequest, match="language"):
+        task.write(replace(request, language=None), TARGET)
+    assert task.read([Reply({}, b'{"text":"Lit."}')], request, TARGET).text == "Lit."
+    with pytest.raises(UpstreamMalformed):
+        task.read([Reply({}, b"{}")], request, TARGET)
 
 
 def test_it_is_registered() -> None:

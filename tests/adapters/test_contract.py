@@ -427,7 +427,11 @@ TASKS: list[tuple[str, Mapping[str, Task[Any, Any]], Any]] = [
     ),
     ("images", adapters.IMAGES, ImagesRequest(model="ours", prompt="A lamp", size="1024x1024")),
     ("speech", adapters.SPEECH, SpeechRequest(model="ours", input="Hello!", voice="alloy")),
-    ("transcriptions", adapters.TRANSCRIPTIONS, TranscriptionRequest(model="ours", file=_SOUND)),
+    (
+        "transcriptions",
+        adapters.TRANSCRIPTIONS,
+        TranscriptionRequest(model="ours", file=_SOUND, language="en"),
+    ),
 ]
 EACH_TASK = [
     pytest.param(task, question, name, id=f"{kind}-{name}")

