@@ -152,6 +152,13 @@ def read_stream(request: ChatRequest, target: Target) -> StreamReader:
     return _Reader(target)
 
 
+def _data_of(events: bytes) -> Iterable[bytes]:
+    """The data of each event. Google writes one line with CR LF, and mostly one event at a time."""
+    if events.startswith(b"data: ") and events.find(b"\r") == len(events) - 4 and events.find(b"\n") > 0:
+        return (events[6:-4],)
+    return (read_event(event)[1] for event in whole_events(events))
+
+
 class _Choice:
     """One candidate as it arrives."""
 
@@ -200,11 +207,8 @@ class _Reader:
     def feed(self, events: bytes) -> list[Delta]:
         deltas: list[Delta] = []
         try:
-            for event in whole_events(_in_good_utf8(events)):
-                if self._broken:
-                    break
-                _, data = read_event(event)
-                if data:
+            for data in _data_of(_in_good_utf8(events)):
+                if data and not self._broken:
                     self.take(data, deltas)
         except UpstreamError as error:
             self._broken = True

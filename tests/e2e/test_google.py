@@ -203,9 +203,11 @@ async def test_vertex(google: Gateway, provider: FakeProvider) -> None:
 async def test_claude_on_vertex(google: Gateway, provider: FakeProvider) -> None:
     """Anthropic's client hears Claude's own bytes, OpenAI's a translation; the model stands in the path alone."""
     provider.will(with_tokens(events(message_events("Bon", "jour"))))
-    async with of_anthropic(google) as sdk:
-        async with sdk.messages.stream(model="claude", messages=HELLO, max_tokens=5) as stream:
-            message = await stream.get_final_message()
+    async with (
+        of_anthropic(google) as sdk,
+        sdk.messages.stream(model="claude", messages=HELLO, max_tokens=5) as stream,
+    ):
+        message = await stream.get_final_message()
     assert message.model == "claude"
     path = "/v1/projects/a-project/locations/eu/publishers/anthropic/models/claude-haiku-4-5@20251001"
     assert provider.requests[-1].path == f"{path}:streamRawPredict"

@@ -5,7 +5,7 @@ Of a store whose clock is its own, the moment of a take is known from the ticket
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -45,6 +45,10 @@ class Windows(RuleBasedStateMachine):
     def ask(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         raise NotImplementedError
 
+    def tell(self, settle: Callable[[], None]) -> None:
+        """Settle or charge, and return when the store knows it."""
+        settle()
+
     def now(self) -> float:
         """Seconds of the store's clock."""
         raise NotImplementedError
@@ -55,9 +59,6 @@ class Windows(RuleBasedStateMachine):
     def wait(self, part: float) -> None:
         """Let that part of a span pass."""
         raise NotImplementedError
-
-    def settled(self) -> None:
-        """Return when the store knows all settlements."""
 
     # -- what may be done --------------------------------------------------------------------------------------------
 
@@ -116,9 +117,8 @@ class Windows(RuleBasedStateMachine):
         own = [event for event in self.events if event.ticket is ticket]
         names = {event.name for event in own if event.name not in {"parallel", "rpm"}}
         actual = {} if real is None else dict.fromkeys(sorted(names), real)
-        self.shared.settle(ticket, actual)
-        self.shared.settle(ticket, {"daily": 1000})
-        self.settled()
+        self.tell(lambda: self.shared.settle(ticket, actual))
+        self.tell(lambda: self.shared.settle(ticket, {"daily": 1000}))
         for name in actual:
             *others, last = [event for event in own if event.name == name]
             left = actual[name]
@@ -135,9 +135,8 @@ class Windows(RuleBasedStateMachine):
     def charge(self, amount: int) -> None:
         """What was spent elsewhere is added; a counter that does not exist stays so."""
         name = min(self.seeded)
-        self.shared.charge(name, amount)
-        self.shared.charge("nobody's", amount)
-        self.settled()
+        self.tell(lambda: self.shared.charge(name, amount))
+        self.tell(lambda: self.shared.charge("nobody's", amount))
         self.events.append(Event(name, 0, amount, Ticket([])))
 
     @rule(part=st.integers(1, 40))
