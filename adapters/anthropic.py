@@ -369,7 +369,7 @@ def _stop(reason: FinishReason, stop_sequence: str | None, detail: Raw | None) -
 def _usage_json(usage: Usage | None) -> dict[str, Any]:
     known = usage or Usage()
     counts: dict[str, Any] = {
-        "input_tokens": known.input + known.audio_input,
+        "input_tokens": known.input + known.audio_input + known.image_input,
         "cache_creation_input_tokens": known.cache_write + known.cache_write_1h,
         "cache_read_input_tokens": known.cache_read,
         "cache_creation": {

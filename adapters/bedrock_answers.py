@@ -16,9 +16,9 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import StreamReader
-from adapters.envelope import decode
+from adapters.envelope import PLAIN_STRING, decode, is_utf8
 from adapters.errors import UpstreamError, UpstreamMalformed
-from adapters.eventstream import read_frames
+from adapters.eventstream import payload_behind, read_frames
 from adapters.types import (
     ChatRequest,
     ChatResponse,
@@ -215,6 +215,18 @@ def read_stream(request: ChatRequest, target: Target) -> StreamReader:
     return _Reader(target.model)
 
 
+_DELTA_HEADERS = b"".join(
+    (
+        b"\x0b:event-type\x07\x00\x11contentBlockDelta",
+        b"\x0d:content-type\x07\x00\x10application/json",
+        b"\x0d:message-type\x07\x00\x05event",
+    )
+)
+_DELTA_OF_WORDS = re.compile(
+    rb'\{"contentBlockIndex":\d{1,6},"delta":\{"text":(%b)\}(?:,"p":"\w*")?\}' % PLAIN_STRING
+)
+
+
 class _Reader:
     """Takes frames apart."""
 
@@ -226,7 +238,10 @@ class _Reader:
         self._events = Events(model)
 
     def words(self, events: bytes) -> bytes:
-        return b""
+        if not self._events.started or self.done or self._broken:
+            return b""
+        found = _DELTA_OF_WORDS.fullmatch(payload_behind(_DELTA_HEADERS, events))
+        return found[1] if found is not None and is_utf8(found[1]) else b""
 
     def feed(self, events: bytes) -> list[Delta]:
         deltas: list[Delta] = []
@@ -257,12 +272,12 @@ class _Reader:
 class Events:
     """Makes deltas of Converse's events, given by name; Nova's InvokeModel streams the same ones, packed otherwise."""
 
-    __slots__ = ("_bare", "_finished", "_model", "_started", "_tools", "done")
+    __slots__ = ("_bare", "_finished", "_model", "_tools", "done", "started")
 
     def __init__(self, model: str) -> None:
         self.done = False
         self._model = model
-        self._started = False
+        self.started = False
         self._finished = False
         self._tools: dict[int, int] = {}  # block → number of its tool call
         self._bare: dict[int, int] = {}  # those of them that have no arguments yet
@@ -283,8 +298,8 @@ class Events:
             self._end(decode(payload, wire.EVENT), deltas)
 
     def _start(self, deltas: list[Delta]) -> None:
-        if not self._started:
-            self._started = True
+        if not self.started:
+            self.started = True
             deltas.append(Start(model=self._model))
 
     def _open(self, event: wire.Event, deltas: list[Delta]) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import Task, leaves_out
-from adapters.cohere_answers import read_error, read_response, read_stream
+from adapters.cohere_answers import read_error, read_response, read_stream, whole
 from adapters.cohere_questions import write_request
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
@@ -131,9 +131,9 @@ def _read_embeddings(
 def _billed(meta: wire.Meta | None) -> Usage:
     units = (meta and meta.billed_units) or wire.BilledUnits()
     return Usage(
-        input=int(units.input_tokens or 0),
-        image_input=int(units.image_tokens or 0),
-        units=Units(images=int(units.images or 0), searches=int(units.search_units or 0)),
+        input=whole(units.input_tokens),
+        image_input=whole(units.image_tokens),
+        units=Units(images=whole(units.images), searches=whole(units.search_units)),
     )
 
 
@@ -159,13 +159,8 @@ def _document(raw: Raw) -> Raw | str:
     """A document as a JSON string."""
     if bytes(raw).startswith(b'"'):
         return raw
-    try:
-        text = _OBJECT.decode(raw).get("text")
-    except msgspec.DecodeError:
-        text = None
-    if text is not None and bytes(text).startswith(b'"'):
-        return text
-    return bytes(raw).decode("utf-8", "replace")
+    text = _OBJECT.decode(raw).get("text", wire.NULL)
+    return text if bytes(text).startswith(b'"') else bytes(raw).decode("utf-8", "replace")
 
 
 def _read_rerank(replies: Sequence[Reply], request: RerankRequest, target: Target) -> RerankResponse:

@@ -113,16 +113,21 @@ def read_usage(counts: wire.Usage | None) -> Usage | None:
     tokens = None if counts is None else counts.tokens or counts.billed_units
     if counts is None or tokens is None:
         return None
-    sent, made = int(tokens.input_tokens or 0), int(tokens.output_tokens or 0)
-    cached = min(int(counts.cached_tokens or 0), sent)
-    reasoning = min(int(tokens.reasoning_tokens or 0), made)
+    sent, made = whole(tokens.input_tokens), whole(tokens.output_tokens)
+    cached = min(whole(counts.cached_tokens), sent)
+    reasoning = min(whole(tokens.reasoning_tokens), made)
     return Usage(
         input=sent - cached,
         cache_read=cached,
-        image_input=int(tokens.image_tokens or 0),
+        image_input=whole(tokens.image_tokens),
         output=made - reasoning,
         reasoning=reasoning,
     )
+
+
+def whole(count: float | None) -> int:
+    """A count; what is absent or makes no sense is zero."""
+    return max(0, int(count or 0))
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
@@ -155,13 +160,14 @@ def _string(raw: Raw) -> Raw | None:
 class _Reader:
     """Takes a stream apart."""
 
-    __slots__ = ("_bare", "_broken", "_finished", "_started", "_tools", "done")
+    __slots__ = ("_bare", "_broken", "_calls", "_finished", "_started", "_tools", "done")
 
     def __init__(self) -> None:
         self.done = False
         self._broken = False
         self._started = False
         self._finished = False
+        self._calls = 0
         self._tools: dict[int, int] = {}  # Cohere's number of a call → ours
         self._bare: dict[int, int] = {}  # those of them that have no arguments yet
 
@@ -237,8 +243,10 @@ class _Reader:
 
     def _call(self, kind: str, index: int, call: wire.ToolCall, deltas: list[Delta]) -> None:
         if kind == "tool-call-start":
-            self._tools[index] = self._bare[index] = len(self._tools)
-            deltas.append(ToolStart(self._tools[index], call.id or "", call.function.name or ""))
+            self._fill([index], deltas)
+            self._tools[index] = self._bare[index] = self._calls
+            deltas.append(ToolStart(self._calls, call.id or "", call.function.name or ""))
+            self._calls += 1
         arguments = _string(call.function.arguments)
         tool = self._tools.get(index)
         if arguments is None or tool is None:

@@ -56,7 +56,11 @@ class FrameCutter:
                 self._rest, self._end = whole[at:], length
                 return whole[:at]
             at += length
-        self._rest, self._end = whole[at:], 0
+        self._end = 0
+        if at == len(whole):  # the usual case: whole frames
+            self._rest = b""
+            return whole
+        self._rest = whole[at:]
         return whole[:at]
 
     def flush(self) -> bytes:
@@ -92,6 +96,24 @@ def read_frames(data: bytes) -> Iterator[tuple[Mapping[str, str], bytes]]:
         body = begin + int(_U32.unpack_from(data, at + 4)[0])
         yield _read_headers(data[begin:body]), data[body : end - 4]
         at = end
+
+
+def payload_behind(block: bytes, data: bytes) -> bytes:
+    """The payload, if `data` is one sound frame with exactly these headers; else nothing: then read it frame by frame.
+
+    The short way for what streams are made of: many frames with the same headers, one at a time.
+    """
+    begin = _PRELUDE.size + len(block)
+    if not data.startswith(block, _PRELUDE.size):
+        return b""
+    length, headers, _ = _PRELUDE.unpack_from(data)
+    if (
+        length != len(data)
+        or headers != len(block)
+        or crc32(data[:-4]) != _U32.unpack_from(data, length - 4)[0]
+    ):
+        return b""
+    return data[begin:-4]
 
 
 @lru_cache(maxsize=64)

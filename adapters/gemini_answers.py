@@ -154,7 +154,8 @@ def read_stream(request: ChatRequest, target: Target) -> StreamReader:
 
 def _data_of(events: bytes) -> Iterable[bytes]:
     """The data of each event. Google writes one line with CR LF, and mostly one event at a time."""
-    if events.startswith(b"data: ") and events.find(b"\r") == len(events) - 4 and events.find(b"\n") > 0:
+    ends = events.find(b"\r"), events.find(b"\n")
+    if ends == (len(events) - 4, len(events) - 3) and events.startswith(b"data: "):
         return (events[6:-4],)
     return (read_event(event)[1] for event in whole_events(events))
 

@@ -330,22 +330,15 @@ def _clean(schema: Any) -> Any:
 def _write_config(request: ChatRequest, target: Target) -> Json:
     config: Json = {}
     for field, name, value in (
-        ("temperature", "temperature", request.temperature),
-        ("top_p", "topP", request.top_p),
-        ("top_k", "topK", request.top_k),
-    ):
-        if value is not None and not (
-            "no_sampling_params" in target.flags
-            and leaves_out(target, field, why="it takes no sampling parameters")
-        ):
-            config[name] = value
-    for field, name, value in (
         ("presence_penalty", "presencePenalty", request.presence_penalty),
         ("frequency_penalty", "frequencyPenalty", request.frequency_penalty),
     ):
         if value and not (wire.generation(target.model) >= (3, 0) and leaves_out(target, field)):
             config[name] = value
     plain = {
+        "temperature": request.temperature,  # newer models ignore these three
+        "topP": request.top_p,
+        "topK": request.top_k,
         "maxOutputTokens": request.max_tokens,
         "stopSequences": list(request.stop) or None,
         "candidateCount": request.n if request.n != 1 else None,

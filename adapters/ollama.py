@@ -81,7 +81,7 @@ def _read_embeddings(
         raise UpstreamMalformed("The provider sent no embeddings")
     vectors: tuple[Raw, ...] = tuple(answer.embeddings)
     count = answer.prompt_eval_count
-    usage = None if count is None else Usage(input=count)
+    usage = None if count is None else Usage(input=max(0, count))
     return EmbeddingsResponse(vectors, answer.model or "", usage)
 
 

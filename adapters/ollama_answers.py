@@ -88,7 +88,7 @@ def _read_arguments(raw: Raw) -> str:
 
 def _read_logprobs(raw: Raw) -> Raw | None:
     """Ollama's list is what OpenAI calls `content`."""
-    return None if raw in (wire.NULL, b"[]") else Raw(b'{"content":%b}' % bytes(raw))
+    return None if raw in (wire.NULL, Raw(b"[]")) else Raw(b'{"content":%b}' % bytes(raw))
 
 
 def read_finish(reason: str | None, *, has_calls: bool) -> FinishReason:
@@ -102,7 +102,7 @@ def read_usage(answer: wire.Answer) -> Usage | None:
     """Ollama's counts. A prompt that was cached as a whole is not counted by older versions: then it is zero."""
     if answer.prompt_eval_count is None and answer.eval_count is None:
         return None
-    return Usage(input=answer.prompt_eval_count or 0, output=answer.eval_count or 0)
+    return Usage(input=max(0, answer.prompt_eval_count or 0), output=max(0, answer.eval_count or 0))
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:

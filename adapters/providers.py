@@ -1485,6 +1485,8 @@ def table() -> str:
     for row in PROVIDERS.values():
         names = [row.name, *(alias for alias, name in ALIASES.items() if name == row.name)]
         key = " or ".join(f"`{name}`" for name in row.env) or f"({row.auth})"
+        if row.auth == "google":
+            key = f"Google's own credentials or {key}"
         optional = " (optional)" if "optional_key" in row.quirks else ""
         address = f"`{row.base_url}`" if row.base_url else f"yours: `{row.base_env[0]}` or `api_base`"
         prefixes = ", ".join(f"`{name}/`" for name in names)

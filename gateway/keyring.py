@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from adapters.errors import Unauthorized
 from gateway.config.model import Secret
+from gateway.state.keys import KeyRow
 
 
 class Caller(Struct, frozen=True, eq=False):
@@ -22,6 +23,8 @@ class Caller(Struct, frozen=True, eq=False):
     kind: Literal["anonymous", "master", "key"]
     digest: str | None = None
     alias: str | None = None
+    key: KeyRow | None = None
+    """The virtual key, with what it may and how much."""
 
     @property
     def is_admin(self) -> bool:

@@ -507,6 +507,10 @@ _OF_GOOGLE = ("vertex_project", "vertex_credentials")
 """Either is enough to ask Vertex AI: credentials are found without being named, and name a project themselves."""
 
 
+_OF_AWS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN")
+"""Variables that say that botocore will find credentials."""
+
+
 def _is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:
     base = _base_from(provider, environ)
     options = {
@@ -514,7 +518,8 @@ def _is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:
         for option, names in provider.option_env.items()
         if any(environ.get(name) for name in names)
     }
-    if provider.env and any(environ.get(name) for name in provider.env):
+    credentials = (*provider.env, *_OF_AWS) if provider.auth == "aws" else provider.env
+    if any(environ.get(name) for name in credentials):
         missing = set(_PLACEHOLDER.findall(provider.base_url)) - {*options, *provider.option_defaults}
         return bool(base or (provider.base_url and not missing))
     if provider.auth == "google":

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from adapters.errors import GatewayError
 from adapters.types import NO_UNITS, Units, Usage
+from gateway.state.keys import KeyRow
 
 Status: TypeAlias = Literal["success", "failure", "client_disconnected", "orphaned"]
 """How a request ended; `orphaned` is one whose end nobody saw (a crash), charged at its estimate."""
@@ -406,8 +407,14 @@ class Description(Struct, frozen=True):
     error: str = ""
 
 
+class AliasTaken(GatewayError):
+    """Another key that lives has this alias."""
+
+    status, type, reason = 400, "bad_request_error", "alias_taken"
+
+
 class Records(Protocol):
-    """A store of ledger rows. Every call may raise `RecordsUnavailable`."""
+    """A store of ledger rows and keys. Every call may raise `RecordsUnavailable`."""
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
         """Add rows, all or none; a row whose `id` is there already is skipped."""
@@ -419,6 +426,21 @@ class Records(Protocol):
 
     async def totals(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
         """Sums over the rows that fit, one per group, ordered by group. Without dimensions: exactly one."""
+        ...
+
+    async def keys(self) -> list[KeyRow]:
+        """All virtual keys, oldest first, deleted ones too."""
+        ...
+
+    async def key(self, digest: str) -> KeyRow | None:
+        """One of them."""
+        ...
+
+    async def put_key(self, key: KeyRow) -> bool:
+        """Write a key, if it is new or its `version` follows the stored one's; False if somebody else was first.
+
+        Raises `AliasTaken`.
+        """
         ...
 
     async def close(self) -> None:

@@ -10,7 +10,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from gateway.state.records import EVERYTHING, Description, Dimension, LedgerQuery, LedgerRow, Total
+from gateway.state.keys import KeyRow
+from gateway.state.records import (
+    EVERYTHING,
+    AliasTaken,
+    Description,
+    Dimension,
+    LedgerQuery,
+    LedgerRow,
+    Total,
+)
 
 CAPACITY = 20_000
 
@@ -30,6 +39,7 @@ class MemoryRecords:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._rows: dict[str, LedgerRow] = {}
+        self._keys: dict[str, KeyRow] = {}
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
         """See `Records`."""
@@ -52,6 +62,27 @@ class MemoryRecords:
         for row in self._find(query):
             groups[tuple(_DIMENSIONS[name](row) for name in by)].append(row)
         return [_total(group, rows) for group, rows in sorted(groups.items())]
+
+    async def keys(self) -> list[KeyRow]:
+        """See `Records`."""
+        return list(self._keys.values())
+
+    async def key(self, digest: str) -> KeyRow | None:
+        """See `Records`."""
+        return self._keys.get(digest)
+
+    async def put_key(self, key: KeyRow) -> bool:
+        """See `Records`."""
+        stored = self._keys.get(key.digest)
+        if key.version != (1 if stored is None else stored.version + 1):
+            return False
+        living = (other for other in self._keys.values() if other.deleted_at is None)
+        if key.alias is not None and key.deleted_at is None:
+            for other in living:
+                if other.alias == key.alias and other.digest != key.digest:
+                    raise AliasTaken(f"Key with alias '{key.alias}' already exists.", param="key_alias")
+        self._keys[key.digest] = key
+        return True
 
     async def close(self) -> None:
         """See `Records`."""

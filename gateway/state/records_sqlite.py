@@ -34,9 +34,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from adapters.types import NO_UNITS
+from gateway.state.keys import KeyRow
 from gateway.state.records import (
     EVERYTHING,
     FLAT,
+    AliasTaken,
     AttemptRow,
     Description,
     Dimension,
@@ -125,6 +127,7 @@ _kind_values = attrgetter(*_KIND)
 _json = msgspec.json.Encoder()
 _attempts = msgspec.json.Decoder(tuple[AttemptRow, ...])
 _tags = msgspec.json.Decoder(tuple[str, ...])
+_key = msgspec.json.Decoder(KeyRow)
 
 
 class SqliteRecords:
@@ -159,6 +162,18 @@ class SqliteRecords:
     async def totals(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
         """See `Records`."""
         return await self._call(self._reading, _totals, self._read, by, query)
+
+    async def keys(self) -> list[KeyRow]:
+        """See `Records`."""
+        return await self._call(self._reading, _all_keys, self._read)
+
+    async def key(self, digest: str) -> KeyRow | None:
+        """See `Records`."""
+        return await self._call(self._reading, _one_key, self._read, digest)
+
+    async def put_key(self, key: KeyRow) -> bool:
+        """See `Records`."""
+        return await self._call(self._writing, _put_key, self._write, key)
 
     async def close(self) -> None:
         """See `Records`. A report that is still being read is broken off."""
@@ -430,3 +445,31 @@ def _where(query: LedgerQuery, key: str = "key_digest = ?") -> tuple[str, tuple[
     }
     used = {condition: value for condition, value in conditions.items() if value is not None}
     return "WHERE " + " AND ".join(used) if used else "", tuple(used.values())
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+def _all_keys(connection: sqlite3.Connection) -> list[KeyRow]:
+    found = connection.execute("SELECT content FROM virtual_key ORDER BY created_at, digest")
+    return [_key.decode(content) for (content,) in found]
+
+
+def _one_key(connection: sqlite3.Connection, digest: str) -> KeyRow | None:
+    found = connection.execute("SELECT content FROM virtual_key WHERE digest = ?", (digest,)).fetchone()
+    return None if found is None else _key.decode(found[0])
+
+
+def _put_key(connection: sqlite3.Connection, key: KeyRow) -> bool:
+    try:
+        written = connection.execute(
+            "INSERT INTO virtual_key (digest, version, alias, created_at, deleted_at, content) "
+            "SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?2 = coalesce("
+            "(SELECT version FROM virtual_key WHERE digest = ?1), 0) + 1 "
+            "ON CONFLICT (digest) DO UPDATE SET version = excluded.version, alias = excluded.alias, "
+            "deleted_at = excluded.deleted_at, content = excluded.content",
+            (key.digest, key.version, key.alias, key.created_at, key.deleted_at, _json.encode(key)),
+        )
+    except sqlite3.IntegrityError:
+        raise AliasTaken(f"Key with alias '{key.alias}' already exists.", param="key_alias") from None
+    return written.rowcount == 1

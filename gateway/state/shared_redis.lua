@@ -18,6 +18,11 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local now_ms = math.floor(now / 1000)
 
+-- A number as text that Redis reads as an integer, however large.
+local function int(number)
+  return string.format('%.0f', number)
+end
+
 -- The sum of a rate's window and its oldest bucket, after what has left it is forgotten. `span` is microseconds.
 local function slide(key, span)
   local kept = redis.call('HMGET', key, 'n', 'o')
@@ -44,7 +49,7 @@ local function slide(key, span)
     index = index + 1
   end
   if index > oldest then
-    redis.call('HSET', key, 'n', total, 'o', index)
+    redis.call('HSET', key, 'n', int(total), 'o', index)
   end
   return total, index
 end
@@ -93,7 +98,7 @@ local function take()
     if not used then
       unknown[#unknown + 1] = i - 1
     elseif used + amount > limit then
-      return {'refused', i - 1, used, room}
+      return {'refused', i - 1, int(used), room}
     end
   end
   if #unknown > 1 then
@@ -153,7 +158,7 @@ local function settle()
     elseif kind == 'budget' and taken then
       local made = tonumber(redis.call('HGET', KEYS[i], 'e'))
       if made and made <= taken then
-        redis.call('HINCRBY', KEYS[i], 'n', real - amount)
+        redis.call('HINCRBY', KEYS[i], 'n', int(real - amount))
       elseif made then
         redis.call('HINCRBY', KEYS[i], 'n', real)
       end
@@ -161,8 +166,8 @@ local function settle()
       local bucket = 'a' .. math.floor(taken * BUCKETS / ARGV[at + 5])
       local kept = redis.call('HMGET', KEYS[i], 'e', bucket)
       if kept[2] and tonumber(kept[1]) <= taken then
-        redis.call('HINCRBY', KEYS[i], 'n', real - amount)
-        redis.call('HINCRBY', KEYS[i], bucket, real - amount)
+        redis.call('HINCRBY', KEYS[i], 'n', int(real - amount))
+        redis.call('HINCRBY', KEYS[i], bucket, int(real - amount))
       end
     end
   end
@@ -203,9 +208,9 @@ local function look()
   for i = 1, #KEYS do
     local kind = ARGV[2 * i]
     if kind == 'rate' then
-      used[i] = slide(KEYS[i], tonumber(ARGV[2 * i + 1]))
+      used[i] = int((slide(KEYS[i], tonumber(ARGV[2 * i + 1]))))
     elseif kind == 'slots' then
-      used[i] = redis.call('ZCOUNT', KEYS[i], '(' .. string.format('%.0f', now_ms), '+inf')
+      used[i] = redis.call('ZCOUNT', KEYS[i], '(' .. int(now_ms), '+inf')
     else
       used[i] = redis.call('HGET', KEYS[i], 'n')
     end

@@ -27,16 +27,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from itertools import count
+from math import inf
 from time import time
 from typing import Any, TypeAlias
 from uuid import uuid4
 
 from msgspec import Struct
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.state.shared import (
     BUDGET_IDLE,
@@ -70,10 +72,19 @@ _GATHERING = 0.005
 """Seconds that settlements wait for others."""
 _BATCH = 200
 """Settlements or renewals per command: Redis does nothing else meanwhile."""
+_MOST = 2**60
 _SILENCE = 1.0
 """Seconds after which a channel without news is asked whether it is alive, and has the same time to answer."""
 
 _NOT_YET = "Redis has not been reached yet"
+
+_OPTIONS: dict[str, Any] = {
+    "retry": Retry(NoBackoff(), 0),  # redis-py's defaults try a refused port for four seconds
+    "socket_connect_timeout": _CONNECTING,
+    "encoding_errors": "surrogatepass",  # names may hold what clients wrote, and not all of that is text
+    "protocol": 2,
+    "driver_info": None,
+}
 
 _Command: TypeAlias = tuple[Any, ...]
 _Entry: TypeAlias = tuple[str, str, str, int | str, int, int, int | str]
@@ -93,19 +104,28 @@ class RedisShared:
     """`Shared` among all processes that have the same Redis and `prefix`.
 
     `url` is `redis://`, `rediss://` or `unix://` with what redis-py understands in it. `lease` is how long slots outlive their
-    process, `pause` how long Redis is left alone after a failed attempt, both in seconds.
+    process, `pause` how long Redis is left alone after a failed attempt, `patience` how long a request waits for it, all in
+    seconds.
     """
 
     name = "shared"
 
     def __init__(
-        self, url: str, *, prefix: str = "penstock:", lease: float = LEASE, pause: float = 1.0
+        self,
+        url: str,
+        *,
+        prefix: str = "penstock:",
+        lease: float = LEASE,
+        pause: float = 1.0,
+        patience: float = _PATIENCE,
     ) -> None:
         self._prefix = prefix
         self._lease = lease
         self._pause = pause
-        self._client = _client(url)
-        self._news_client = _client(url)
+        self._patience = patience
+        # No timeouts of its own for reads and writes: a round is timed as a whole.
+        self._connection: AbstractConnection = ConnectionPool.from_url(url, **_OPTIONS).make_connection()
+        self._news_client = Redis.from_url(url, socket_timeout=_CONNECTING, **_OPTIONS)
         self._process = f"{prefix}process:{uuid4().hex}"
         self._numbers = count(1)
 
@@ -159,7 +179,7 @@ class RedisShared:
         """See `Shared`."""
         keep_until = 0 if window.ends is None else (window.ends + BUDGET_SLACK) * 1000
         keys = (self._key("budget", window.name),)
-        return bool(await self._ask(_script(keys, "seed", amount, BUDGET_IDLE * 1000, keep_until)))
+        return bool(await self._ask(_script(keys, "seed", _bounded(amount), BUDGET_IDLE * 1000, keep_until)))
 
     async def look(self, windows: Sequence[Window]) -> list[int | None]:
         """See `Shared`."""
@@ -204,10 +224,11 @@ class RedisShared:
     async def close(self) -> None:
         """See `Shared`."""
         with suppress(SharedAway):
+            await self._hang_up()
             while self.available and self._has_settlements():
-                await self._round(_PATIENCE)
+                await self._round()
         self._why, self.degraded_since = "Redis is not used any more", time()
-        await self._client.aclose()
+        await self._hang_up()
         await self._news_client.aclose()
 
     async def _pump(self) -> None:
@@ -219,7 +240,7 @@ class RedisShared:
             self._wake.clear()
             with suppress(SharedAway):
                 while self._questions or self._renewal_is_due or self._has_settlements():
-                    await self._round(_PATIENCE)
+                    await self._round()
 
     async def _renew(self) -> None:
         """Renew leases in time; an otherwise idle connection is kept alive by it too."""
@@ -235,7 +256,7 @@ class RedisShared:
             await self._exchange([("PING",)], _CONNECTING)
             self._renewal_is_due = True
             while self._renewal_is_due or self._has_settlements():
-                await self._round(_PATIENCE)
+                await self._round()
         except SharedAway:
             return False
         if not self.available:
@@ -256,7 +277,7 @@ class RedisShared:
             *(
                 part
                 for w in windows
-                for part in (w.kind, w.amount, w.limit, _kept(w), 0 if w.ends is None else w.ends * 1000)
+                for part in (w.kind, _bounded(w.amount), _bounded(w.limit), _kept(w), (w.ends or 0) * 1000)
             ),
         )
         undo = tuple(self._entry(ticket, taken, mark, "", 0) for taken in takens)
@@ -294,11 +315,12 @@ class RedisShared:
                 self._give_back_taken(undo, answer.result())
             raise
 
-    async def _round(self, patience: float) -> None:
+    async def _round(self) -> None:
         """Send what waits, read the answers, and hand them out."""
         questions = [question for question in self._questions if not question.answer.done()]
         self._questions.clear()
         commands = [*self._housekeeping(), *(question.command for question in questions)]
+        patience = self._patience
         if questions:
             loop = asyncio.get_running_loop()
             patience = max(2 * _GRACE, questions[0].asked + patience - loop.time())
@@ -361,17 +383,21 @@ class RedisShared:
         return answers
 
     async def _send_once(self, commands: Sequence[_Command]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
-            return answers
+        """One write, as many answers. redis-py's own pipeline, with its pool and timers, costs twice as much time."""
+        connection = self._connection
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response(timeout=inf))
+            except ResponseError as error:
+                answers.append(error)
+        return answers
 
     async def _hang_up(self) -> None:
         """What was sent and not answered must not be answered into the next round."""
-        with suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(_CONNECTING):
-                await self._client.connection_pool.disconnect()
+        with suppress(RedisError, OSError):
+            await self._connection.disconnect(nowait=True)
 
     def _degrade(self, why: str) -> None:
         if self.available or self._why == _NOT_YET:
@@ -386,7 +412,8 @@ class RedisShared:
 
     def _entry(self, ticket: Ticket, taken: Taken, mark: str, when: int | str, real: int) -> _Entry:
         last = ticket.id if taken.kind == "slots" else _span(taken.seconds)
-        return self._key(taken.kind, taken.name), taken.kind, mark, when, taken.amount, real, last
+        amounts = _bounded(taken.amount), _bounded(real)
+        return self._key(taken.kind, taken.name), taken.kind, mark, when, *amounts, last
 
     def _give_back(self, entries: tuple[_Entry, ...]) -> None:
         if entries:
@@ -413,7 +440,7 @@ class RedisShared:
         while self._charges and number < _BATCH:
             name, amount = self._charges.popitem()
             number += 1
-            yield self._key("budget", name), "budget", "", 0, 0, amount, 0
+            yield self._key("budget", name), "budget", "", 0, 0, _bounded(amount), 0
 
     def _send_soon(self) -> None:
         if self._gathering is None:
@@ -464,24 +491,17 @@ class RedisShared:
         return f"{self._prefix}{kind}:{name}"
 
 
-def _client(url: str) -> Redis:
-    """redis-py without patience of its own: its defaults try a refused port for four seconds."""
-    return Redis.from_url(
-        url,
-        socket_connect_timeout=_CONNECTING,
-        socket_timeout=_CONNECTING,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        driver_info=None,
-    )
-
-
 def _script(keys: Sequence[str], *arguments: str | int) -> _Command:
     return "EVALSHA", _SHA, len(keys), *keys, *arguments
 
 
 def _span(seconds: float) -> int:
     return int(seconds * 1_000_000)
+
+
+def _bounded(amount: int) -> int:
+    """What Redis can count: up to a billion dollars, or so many tokens."""
+    return max(-_MOST, min(amount, _MOST))
 
 
 def _kept(window: Window) -> int:

@@ -684,6 +684,23 @@ def test_streams_everything() -> None:
     assert [each for each in deltas if isinstance(each, ToolDelta)][-1] == ToolDelta(1, Raw(b'"{}"'))
 
 
+def test_the_short_way() -> None:
+    """A frame with nothing but words is read at a glance, once the answer has begun; all else is not."""
+    reader = bedrock.read_stream(QUESTION, CLAUDE)
+    words = event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Grüße"}, "p": "ab"})
+    assert reader.words(words) == b""
+    reader.feed(event("messageStart", {"role": "assistant"}))
+    assert reader.words(words) == '"Grüße"'.encode()
+    for at in range(len(words)):
+        broken = words[:at] + bytes([words[at] ^ 1]) + words[at + 1 :]
+        assert reader.words(broken) == b""
+    thought = {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "hm"}}, "p": "ab"}
+    for other in (b"", words + words, words[:-1], event("contentBlockDelta", thought)):
+        assert reader.words(other) == b""
+    reader.feed(exception("throttlingException", {}))
+    assert reader.words(words) == b""
+
+
 def test_a_call_whose_block_is_never_closed() -> None:
     """Its missing arguments are the empty object all the same."""
     start = event(

@@ -295,10 +295,11 @@ def test_pictures() -> None:
 )
 def test_parts_that_cannot_be_said(part: Any) -> None:
     """They are refused, or dropped where the operator says so."""
-    request = question(messages=(Message("user", (Text("Here"), part)),))
-    with pytest.raises(Unsupported):
-        cohere.write_request(request, TARGET)
-    assert asked(request, LENIENT)["messages"] == [{"role": "user", "content": "Here"}]
+    for role in ("user", "assistant"):
+        request = question(messages=(Message(role, (Text("Here"), part)),))
+        with pytest.raises(Unsupported):
+            cohere.write_request(request, TARGET)
+        assert asked(request, LENIENT)["messages"] == [{"role": role, "content": "Here"}]
 
 
 def test_address() -> None:
@@ -381,6 +382,7 @@ def test_odd_answers_are_read(message: bytes, parts: tuple[Any, ...]) -> None:
             {"tokens": {"input_tokens": 3, "output_tokens": 1, "reasoning_tokens": 9}, "cached_tokens": 99},
             Usage(cache_read=3, reasoning=1),
         ),
+        ({"tokens": {"input_tokens": -5, "output_tokens": 2}}, Usage(output=2)),
         ({"tokens": {"input_tokens": 34, "image_tokens": 259}}, Usage(input=34, image_input=259)),
         ({}, None),
     ],
@@ -460,6 +462,25 @@ def test_streams_that_break(body: bytes, words: str) -> None:
         assert [isinstance(delta, Failure) for delta in deltas].count(True) == 1
         assert isinstance(deltas[-1], Failure)
         assert words in deltas[-1].error.message
+
+
+def test_a_stream_without_its_last_line() -> None:
+    """After `message-end` all is said, whether `[DONE]` comes or not."""
+    body = transcript("answer.sse")
+    reader = cohere.read_stream(QUESTION, TARGET)
+    deltas = read_at_once(SseCutter(), reader, body.removesuffix(b"data: [DONE]\n\n"))
+    assert deltas == read_at_once(SseCutter(), cohere.read_stream(QUESTION, TARGET), body)
+    assert reader.done
+
+
+def test_calls_under_one_number() -> None:
+    """A number that is used again means another call, and arguments of no call are skipped."""
+    start = b'data: {"type":"tool-call-start","index":0,"delta":{"message":{"tool_calls":{"id":"%b","function":{"name":"f"}}}}}\n\n'
+    more = b'data: {"type":"tool-call-delta","index":%d,"delta":{"message":{"tool_calls":{"function":{"arguments":"{}"}}}}}\n\n'
+    end = b'data: {"type":"message-end","delta":{"finish_reason":"TOOL_CALL"}}\n\ndata: [DONE]\n\n'
+    body = start % b"a" + start % b"b" + more % 0 + more % 7 + start % b"c" + end
+    answer = fold(read_in_pieces(SseCutter(), cohere.read_stream(QUESTION, TARGET), body))
+    assert answer.choices[0].parts == tuple(ToolCall(ident, "f", "{}") for ident in "abc")
 
 
 def test_the_short_way_is_the_long_way() -> None:

@@ -393,7 +393,6 @@ def test_the_plain_fields() -> None:
     [
         ("logit_bias", Raw(b'{"1":2}'), OLD),
         ("frequency_penalty", 0.5, TARGET),
-        ("temperature", 0.5, replace(TARGET, flags=frozenset({"no_sampling_params"}))),
         ("reasoning", Reasoning("enabled", "low"), replace(OLD, flags=frozenset({"supports_vision"}))),
     ],
 )

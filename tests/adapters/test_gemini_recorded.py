@@ -159,9 +159,9 @@ def told_whole(choice: Choice, usage: Usage | None) -> dict[str, Any]:
 def read(stream: bytes) -> list[Delta]:
     reader = gemini.read_stream(QUESTION, TARGET)
     deltas = reader.feed(stream)
-    assert not reader.done  # the end of the bytes is the terminator
+    done = [reader.done]
     deltas += reader.close()
-    assert reader.done
+    assert [*done, reader.done] == [False, True]  # the end of the bytes is the terminator
     return deltas
 
 

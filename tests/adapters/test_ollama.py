@@ -280,10 +280,11 @@ def test_a_conversation() -> None:
 )
 def test_parts_that_cannot_be_said(part: Any) -> None:
     """They are refused, or dropped where the operator says so."""
-    request = question(messages=(Message("user", (Text("Here"), part)),))
-    with pytest.raises(Unsupported):
-        ollama.write_request(request, TARGET)
-    assert asked(request, LENIENT)["messages"] == [{"role": "user", "content": "Here"}]
+    for role in ("user", "assistant"):
+        request = question(messages=(Message(role, (Text("Here"), part)),))
+        with pytest.raises(Unsupported):
+            ollama.write_request(request, TARGET)
+        assert asked(request, LENIENT)["messages"] == [{"role": role, "content": "Here"}]
 
 
 def test_address() -> None:
@@ -386,6 +387,8 @@ def test_probabilities() -> None:
     assert ollama.read_response(body, QUESTION, TARGET).choices[0].logprobs == expected
     deltas = ollama.read_stream(QUESTION, TARGET).feed(body)
     assert TextDelta(Raw(b'"x"'), logprobs=expected) in deltas
+    none = ollama.read_response(body.replace(probabilities, b"[]"), QUESTION, TARGET)
+    assert none.choices[0].logprobs is None
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"message":7}', b'{"message":{"content":7}}'])

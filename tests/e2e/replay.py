@@ -14,19 +14,18 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 
-from adapters import CLIENTS
-from adapters.providers import PROVIDERS
+from adapters import CLIENTS, EMBEDDINGS
+from adapters.providers import PROVIDERS, located
 from adapters.providers import provider as provider_row
+from adapters.types import Provider
 from gateway.state.records import LedgerQuery, LedgerRow
 from tests.harness import Asked, FakeProvider, Gateway, Play, chunk, fake_provider, gateway
 from tests.recorded import Recording, recordings
-
-Format = Literal["openai", "anthropic"]
 
 PATHS = {
     ("openai", "chat"): "/v1/chat/completions",
@@ -40,10 +39,13 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Replay:
-    """One exchange. `row` is the provider's row, `base` the path of its address, `path` where it is to be asked."""
+    """One exchange. `row` is the provider's row, `base` the path of its address, `path` where it is to be asked.
+
+    `format` is what the answer is written in, `params` what a deployment of this row needs besides model, address and key.
+    """
 
     name: str
-    format: Format
+    format: str
     operation: str
     row: str
     base: str
@@ -56,6 +58,7 @@ class Replay:
     question: bytes | None = None
     question_headers: Mapping[str, str] = field(default_factory=dict)
     api_version: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name
@@ -64,6 +67,11 @@ class Replay:
     def wants_stream(self) -> bool:
         """Was a stream asked for? (What came may be an error.)"""
         return self.is_stream or json.loads(self.question or b"{}").get("stream") is True
+
+    @property
+    def provider(self) -> Provider:
+        """The row as it is at this address."""
+        return located(PROVIDERS[self.row], f"http://localhost{self.base}", self.api_version)[0]
 
 
 # -- from recordings -------------------------------------------------------------------------------------------------
@@ -81,12 +89,10 @@ _ROWS = {
     "lmstudio": "lm_studio",
     "vllm": "hosted_vllm",
     "litellmproxy": "litellm_proxy",
-    "bedrock-mantle": "custom_openai",
-    "ollama": "custom_openai",
-    "snowflake": "custom_openai",
-    "writer": "custom_openai",
+    "bedrock-mantle": "bedrock_mantle",
 }
-"""Providers whose rows have other names or another format, and those that have none: to us these are any compatible server."""
+"""Folders whose providers' rows have other names."""
+_PARAMS = {"bedrock_mantle": {"aws_region_name": "us-east-1"}, "snowflake": {"account_id": "myorg-myaccount"}}
 _OF_THE_CONNECTION = ("content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive")
 _CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta")
 
@@ -94,7 +100,9 @@ _CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta")
 def recorded() -> Iterator[Replay]:
     """Every recording of a provider that speaks OpenAI's or Anthropic's format."""
     for recording in recordings(*_PROVIDERS, kinds=_KINDS):
-        if not urlsplit(str(recording.meta["url"])).path.endswith(_FOREIGN):
+        is_foreign = urlsplit(str(recording.meta["url"])).path.endswith(_FOREIGN)
+        is_task = recording.kind == "embeddings" and recording.provider in EMBEDDINGS
+        if not is_foreign and not is_task:
             yield _replay(recording)
 
 
@@ -105,8 +113,7 @@ def _replay(recording: Recording) -> Replay:
     row, base, path, version = _address(recording, operation)
     deployment = re.search(r"/deployments/([^/]+)/", path)  # names the model at Azure, whatever the body says
     meta = recording.meta
-    given = {name.lower(): str(value) for name, value in (meta.get("response_headers") or {}).items()}
-    headers = {name: value for name, value in given.items() if name not in _OF_THE_CONNECTION}
+    headers = _headers(recording)
     if recording.response_kind == "sse" and headers.get("content-type") == "application/json":
         headers["content-type"] = "text/event-stream"  # openai/completions-stream-n2: its tape says otherwise
     asked = {name.lower(): str(value) for name, value in (meta.get("request_headers") or {}).items()}
@@ -125,7 +132,15 @@ def _replay(recording: Recording) -> Replay:
         question=recording.request,
         question_headers={name: asked[name] for name in _CROSSING if name in asked},
         api_version=version,
+        params=_PARAMS.get(row, {}),
     )
+
+
+def _headers(recording: Recording) -> dict[str, str]:
+    """What the provider said beside its answer."""
+    given = recording.meta.get("response_headers") or {}
+    told = {name.lower(): str(value) for name, value in given.items()}
+    return {name: value for name, value in told.items() if name not in _OF_THE_CONNECTION}
 
 
 def _address(recording: Recording, operation: str) -> tuple[str, str, str, str]:
@@ -137,12 +152,12 @@ def _address(recording: Recording, operation: str) -> tuple[str, str, str, str]:
     row = provider_row(_ROWS.get(provider, provider)) or PROVIDERS["custom_openai"]
     if provider == "anthropic" and recording.path.name.startswith("chat"):
         row = PROVIDERS["custom_openai"]  # Anthropic's own endpoint of OpenAI's format
-    if operation not in row.paths:
-        row = PROVIDERS["custom_openai"]  # perplexity/embeddings: its row does not offer them
+    if provider == "ollama":
+        row = located(row, "http://localhost/v1")[0]
     suffix = row.paths[operation]
     if path.endswith(suffix):
         return row.name, path.removesuffix(suffix), path, ""
-    # The address was not kept, or (Writer's `/v1/chat`) is no row's.
+    # The address was not kept.
     base = "" if suffix.startswith("/v1/") else urlsplit(row.base_url).path or "/v1"
     return row.name, base, base + suffix, ""
 
@@ -215,6 +230,7 @@ def _config(url: str, replays: list[Replay]) -> str:
             "model": f"{replay.row}/{replay.model}",
             "api_base": url + replay.base,
             "api_key": PROVIDER_KEY,
+            **replay.params,
         }
         if replay.api_version:
             params["api_version"] = replay.api_version

@@ -20,8 +20,6 @@ import pytest
 import pytest_asyncio
 from msgspec import Raw
 
-from adapters.providers import PROVIDERS
-from adapters.types import Provider
 from gateway.state.records import LedgerRow
 from tests.e2e import plain
 from tests.e2e.replay import (
@@ -73,10 +71,6 @@ def only(replays: list[Replay], *, operation: str) -> list[Replay]:
     return [replay for replay in replays if replay.operation == operation]
 
 
-def row_of(replay: Replay) -> Provider:
-    return PROVIDERS[replay.row]
-
-
 def is_outside(replay: Replay) -> bool:
     return replay.row == "xai"
 
@@ -84,7 +78,7 @@ def is_outside(replay: Replay) -> bool:
 def knows_stream_options(replay: Replay) -> bool:
     """Azure's API does since September 2024, other providers as their rows say."""
     is_old = bool(replay.api_version) and replay.api_version < "2024-09"
-    return row_of(replay).usage == "ask" and not is_old
+    return replay.provider.usage == "ask" and not is_old
 
 
 # -- questions -------------------------------------------------------------------------------------------------------
@@ -119,7 +113,7 @@ def question_of(replay: Replay) -> dict[str, Raw]:
 
 def check_passed_question(playback: Playback, replay: Replay, sent: dict[str, Raw]) -> None:
     """The provider was asked at its address, with its key, and every value is the same bytes."""
-    asked, row = playback.asked, row_of(replay)
+    asked, row = playback.asked, replay.provider
     assert (asked.method, asked.path) == ("POST", replay.path)
     key = {"bearer": ("authorization", f"Bearer {PROVIDER_KEY}"), "x-api-key": ("x-api-key", PROVIDER_KEY)}
     name, value = key.get(row.auth, ("api-key", PROVIDER_KEY))
@@ -425,7 +419,7 @@ def foreign_question(replay: Replay, model: str) -> dict[str, Any]:
 
 def check_translated_question(playback: Playback, replay: Replay) -> None:
     """The provider was asked the same in its own words."""
-    asked, heard, row = playback.asked, playback.asked.json, row_of(replay)
+    asked, heard, row = playback.asked, playback.asked.json, replay.provider
     assert (asked.method, asked.path) == ("POST", replay.path)
     assert heard["model"] == replay.model
     assert bool(heard.get("stream")) is replay.wants_stream

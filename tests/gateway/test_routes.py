@@ -247,6 +247,36 @@ def test_azure_with_entra_id() -> None:
     assert library.scope != deployment.scope
 
 
+def test_amazons_credentials_in_the_environment() -> None:
+    """A key of Bedrock's own, or anything that botocore finds credentials by; the region must be known, too."""
+    for name in ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        assert "bedrock" not in routes(environ={name: "x"}).env_providers
+        deployment = only(routes(environ={name: "x", "AWS_REGION": "eu-west-3"}), "bedrock/amazon.nova-pro-v1:0")
+        assert deployment.target.base_url == "https://bedrock-runtime.eu-west-3.amazonaws.com"
+        assert deployment.signer == ("" if name == "AWS_BEARER_TOKEN_BEDROCK" else "aws")
+        assert deployment.credentials == {"aws_signing_name": "bedrock", "aws_region_name": "eu-west-3"}
+
+
+def test_amazons_regions() -> None:
+    """A deployment's own region counts more than the one in its name, and that more than the environment's."""
+    name = "bedrock/us-east-2/amazon.nova-pro-v1:0"
+    environ = {"AWS_REGION": "eu-west-3"}
+    hosts = [
+        only(routes(model("m", each, **more), environ=environ), "m").target.base_url.split(".")[1]
+        for each, more in (
+            (name, {"options": {"aws_region_name": "ap-south-1"}}),
+            (name, {}),
+            ("bedrock/amazon.nova-pro-v1:0", {}),
+        )
+    ]
+    assert hosts == ["ap-south-1", "us-east-2", "eu-west-3"]
+    unserved = routes(model("m", "bedrock/amazon.nova-pro-v1:0")).unserved[0]
+    assert unserved.why.startswith("aws_region_name is not set (AWS_REGION_NAME or AWS_REGION")
+    own = {"aws_bedrock_runtime_endpoint": "https://vpce-1.bedrock-runtime.us-east-1.vpce.amazonaws.com"}
+    found_own = only(routes(model("m", "bedrock/amazon.nova-pro-v1:0", options=own)), "m")
+    assert found_own.origin == own["aws_bedrock_runtime_endpoint"]
+
+
 def test_an_account_in_the_address() -> None:
     """A provider whose address has the operator's account in it is set up when both are known."""
     environ = {"CLOUDFLARE_API_KEY": "k"}

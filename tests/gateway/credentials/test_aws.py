@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, quote
@@ -343,7 +343,9 @@ def strict(body: bytes, kind: str) -> Play:
 
 
 @pytest.fixture
-def config() -> Iterator[Callable[[str, str], str]]:
+def config() -> Callable[[str, str], str]:
+    """A configuration with one model of Bedrock's at this address, with this secret."""
+
     def of(url: str, secret: str) -> str:
         params = {"model": f"bedrock/{ARN}", "api_base": url, **KEYS, "aws_secret_access_key": secret}
         del params["aws_signing_name"]

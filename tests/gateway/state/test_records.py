@@ -8,8 +8,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from gateway.state.records import AttemptRow, Kind, LedgerQuery, Records, Total, flatten, make_row, usd
+from gateway.state.keys import BudgetLimit, KeyRow
+from gateway.state.records import (
+    AliasTaken,
+    AttemptRow,
+    Kind,
+    LedgerQuery,
+    Records,
+    Total,
+    flatten,
+    make_row,
+    usd,
+)
 from gateway.state.records_memory import MemoryRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import NOON, PLAIN, failure, row
@@ -146,3 +158,48 @@ def test_a_kind_is_only_itself() -> None:
     """Kinds are compared by identity, which makes them cheap keys."""
     assert Kind() != Kind()
     assert len({Kind(), Kind()}) == 2
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+KEY = KeyRow(
+    digest="d1",
+    name="sk-...a1b2",
+    alias="bot",
+    created_at=NOON,
+    budgets=(BudgetLimit(5_000_000_000, "1d"),),
+    models=("gpt-4o", "claude-*"),
+    metadata={"user": "telegram-bot", "nested": [1, None]},
+    rpm_limit=10,
+)
+
+
+async def test_a_key_comes_back_as_it_was(records: Records) -> None:
+    """All of it, alone and in the list, oldest first."""
+    other = replace(KEY, digest="d0", alias=None, created_at=NOON + 1)
+    assert await records.key("d1") is None
+    assert await records.put_key(KEY)
+    assert await records.put_key(other)
+    assert await records.key("d1") == KEY
+    assert await records.keys() == [KEY, other]
+
+
+async def test_the_second_of_two_changes_is_told(records: Records) -> None:
+    """A change that was made on an old copy is refused: nothing that somebody else wrote is lost."""
+    await records.put_key(KEY)
+    assert not await records.put_key(KEY)
+    blocked = replace(KEY, version=2, blocked=True)
+    assert await records.put_key(blocked)
+    assert not await records.put_key(replace(KEY, version=2, rpm_limit=None))
+    assert await records.key("d1") == blocked
+
+
+async def test_an_alias_names_one_key_that_lives(records: Records) -> None:
+    """Two keys with one alias cannot be told apart; a deleted one gives its alias free, and stays."""
+    await records.put_key(KEY)
+    with pytest.raises(AliasTaken):
+        await records.put_key(replace(KEY, digest="d2"))
+    deleted = replace(KEY, version=2, deleted_at=NOON)
+    assert await records.put_key(deleted)
+    assert await records.put_key(replace(KEY, digest="d2"))
+    assert await records.key("d1") == deleted
