@@ -536,12 +536,14 @@ def _error_fields(said: Any) -> dict[str, Any]:
         return said | {"message": "; ".join(map(str, error)) if isinstance(error, list) else error}
     if isinstance(said.get("x_groq"), dict):
         return {"message": said["x_groq"].get("error")}
-    for choice in said.get("choices") or ():
+    choices = said.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and isinstance(choice.get("error"), dict):
             return dict(choice["error"])
     detail = said.get("detail")
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        where = [str(step) for step in detail[0].get("loc") or () if step != "body"]
+        place = detail[0].get("loc")
+        where = [str(step) for step in place if step != "body"] if isinstance(place, list) else []
         return {"message": f"{'.'.join(where)}: {detail[0].get('msg')}", "param": ".".join(where)}
     if isinstance(detail, dict):
         return detail

@@ -54,6 +54,7 @@ _PATHS: dict[str, str] = {
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
+_ACCEPTED: dict[Operation, str] = {"speech": "*/*"}
 _EFFORT_LIMITS = ((2048, "low"), (8192, "medium"))
 
 
@@ -366,7 +367,7 @@ def address(target: Target, operation: Operation, headers: Mapping[str, str], *,
         url=target.base_url.rstrip("/") + path,
         headers=(
             ("content-type", "application/json"),
-            ("accept", "text/event-stream" if stream else "application/json"),
+            ("accept", "text/event-stream" if stream else _ACCEPTED.get(operation, "application/json")),
             *provider.headers.items(),
             *headers.items(),
         ),

@@ -204,7 +204,7 @@ class ToolUseBlock(Struct):
 def arguments_of(block: ToolUseBlock) -> str:
     """A call's arguments as JSON text, `{}` if it has none."""
     raw = given(block.input)
-    return "{}" if raw is None else bytes(raw).decode()
+    return "{}" if raw is None else bytes(raw).decode("utf-8", "replace")
 
 
 class ToolResultBlock(Struct):

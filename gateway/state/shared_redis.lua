@@ -98,7 +98,7 @@ local function take()
     if not used then
       unknown[#unknown + 1] = i - 1
     elseif used + amount > limit then
-      return {'refused', i - 1, int(used), room}
+      return {'refused', i - 1, used, room}
     end
   end
   if #unknown > 1 then
@@ -208,7 +208,7 @@ local function look()
   for i = 1, #KEYS do
     local kind = ARGV[2 * i]
     if kind == 'rate' then
-      used[i] = int((slide(KEYS[i], tonumber(ARGV[2 * i + 1]))))
+      used[i] = slide(KEYS[i], tonumber(ARGV[2 * i + 1]))
     elseif kind == 'slots' then
       used[i] = redis.call('ZCOUNT', KEYS[i], '(' .. int(now_ms), '+inf')
     else

@@ -124,7 +124,8 @@ class RedisShared:
         self._pause = pause
         self._patience = patience
         # No timeouts of its own for reads and writes: a round is timed as a whole.
-        self._connection: AbstractConnection = ConnectionPool.from_url(url, **_OPTIONS).make_connection()
+        pool = ConnectionPool.from_url(url, **_OPTIONS)
+        self._connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call] # redis-py's
         self._news_client = Redis.from_url(url, socket_timeout=_CONNECTING, **_OPTIONS)
         self._process = f"{prefix}process:{uuid4().hex}"
         self._numbers = count(1)

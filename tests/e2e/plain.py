@@ -294,3 +294,22 @@ def check_openai_stream(stream: bytes) -> None:
             begun.append(call["index"])
         assert call["index"] in begun
     assert begun == list(range(len(begun)))
+
+
+# -- is an error one? ------------------------------------------------------------------------------------------------
+
+
+def check_error(body: bytes, form: str, *, says: str) -> None:
+    """The body is an error in this dialect; `says` are the provider's words, empty where they must not be told."""
+    told = json.loads(body)
+    error = told["error"]
+    if form == "anthropic":
+        assert told["type"] == "error"
+        assert told["request_id"]
+        assert error.keys() == {"type", "message"}
+    else:
+        assert told.keys() == {"error"}
+        assert error.keys() >= {"message", "type", "param", "code"}
+        assert isinstance(error["code"], str)
+    assert says in error["message"]
+    assert "sk-" not in error["message"]

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import aiohttp
 from adapters import CLIENTS, EMBEDDINGS
 from adapters.providers import PROVIDERS, located
 from adapters.providers import provider as provider_row
-from adapters.types import Provider
+from adapters.types import Provider, Target
 from gateway.state.records import LedgerQuery, LedgerRow
 from tests.harness import Asked, FakeProvider, Gateway, Play, chunk, fake_provider, gateway
 from tests.recorded import Recording, recordings
@@ -113,7 +113,7 @@ def _replay(recording: Recording) -> Replay:
     row, base, path, version = _address(recording, operation)
     deployment = re.search(r"/deployments/([^/]+)/", path)  # names the model at Azure, whatever the body says
     meta = recording.meta
-    headers = _headers(recording)
+    headers = headers_of(recording)
     if recording.response_kind == "sse" and headers.get("content-type") == "application/json":
         headers["content-type"] = "text/event-stream"  # openai/completions-stream-n2: its tape says otherwise
     asked = {name.lower(): str(value) for name, value in (meta.get("request_headers") or {}).items()}
@@ -136,7 +136,7 @@ def _replay(recording: Recording) -> Replay:
     )
 
 
-def _headers(recording: Recording) -> dict[str, str]:
+def headers_of(recording: Recording) -> dict[str, str]:
     """What the provider said beside its answer."""
     given = recording.meta.get("response_headers") or {}
     told = {name.lower(): str(value) for name, value in given.items()}
@@ -223,7 +223,7 @@ def public_name(kind: str, replay: Replay) -> str:
     return f"{kind}:{replay.name}"
 
 
-def _config(url: str, replays: list[Replay]) -> str:
+def _config(url: str, replays: Sequence[Replay], kinds: Sequence[str]) -> str:
     models: list[dict[str, Any]] = []
     for replay in replays:
         params = {
@@ -236,7 +236,7 @@ def _config(url: str, replays: list[Replay]) -> str:
             params["api_version"] = replay.api_version
         models += [
             {"model_name": public_name(kind, replay), "litellm_params": params}
-            for kind in NAMES
+            for kind in kinds
             if kind == "passed" or replay.operation == "chat"
         ]
     return json.dumps({"model_list": models, "router_settings": {"num_retries": 0}})
@@ -291,9 +291,13 @@ class Playback:
         self.requests += 1
         self.provider.will(answer(replay, size))
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Received:
+    async def post(
+        self, path: str, body: bytes | aiohttp.FormData, headers: Mapping[str, str] | None = None
+    ) -> Received:
         """Ask the gateway, and read until the end or the break."""
-        own = {"content-type": "application/json", "authorization": f"Bearer {CLIENT_KEY}"}
+        own = {"authorization": f"Bearer {CLIENT_KEY}"}
+        if isinstance(body, bytes):
+            own["content-type"] = "application/json"
         pieces = []
         is_whole = True
         async with self.gw.session.post(
@@ -306,6 +310,12 @@ class Playback:
                 is_whole = False
         told = {name.lower(): value for name, value in response.headers.items()}
         return Received(response.status, told, b"".join(pieces), is_whole)
+
+    def target(self, name: str) -> Target:
+        """The deployment of a public model name, as the adapters see it."""
+        route = self.gw.rt.routes.find(name)
+        assert route is not None
+        return route.deployments[0].target
 
     @property
     def asked(self) -> Asked:
@@ -327,7 +337,9 @@ class Playback:
 
 
 @contextlib.asynccontextmanager
-async def playing(folder: Path, replays: list[Replay]) -> AsyncIterator[Playback]:
-    """One gateway for all of them."""
-    async with fake_provider() as provider, gateway(_config(provider.url, replays), folder) as gw:
+async def playing(
+    folder: Path, replays: Sequence[Replay], kinds: Sequence[str] = NAMES
+) -> AsyncIterator[Playback]:
+    """One gateway for all of them, with a deployment of each replay for each kind of test."""
+    async with fake_provider() as provider, gateway(_config(provider.url, replays, kinds), folder) as gw:
         yield Playback(gw, provider)

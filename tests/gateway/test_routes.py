@@ -251,7 +251,9 @@ def test_amazons_credentials_in_the_environment() -> None:
     """A key of Bedrock's own, or anything that botocore finds credentials by; the region must be known, too."""
     for name in ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
         assert "bedrock" not in routes(environ={name: "x"}).env_providers
-        deployment = only(routes(environ={name: "x", "AWS_REGION": "eu-west-3"}), "bedrock/amazon.nova-pro-v1:0")
+        deployment = only(
+            routes(environ={name: "x", "AWS_REGION": "eu-west-3"}), "bedrock/amazon.nova-pro-v1:0"
+        )
         assert deployment.target.base_url == "https://bedrock-runtime.eu-west-3.amazonaws.com"
         assert deployment.signer == ("" if name == "AWS_BEARER_TOKEN_BEDROCK" else "aws")
         assert deployment.credentials == {"aws_signing_name": "bedrock", "aws_region_name": "eu-west-3"}

@@ -268,3 +268,25 @@ def test_a_deployment_without_a_project() -> None:
     assert unserved.why.startswith("vertex_project is not set (VERTEXAI_PROJECT or ")
     express = compile_routes(config, {"HOME": "/nowhere", "VERTEX_API_KEY": "k"}, PriceTable.load())
     assert express.unserved == []
+
+
+def test_of_the_environment_alone() -> None:
+    """Without a list of models, a project or credentials in the environment open all of Vertex AI's."""
+    for environ in ({"GOOGLE_CLOUD_PROJECT": "p"}, {"GOOGLE_APPLICATION_CREDENTIALS": '{"project_id":"p"}'}):
+        route = compile_routes(Config(), environ, PriceTable.load()).find("vertex_ai/claude-opus-4-5")
+        assert route is not None
+        (one,) = route.deployments
+        assert (one.signer, one.target.provider.format) == ("google", "vertex")
+        assert one.target.options["vertex_project"] == "p"
+        assert one.target.base_url == "https://aiplatform.googleapis.com"
+
+
+def test_a_provider_that_is_named_apart() -> None:
+    """`custom_llm_provider` leads to the same rows as the prefix."""
+    params = ModelParams(
+        model="claude-opus-4-5", custom_llm_provider="vertex_ai", options={"vertex_project": "p"}
+    )
+    config = Config(model_list=(ModelEntry(model_name="m", params=params, place=Place("", 0, 0)),))
+    route = compile_routes(config, {}, PriceTable.load()).find("m")
+    assert route is not None
+    assert route.deployments[0].target.provider.format == "vertex"

@@ -65,8 +65,13 @@ async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
         store: Shared = MemoryShared()
     else:
         url = request.getfixturevalue("redis_url")
-        store = RedisShared(url, prefix=f"penstock-test-{uuid4().hex}:")
-    async with running(store) as store:
+        store = RedisShared(url, prefix=f"penstock-test-{uuid4().hex}:", patience=30.0)
+
+    async def is_available() -> bool:
+        return store.available
+
+    async with running(store):
+        await until(is_available)
         yield store
 
 

@@ -83,9 +83,14 @@ def server() -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def connected(server: Server) -> AsyncIterator[RedisShared]:
-    """A store that is available, and soon tries again when it is not."""
-    store = RedisShared(server.url, pause=0.05)
+async def connected(where: Server | str, **options: Any) -> AsyncIterator[RedisShared]:
+    """A store that is available, with more patience than a loaded machine needs; with a server of the test's own, whose
+    absence is the point, with less, and soon tried again.
+    """
+    if isinstance(where, Server):
+        store = RedisShared(where.url, pause=0.05, patience=1.0)
+    else:
+        store = RedisShared(where, **{"patience": 30.0, **options})
     async with running(store):
         await available(store)
         yield store
@@ -116,22 +121,25 @@ class RedisWindows(Windows):
     """Time goes on by itself, and settlements arrive later."""
 
     url = ""
-    seconds = 0.25
+    seconds = 0.1
 
     def begin(self) -> None:
         self.loop = uvloop.new_event_loop()
-        self.store = RedisShared(self.url, prefix=f"penstock-test-{uuid4().hex}:")
+        self.store = RedisShared(self.url, prefix=f"penstock-test-{uuid4().hex}:", patience=30.0)
         self.shared = self.store
         self.clock = Redis.from_url(self.url)
-        self.ask(self.store.start())
         self.work = self.loop.create_task(self.store.run())
+        self.ask(available(self.store))
 
     def ask(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(coroutine)
 
     def now(self) -> float:
-        seconds, micros = self.ask(self.clock.time())
-        return float(seconds) + micros / 1e6
+        async def time() -> float:
+            seconds, micros = await self.clock.time()
+            return float((seconds * 1_000_000 + micros) / 1e6)
+
+        return float(self.ask(time()))
 
     def taken_at(self, ticket: Ticket, before: float) -> float:
         return float(ticket.taken[-1].place[1] / 1e6)
@@ -169,9 +177,10 @@ from gateway.state.shared import Ticket, budget
 from gateway.state.shared_redis import RedisShared
 
 async def main():
-    shared = RedisShared(sys.argv[1], prefix=sys.argv[2])
-    await shared.start()
+    shared = RedisShared(sys.argv[1], prefix=sys.argv[2], patience=30)
     work = asyncio.get_running_loop().create_task(shared.run())
+    while not shared.available:
+        await asyncio.sleep(0.01)
     spend = budget("b", 7, 700)
     await shared.seed(spend, 0)
     answers = [a for _ in range(10) for a in await asyncio.gather(*(shared.take([spend]) for _ in range(50)))]
@@ -189,11 +198,12 @@ from gateway.state.shared import slots
 from gateway.state.shared_redis import RedisShared
 
 async def main():
-    shared = RedisShared(sys.argv[1], prefix=sys.argv[2], lease=1.0)
-    await shared.start()
+    shared = RedisShared(sys.argv[1], prefix=sys.argv[2], lease=1.0, patience=30)
     await asyncio.gather(shared.run(), hold(shared))
 
 async def hold(shared):
+    while not shared.available:
+        await asyncio.sleep(0.01)
     tickets = [await shared.take([slots("p", 3)]) for _ in range(3)]
     print(len(tickets), flush=True)
     await asyncio.sleep(1000)
@@ -231,7 +241,7 @@ async def test_two_processes_on_a_budget_for_100(redis_url: str) -> None:
 async def test_slots_of_a_killed_process_are_freed(redis_url: str) -> None:
     """After `kill -9` the lease runs out; nobody has to reset anything."""
     prefix = f"penstock-test-{uuid4().hex}:"
-    async with running(RedisShared(redis_url, prefix=prefix)) as shared:
+    async with connected(redis_url, prefix=prefix) as shared:
         with process(HOLDER, redis_url, prefix) as holder:
             assert holder.stdout is not None
             assert await asyncio.to_thread(holder.stdout.readline) == "3\n"
@@ -247,7 +257,7 @@ async def test_leases_are_renewed(redis_url: str) -> None:
     """While its holder lives, a slot's end moves on; after it is settled, nobody renews it."""
     prefix = f"penstock-test-{uuid4().hex}:"
     client = Redis.from_url(redis_url)
-    async with running(RedisShared(redis_url, prefix=prefix, lease=3.0)) as shared:
+    async with connected(redis_url, prefix=prefix, lease=3.0) as shared:
         ticket = await ticket_for(shared, slots("p", 3))
         key = f"{prefix}slots:p"
         first = await client.zscore(key, ticket.id)
@@ -258,7 +268,6 @@ async def test_leases_are_renewed(redis_url: str) -> None:
 
         await until(is_renewed)
         shared.settle(ticket, {})
-        assert isinstance(shared, RedisShared)
         shared._renewal_is_due = True
         await told(shared)
         assert await client.zscore(key, ticket.id) is None
@@ -269,7 +278,7 @@ async def test_everything_expires(redis_url: str) -> None:
     """No key stays for ever."""
     prefix = f"penstock-test-{uuid4().hex}:"
     client = Redis.from_url(redis_url)
-    async with running(RedisShared(redis_url, prefix=prefix)) as shared:
+    async with connected(redis_url, prefix=prefix) as shared:
         forever, over = budget("b", 1, 9), budget("old", 1, 9, ends=1)
         await shared.seed(forever, 1)
         await shared.seed(over, 1)
@@ -320,6 +329,26 @@ async def test_a_late_subscription(server: Server) -> None:
             return "new" in heard
 
         await until(is_heard)
+
+
+async def test_news_from_a_frozen_server(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A connection that is silent even when asked is given up; what was missed is told."""
+    heard: list[str | None] = []
+    async with connected(server) as one:
+        one.subscribe("keys", heard.append)
+
+        async def is_joined() -> bool:
+            return heard == [None]
+
+        async def is_given_up() -> bool:
+            return "no answer to a ping" in caplog.text
+
+        await until(is_joined)
+        heard.clear()
+        server.send(signal.SIGSTOP)
+        await until(is_given_up)
+        server.send(signal.SIGCONT)
+        await until(is_joined)
 
 
 # -- absence -----------------------------------------------------------------------------------------------------------
@@ -542,14 +571,13 @@ async def test_close_settles(redis_url: str) -> None:
     """What was still to be settled when the process ends is."""
     prefix = f"penstock-test-{uuid4().hex}:"
     spend = budget("b", 10, 100)
-    store = RedisShared(redis_url, prefix=prefix)
-    async with running(store):
+    async with connected(redis_url, prefix=prefix) as store:
         await store.seed(spend, 0)
         ticket = await ticket_for(store, spend)
         store.settle(ticket, {"b": 3})
     with pytest.raises(SharedAway, match="not used any more"):
         await store.look([spend])
-    async with running(RedisShared(redis_url, prefix=prefix)) as again:
+    async with connected(redis_url, prefix=prefix) as again:
         assert await again.look([spend]) == [3]
 
 
@@ -557,11 +585,33 @@ async def test_the_clock_is_set_back(redis_url: str) -> None:
     """A rate whose log lies in the future is begun anew instead of refusing until then."""
     prefix = f"penstock-test-{uuid4().hex}:"
     client = Redis.from_url(redis_url)
-    async with running(RedisShared(redis_url, prefix=prefix)) as shared:
+    async with connected(redis_url, prefix=prefix) as shared:
         await ticket_for(shared, rate("r", 3, 3))
         await client.hincrby(f"{prefix}rate:r", "o", 3600)
         await ticket_for(shared, rate("r", 3, 3))
     await client.aclose()
+
+
+async def test_no_name_and_no_number_knocks_redis_away(redis_url: str) -> None:
+    """Names may come from clients, and so may amounts: what Redis cannot take as it is does not count as its absence."""
+    async with connected(redis_url, prefix=f"penstock-test-{uuid4().hex}:") as shared:
+        spend = budget("end_user:\ud800\x00ü:*", 10**30, 10**40)
+        assert await shared.take([spend]) == Unknown((spend,))
+        await shared.seed(spend, 0)
+        windows = [spend, rate("\udfff", 10**30, 10**40), rate("r", 10**17, 10**40), slots("\x00", 5)]
+        tickets = [await ticket_for(shared, *windows) for _ in range(3)]
+        for ticket in tickets:
+            shared.settle(ticket, {window.name: 10**17 + 10**6 for window in windows[:3]})
+        await told(shared)
+        assert await shared.look(windows[2:]) == [3 * (10**17 + 10**6), 0]
+        refusal = await shared.take([rate("r", -(10**30), -(10**40))])
+        assert isinstance(refusal, Refusal)
+        assert shared.available
+
+
+def test_how_long_a_request_waits() -> None:
+    """At most 50 ms, if nobody says otherwise."""
+    assert RedisShared("redis://127.0.0.1:1")._patience == 0.05
 
 
 def test_the_server_of_the_session_is_recent_enough() -> None:
