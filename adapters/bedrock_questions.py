@@ -8,6 +8,7 @@ reasoning, for `top_k`, and whether prompt-cache marks are understood.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
@@ -139,8 +140,8 @@ _DOCUMENTS = {
     "text/markdown": "md",
 }
 _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9 ()\[\]-]+")
-_NOT_IN_ID = re.compile(r"[^a-zA-Z0-9_.:-]")
-_LONGEST_ID = 64
+_TOOL_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
+_CLAUDES_TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _CACHE_POINT = {"cachePoint": {"type": "default"}}
 
 
@@ -148,9 +149,9 @@ class _Messages:
     """Writes the turns of one conversation: the names of its documents must differ."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
         self._documents: set[str] = set()
         self._marks = _marks(target)
+        self._allowed_id = _CLAUDES_TOOL_ID if family(target) == "anthropic" else _TOOL_ID
 
     def turns(self, messages: Iterable[Message]) -> list[dict[str, Any]]:
         """Those of one role in a row are one, tool results come first in it, and none is empty."""
@@ -206,7 +207,7 @@ class _Messages:
         if isinstance(part, RedactedThinking):
             return {"reasoningContent": {"redactedContent": redacted_blob(part.data)}}
         if isinstance(part, ToolCall):
-            call = {"toolUseId": _tool_id(part.id), "name": part.name, "input": input_object(part.arguments)}
+            call = {"toolUseId": self._id(part.id), "name": part.name, "input": input_object(part.arguments)}
             return {"toolUse": call}
         if isinstance(part, ToolResult):
             return {"toolResult": self._tool_result(part)}
@@ -214,8 +215,15 @@ class _Messages:
 
     def _tool_result(self, part: ToolResult) -> dict[str, Any]:
         content = [block for each in part.parts if (block := self._part(each)) is not None]
-        result = {"toolUseId": _tool_id(part.id), "content": content or [{"json": {}}]}
+        result = {"toolUseId": self._id(part.id), "content": content or [{"json": {}}]}
         return result | {"status": "error"} if part.failed else result
+
+    def _id(self, ident: str) -> str:
+        """A tool call's id as the model allows it; the same id always gives the same, and another id another."""
+        if self._allowed_id.fullmatch(ident):
+            return ident
+        digest = hashlib.sha256(ident.encode("utf-8", "replace")).hexdigest()[:8]
+        return f"{anthropic_questions.clean(ident)[:50]}_{digest}"
 
     def _document(self, document: Document) -> dict[str, Any]:
         block: dict[str, Any] = {}
@@ -269,7 +277,7 @@ def _image(image: Image) -> dict[str, Any]:
         kind = _IMAGES.get(image.media_type or "")
         if kind is None:
             raise Unsupported(
-                f"Bedrock takes images as {', '.join(sorted(set(_IMAGES.values())))}, not {image.media_type or 'of an unknown type'}",
+                f"Bedrock takes images as PNG, JPEG, GIF or WebP, not {image.media_type or 'of an unknown type'}",
                 param="messages",
             )
         return {"format": kind, "source": {"bytes": image.data}}
@@ -290,14 +298,6 @@ def _document_format(document: Document) -> str:
     if kind is None:
         raise Unsupported(f"Bedrock takes no documents of the type {document.media_type}", param="messages")
     return kind
-
-
-def _tool_id(ident: str) -> str:
-    """A tool call's id as Bedrock allows it; the same id always gives the same, and another id another."""
-    allowed = _NOT_IN_ID.search(ident) is None
-    if allowed and len(ident) <= _LONGEST_ID:
-        return ident
-    return anthropic_questions.tool_id(ident if not allowed else f"{ident}$")[-_LONGEST_ID:]
 
 
 def _marks(target: Target) -> str:

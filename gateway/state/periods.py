@@ -142,4 +142,6 @@ def _instant(day: date, at: time, zone: tzinfo) -> int:
 
 
 def _offset(second: int, zone: tzinfo) -> int:
-    return int((datetime.fromtimestamp(second, zone).utcoffset() or timedelta()).total_seconds())
+    """Standard time's, because summer may begin by half an hour, and an hour is an hour all the same."""
+    local = datetime.fromtimestamp(second, zone)
+    return int(((local.utcoffset() or timedelta()) - (local.dst() or timedelta())).total_seconds())

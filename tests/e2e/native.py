@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
-from adapters.providers import PROVIDERS, find
-from tests.e2e.replay import Replay, headers_of
+from adapters.providers import PROVIDERS, for_model
+from tests.e2e.replay import PROVIDER_KEY, Replay, headers_of, recorded
 from tests.recorded import Recording, recordings
 
 NOT_REPLAYED: dict[str, str] = {
@@ -45,32 +44,88 @@ def is_left_out(recording: Recording) -> bool:
     return any(name.startswith((begin, begin.replace("*", recording.provider))) for begin in NOT_REPLAYED)
 
 
-_OPERATIONS = {"audio": "transcriptions", "embeddings": "embeddings", "images": "images", "rerank": "rerank"}
-"""By the first word of a recording's name; all others are chats."""
+_OPERATIONS = {"embeddings": "embeddings", "images": "images", "rerank": "rerank"}
+"""By the first word of a recording's name. Sound is spoken or heard, all others are chats."""
 _ROWS = {
     "alephalpha": "aleph_alpha",
     "together": "together_ai",
     "vertex": "vertex_ai",
     "watsonx": "watsonx_text",
 }
-_MODELS = {"sagemaker": "an-endpoint", "watsonx": "google/flan-ul2", "xai": "grok-audio"}
-"""For what was asked without naming a model."""
-_AWS = {"aws_region_name": "us-east-1"}
-_PARAMS: dict[str, dict[str, str]] = {
-    "bedrock": _AWS,
-    "sagemaker": _AWS,
-    "watsonx": {"project_id": "a-project", "token": "a-token"},
+"""Folders whose providers' rows have other names."""
+_PARAMS = {
+    "bedrock": {"aws_region_name": "us-east-1"},
+    "watsonx": {"project_id": "a-project", "token": PROVIDER_KEY},
 }
-_ENDINGS = {"bin": "application/vnd.amazon.eventstream", "ndjson": "application/x-ndjson", "sse": "text/event-stream"}
-_MOVED = ("cohere/rerank-dcd31", "watsonx/", "vertex/embeddings", "alephalpha/")
+_STREAMS = {
+    "bin": "application/vnd.amazon.eventstream",
+    "ndjson": "application/x-ndjson",
+    "sse": "text/event-stream",
+}
+_MOVED = ("cohere/rerank-dcd31", "watsonx/")
 """What is asked at another address today."""
+_MODEL = re.compile(r"/models?/([^/]+?)(?::\w+|/[\w-]+)?$")
+_IN_PROJECT = re.compile(r"/projects/([^/]+)/locations/([^/]+)/")
 
 
 def native() -> Iterator[Replay]:
-    """Every recording that `replay.recorded` leaves, but for those in the table and Replicate's, which take two answers."""
-    from tests.e2e.replay import recorded
-
+    """Every recording that `recorded` leaves, but for those in the table and Replicate's, which take two answers."""
     known = {replay.name for replay in recorded()}
     for recording in recordings():
         if str(recording) not in known and not is_left_out(recording) and recording.provider != "replicate":
             yield _replay(recording)
+
+
+def _replay(recording: Recording) -> Replay:
+    name, url = str(recording), urlsplit(str(recording.meta["url"]))
+    row = PROVIDERS[_ROWS.get(recording.provider, recording.provider)]
+    operation, is_stream = _operation(recording), False
+    body, headers = recording.response, headers_of(recording)
+    if operation == "chat" and recording.response_kind in _STREAMS:
+        is_stream = True
+        headers["content-type"] = _STREAMS[recording.response_kind]
+    if name == "gemini/generateContent-thinking-jsonarray-0d17b":  # an array: asked for without `alt=sse`
+        is_stream, headers["content-type"] = True, _STREAMS["sse"]
+        body = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in json.loads(body))
+    if name == "groq/audio-transcription-1d3de":  # a whole exchange stands in the body
+        exchange = json.loads(body)
+        body, headers = exchange["body"].encode(), exchange["headers"]
+    question = json.loads(recording.request) if recording.response_kind != "bin" and _is_json(recording) else {}
+    path = "" if "not recorded" in url.path or name.startswith(_MOVED) else unquote(url.path)
+    found = _MODEL.search(unquote(url.path)) if recording.provider in {"bedrock", "gemini", "vertex"} else None
+    model = found[1] if found else str(question.get("model") or recording.meta.get("model") or "a-model")
+    if recording.kind == "invoke" and row.name == "bedrock":
+        model = f"invoke/{model}"
+    params = dict(_PARAMS.get(recording.provider, {}))
+    if row.name == "vertex_ai":
+        place = _IN_PROJECT.search(url.path)
+        project, location = place.groups() if place else ("a-project", "global")
+        params |= {"vertex_project": project, "vertex_location": location}
+    base = urlsplit(row.base_url).path
+    return Replay(
+        name=name,
+        format=for_model(row, model)[0].format,
+        operation=operation,
+        row=row.name,
+        base=base,
+        path=path,
+        model=model,
+        status=recording.status,
+        body=body,
+        is_stream=is_stream,
+        headers=headers,
+        question=recording.request if _is_json(recording) else None,
+        params=params,
+    )
+
+
+def _is_json(recording: Recording) -> bool:
+    return (recording.path / "request.json").exists()
+
+
+def _operation(recording: Recording) -> str:
+    kind = recording.path.name.split("-")[0]
+    if kind != "audio":
+        return _OPERATIONS.get(kind, "chat")
+    is_spoken = str(recording.meta["url"]).endswith(("/speech", "/tts"))
+    return "speech" if is_spoken else "transcriptions"

@@ -237,7 +237,7 @@ def _config(url: str, replays: Sequence[Replay], kinds: Sequence[str]) -> str:
         models += [
             {"model_name": public_name(kind, replay), "litellm_params": params}
             for kind in kinds
-            if kind == "passed" or replay.operation == "chat"
+            if kind == kinds[0] or replay.operation == "chat"
         ]
     return json.dumps({"model_list": models, "router_settings": {"num_retries": 0}})
 

@@ -1,0 +1,53 @@
+"""Plain HTTP for tokens: an answer is an answer, silence and nonsense are `UpstreamAuth` without a secret."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from adapters.errors import UpstreamAuth
+from gateway.credentials.web import Web
+from tests.harness import fake_provider, hang, whole
+
+
+async def test_an_answer_is_given_whatever_its_status() -> None:
+    """Status, headers and body, and what was sent arrives."""
+    async with fake_provider() as server:
+        server.will(whole({"error": "no"}, 401, {"x-reason": "because"}))
+        web = Web()
+        status, headers, body = await web.ask(
+            "POST", f"{server.url}/token?secret=s3cret", headers={"x-a": "b"}, body=b"grant=1"
+        )
+        await web.close()
+    assert (status, headers["x-reason"], body) == (401, "because", b'{"error": "no"}')
+    assert (server.requests[0].body, server.requests[0].headers["x-a"]) == (b"grant=1", "b")
+
+
+async def test_redirects_are_not_followed() -> None:
+    """What is meant for one host is not carried to another."""
+    async with fake_provider() as server:
+        server.will(whole({}, 302, {"location": f"{server.url}/elsewhere"}))
+        web = Web()
+        status, _, _ = await web.ask("GET", f"{server.url}/token")
+        await web.close()
+    assert status == 302
+    assert len(server.requests) == 1
+
+
+async def test_who_does_not_answer_is_named_by_host_alone() -> None:
+    """A refused connection and a silent server are errors that show nothing of the URL but its host."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    web = Web()
+    with pytest.raises(UpstreamAuth) as refused:
+        await web.ask("POST", f"http://127.0.0.1:{port}/token?secret=s3cret")
+    async with fake_provider() as server:
+        server.will(hang)
+        with pytest.raises(UpstreamAuth) as silent:
+            await web.ask("POST", f"{server.url}/token?secret=s3cret", seconds=0.05)
+    await web.close()
+    for error in (refused.value, silent.value):
+        assert "127.0.0.1" in error.message
+        assert "s3cret" not in error.message
