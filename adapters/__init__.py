@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from adapters import (
     aleph_alpha,
     anthropic,
@@ -36,12 +38,14 @@ from adapters.types import (
     EmbeddingsResponse,
     ImagesRequest,
     ImagesResponse,
+    Reply,
     RerankRequest,
     RerankResponse,
     SpeechRequest,
     SpeechResponse,
     TranscriptionRequest,
     TranscriptionResponse,
+    Usage,
 )
 
 __all__ = [
@@ -55,6 +59,7 @@ __all__ = [
     "SAME",
     "SPEECH",
     "TRANSCRIPTIONS",
+    "USAGE_IN_HEADERS",
     "ClientSide",
     "ProviderSide",
     "SameFormat",
@@ -133,3 +138,8 @@ TRANSCRIPTIONS: dict[str, Task[TranscriptionRequest, TranscriptionResponse]] = {
 
 FOLLOW: dict[str, Follower] = {"replicate": replicate.follow}
 """Formats whose first answer may say where the real one will be; None if it is that already."""
+
+USAGE_IN_HEADERS: dict[str, Callable[[Sequence[Reply]], Usage | None]] = {
+    "bedrock_invoke": bedrock_tasks.usage_in_headers
+}
+"""Formats some of whose models are counted in the head of the answer alone."""

@@ -55,6 +55,12 @@ def _counted(replies: Iterable[Reply], name: str) -> int:
     return sum(int(count) for count in counts if count.isdecimal())
 
 
+def usage_in_headers(replies: Sequence[Reply]) -> Usage | None:
+    """What a whole answer used, where only its head says so: InvokeModel with models that do not count."""
+    prompt, completion = _counted(replies, "input"), _counted(replies, "output")
+    return Usage(input=prompt, output=completion) if prompt or completion else None
+
+
 # -- embeddings --------------------------------------------------------------------------------------------------------
 
 _MOST_TEXTS = 96

@@ -22,6 +22,7 @@ from adapters import (
     SAME,
     SPEECH,
     TRANSCRIPTIONS,
+    USAGE_IN_HEADERS,
     audio,
     embeddings,
     images,
@@ -30,7 +31,7 @@ from adapters import (
 from adapters.base import ProviderSide, SameFormat, Task
 from adapters.errors import BadRequest, Unsupported
 from adapters.taps import Passthrough, Tap, Translation
-from adapters.types import Call, Operation, Reply, Target, TranscriptionRequest
+from adapters.types import Call, Operation, Reply, Target, TranscriptionRequest, Usage
 from gateway.exchange import Exchange
 from gateway.routes import Deployment
 
@@ -125,9 +126,16 @@ class Translating:
     def finished(self, replies: Sequence[Reply], now: int) -> tuple[bytes, str]:
         x = self._x
         answer = self.provider_side.read_response(replies[0].body, self._request, self._target)
+        if answer.usage is None:
+            answer = msgspec.structs.replace(answer, usage=self._counted(replies))
         x.usage, x.answer_id = answer.usage, answer.id
         x.finish = answer.choices[0].finish if answer.choices else None
         return self._client_side.write_response(answer, answer_id=x.id, model=x.model, now=now), JSON
+
+    def _counted(self, replies: Sequence[Reply]) -> Usage | None:
+        """What the headers say that was used, where the body does not."""
+        count = USAGE_IN_HEADERS.get(self._target.provider.format)
+        return None if count is None else count(replies)
 
     def tap(self, now: int) -> Tap:
         x = self._x

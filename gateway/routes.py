@@ -300,7 +300,7 @@ class Routes:
         if unset:
             return f"{', '.join(unset)} is not set"
         options = self._options(params, provider)
-        signer = _signer(provider, params.api_key or self._key_of(provider), options)
+        signer = _signer(provider, params.api_key or self._key_of(provider, params), options)
         package = _PACKAGES.get(signer)
         if package is not None and not _is_installed(package[0]):
             return f"it needs a package that is not installed: pip install 'penstock[{package[1]}]'"
@@ -317,7 +317,7 @@ class Routes:
             return f"{provider.name} needs a base URL: set api_base or {names}"
         needs_key = provider.env and "optional_key" not in provider.quirks
         # A server of the operator's own may need no key.
-        if params.api_key or params.api_base or not needs_key or self._key_of(provider) or signer:
+        if params.api_key or params.api_base or not needs_key or self._key_of(provider, params) or signer:
             return ""
         return f"no key: set api_key or {' or '.join(provider.env)}"
 
@@ -346,7 +346,7 @@ class Routes:
             flags=frozenset(facts.flags) if facts else frozenset(),
             allowed=frozenset(params.allowed_openai_params),
         )
-        key = params.api_key or self._key_of(provider)
+        key = params.api_key or self._key_of(provider, params)
         signer = _signer(provider, key, credentials)
         headers = {"openai-organization": Secret(params.organization)} if params.organization else {}
         return Deployment(
@@ -427,7 +427,10 @@ class Routes:
         named = own if isinstance(own, str) and provider.name == "bedrock" else ""
         return params.api_base or named or _base_from(provider, self._environ)
 
-    def _key_of(self, provider: Provider) -> Secret | None:
+    def _key_of(self, provider: Provider, params: ModelParams) -> Secret | None:
+        """The environment's key, unless the deployment names credentials of another kind."""
+        if not _OWN_CREDENTIALS.isdisjoint(params.options):
+            return None
         for variable in provider.env:
             if value := self._environ.get(variable):
                 return Secret(value)
@@ -476,6 +479,11 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package above it
         return False
+
+
+_OWN_CREDENTIALS = frozenset(
+    {"aws_access_key_id", "aws_profile_name", "aws_role_name", "aws_web_identity_token", "vertex_credentials"}
+)
 
 
 def _filled(base_url: str, options: Mapping[str, str]) -> str:

@@ -374,3 +374,77 @@ async def test_a_task_is_done(playback: Playback, replay: Replay) -> None:
     else:
         assert received.body == wanted
     check_row(await playback.row(received.headers["x-request-id"]), replay, usage)
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+BY_STATUS = {
+    400: (400, "upstream_bad_request"),
+    401: (502, "upstream_auth"),
+    403: (502, "upstream_auth"),
+    404: (404, "upstream_not_found"),
+    429: (429, "upstream_rate_limited"),
+    503: (503, "upstream_overloaded"),
+}
+"""The provider's status → what the client gets and why."""
+CONTEXT = {"cohere/chat-err400-13c11": (400, "context_window_exceeded")}
+"""What is too long."""
+WORDS = ("message", "detail")
+
+REFUSED_TO = [
+    pytest.param(replay, form, id=f"{replay.name}-{form}")
+    for replay in REFUSED
+    for form in FORMS
+    if form == "openai" or replay.operation == "chat"
+]
+
+
+def words_of(body: bytes) -> str:
+    """The provider's own words in an error."""
+    told = json.loads(body)
+    error = told.get("error", told)
+    return str(next(error[name] for name in WORDS if name in error))
+
+
+@pytest.mark.parametrize(("replay", "form"), REFUSED_TO)
+async def test_an_error_is_told(playback: Playback, replay: Replay, form: str) -> None:
+    """A refusal has the status and the reason that it means, in the client's dialect, and one row."""
+    name = public_name("told", replay)
+    playback.will(replay)
+    if replay.operation == "chat":
+        path, asked = PATHS[form, "chat"], question(form, name, stream=False)
+    else:
+        path, asked = WAYS[replay.operation][1], task_question(replay) | {"model": name}
+    received = await playback.post(path, json.dumps(asked).encode())
+    status, reason = CONTEXT.get(replay.name, BY_STATUS[replay.status])
+    assert received.status == status
+    plain.check_error(received.body, form, says="" if reason == "upstream_auth" else words_of(replay.body))
+    error = FORMATS[replay.format].read_error(replay.status, replay.headers, replay.body)
+    assert ("retry-after" in received.headers) is (error.retry_after is not None)
+    row = await playback.row(received.headers["x-request-id"])
+    assert (row.status, row.http_status, row.reason) == ("failure", status, reason)
+    assert (row.attempts[0].status, row.usage_source, row.cost_nano) == (replay.status, "none", 0)
+
+
+# -- answers that are elsewhere --------------------------------------------------------------------------------------
+
+
+def of_replicate(name: str) -> Recording:
+    return next(recording for recording in FOLLOWED if recording.path.name == name)
+
+
+def at_hand(recording: Recording, url: str) -> bytes:
+    """A prediction whose addresses are at the fake provider."""
+    return recording.response.replace(b"https://api.replicate.com", url.encode())
+
+
+BLOCKING = [recording for recording in FOLLOWED if b'"output"' in recording.response]
+
+
+def llama(playback: Playback) -> str:
+    return json.dumps(
+        {
+            "model_name": "llama",
+            "litellm_params": {"model": "replicate/meta/meta-llama-3-8b-instruct", "api_base": playback.provider.url},
+        }
+    )

@@ -333,3 +333,17 @@ async def test_a_form_that_is_none(tmp_path: Path) -> None:
         kind = {"content-type": "multipart/form-data; boundary=b"}
         answer = await gw.post("/v1/audio/transcriptions", form, headers=kind)
         assert (answer.status, json.loads(await answer.read())["error"]["param"]) == (400, "file")
+
+
+async def test_tokens_that_only_the_head_counts(tmp_path: Path) -> None:
+    """Where a model's answer has no counts but its head has, the row has them and they are no estimate."""
+    async with fake_provider() as provider:
+        config = config_of(entry("m", "bedrock/invoke/mistral.mistral-7b-instruct-v0:2", provider.url))
+        async with gateway(config, tmp_path) as gw:
+            told = {"x-amzn-bedrock-input-token-count": "12", "x-amzn-bedrock-output-token-count": "3"}
+            provider.will(whole({"outputs": [{"text": "Hi.", "stop_reason": "stop"}]}, headers=told))
+            question = {"model": "m", "messages": [{"role": "user", "content": "Hello!"}]}
+            answer = await gw.post("/v1/chat/completions", question)
+            assert (await answer.json())["usage"]["total_tokens"] == 15
+            (row,) = await gw.rows()
+    assert (row.usage.input, row.usage.output, row.usage_source) == (12, 3, "reported")
