@@ -135,6 +135,7 @@ end
 
 -- ARGV: number of the batch; then kind, mark, when taken, amount taken, real amount, and span or holder of each KEYS[2..].
 -- When taken is empty for a take that nobody knows the outcome of: its mark knows, and a take that is still to come is void.
+-- What cannot be written does not keep the others from being settled; that nothing can be written shows at the first.
 local function settle()
   if tonumber(redis.call('HGET', KEYS[1], 'batch') or 0) >= tonumber(ARGV[2]) then
     return 0
@@ -158,16 +159,16 @@ local function settle()
     elseif kind == 'budget' and taken then
       local made = tonumber(redis.call('HGET', KEYS[i], 'e'))
       if made and made <= taken then
-        redis.call('HINCRBY', KEYS[i], 'n', int(real - amount))
+        redis.pcall('HINCRBY', KEYS[i], 'n', int(real - amount))
       elseif made then
-        redis.call('HINCRBY', KEYS[i], 'n', real)
+        redis.pcall('HINCRBY', KEYS[i], 'n', real)
       end
     elseif kind == 'rate' and taken then
       local bucket = 'a' .. math.floor(taken * BUCKETS / ARGV[at + 5])
       local kept = redis.call('HMGET', KEYS[i], 'e', bucket)
       if kept[2] and tonumber(kept[1]) <= taken then
-        redis.call('HINCRBY', KEYS[i], 'n', int(real - amount))
-        redis.call('HINCRBY', KEYS[i], bucket, int(real - amount))
+        redis.pcall('HINCRBY', KEYS[i], 'n', int(real - amount))
+        redis.pcall('HINCRBY', KEYS[i], bucket, int(real - amount))
       end
     end
   end

@@ -283,7 +283,12 @@ def test_what_runs_is_asked_for_again() -> None:
 def test_a_stream_is_elsewhere() -> None:
     """A stream has an address of its own, at once."""
     follow = replicate.follow(Reply({}, transcript("starting.json")), stream=True)
-    assert follow == Follow("https://stream.replicate.com/v1/files/bcwr-abc", 0.0, GET + "/cancel")
+    assert follow == Follow(
+        "https://stream.replicate.com/v1/files/bcwr-abc",
+        0.0,
+        GET + "/cancel",
+        ("replicate.com", "replicate.net"),
+    )
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -64,68 +64,76 @@ _STREAMS = {
 }
 _MOVED = ("cohere/rerank-dcd31", "watsonx/")
 """What is asked at another address today."""
-_MODEL = re.compile(r"/models?/([^/]+?)(?::\w+|/[\w-]+)?$")
+_MODEL = re.compile(r"/models?/(.+?)(?::\w+|/[\w-]+)$")
 _IN_PROJECT = re.compile(r"/projects/([^/]+)/locations/([^/]+)/")
 
 
 def native() -> Iterator[Replay]:
-    """Every recording that `recorded` leaves, but for those in the table and Replicate's, which take two answers."""
+    """Every recording that `recorded` leaves, but for those in the table."""
     known = {replay.name for replay in recorded()}
     for recording in recordings():
-        if str(recording) not in known and not is_left_out(recording) and recording.provider != "replicate":
+        if str(recording) not in known and not is_left_out(recording):
             yield _replay(recording)
 
 
 def _replay(recording: Recording) -> Replay:
-    name, url = str(recording), urlsplit(str(recording.meta["url"]))
     row = PROVIDERS[_ROWS.get(recording.provider, recording.provider)]
-    operation, is_stream = _operation(recording), False
-    body, headers = recording.response, headers_of(recording)
-    if operation == "chat" and recording.response_kind in _STREAMS:
-        is_stream = True
-        headers["content-type"] = _STREAMS[recording.response_kind]
-    if name == "gemini/generateContent-thinking-jsonarray-0d17b":  # an array: asked for without `alt=sse`
-        is_stream, headers["content-type"] = True, _STREAMS["sse"]
-        body = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in json.loads(body))
-    if name == "groq/audio-transcription-1d3de":  # a whole exchange stands in the body
-        exchange = json.loads(body)
-        body, headers = exchange["body"].encode(), exchange["headers"]
-    question = json.loads(recording.request) if recording.response_kind != "bin" and _is_json(recording) else {}
-    path = "" if "not recorded" in url.path or name.startswith(_MOVED) else unquote(url.path)
-    found = _MODEL.search(unquote(url.path)) if recording.provider in {"bedrock", "gemini", "vertex"} else None
-    model = found[1] if found else str(question.get("model") or recording.meta.get("model") or "a-model")
-    if recording.kind == "invoke" and row.name == "bedrock":
-        model = f"invoke/{model}"
+    path = unquote(urlsplit(str(recording.meta["url"])).path)
+    model = _model(recording, path)
     params = dict(_PARAMS.get(recording.provider, {}))
     if row.name == "vertex_ai":
-        place = _IN_PROJECT.search(url.path)
+        place = _IN_PROJECT.search(path)
         project, location = place.groups() if place else ("a-project", "global")
         params |= {"vertex_project": project, "vertex_location": location}
-    base = urlsplit(row.base_url).path
+    body, headers, is_stream = _answer(recording)
+    is_asked = recording.meta.get("method", "POST") == "POST" and "not recorded" not in path
     return Replay(
-        name=name,
+        name=str(recording),
         format=for_model(row, model)[0].format,
-        operation=operation,
+        operation=_operation(recording),
         row=row.name,
-        base=base,
-        path=path,
+        base=urlsplit(row.base_url).path,
+        path=path if is_asked and not str(recording).startswith(_MOVED) else "",
         model=model,
         status=recording.status,
         body=body,
         is_stream=is_stream,
         headers=headers,
-        question=recording.request if _is_json(recording) else None,
+        question=recording.request,
         params=params,
     )
 
 
-def _is_json(recording: Recording) -> bool:
-    return (recording.path / "request.json").exists()
+def _model(recording: Recording, path: str) -> str:
+    """The model as it is asked for: from the path, the question or what is known of the recording, if any tells."""
+    if recording.provider == "replicate" and recording.meta["method"] == "GET":
+        return "owner/name"
+    question = json.loads(recording.request or b"{}")
+    found = _MODEL.search(path)
+    known = question.get("model") or question.get("version") or recording.meta.get("model")
+    model = found[1] if found else str(known or "a-model")
+    return f"invoke/{model}" if recording.kind == "invoke" and recording.provider == "bedrock" else model
 
 
 def _operation(recording: Recording) -> str:
+    if str(recording) == "replicate/predictions-05cdc":
+        return "images"
     kind = recording.path.name.split("-")[0]
     if kind != "audio":
         return _OPERATIONS.get(kind, "chat")
     is_spoken = str(recording.meta["url"]).endswith(("/speech", "/tts"))
     return "speech" if is_spoken else "transcriptions"
+
+
+def _answer(recording: Recording) -> tuple[bytes, dict[str, str], bool]:
+    """Body and headers as they came, and whether it is a stream."""
+    body, headers = recording.response, headers_of(recording)
+    name, kind = str(recording), recording.response_kind
+    if name == "groq/audio-transcription-1d3de":  # a whole exchange stands in the file
+        exchange = json.loads(body)
+        return exchange["body"].encode(), exchange["headers"], False
+    if name == "gemini/generateContent-thinking-jsonarray-0d17b":  # the same events, asked for without `alt=sse`
+        body = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in json.loads(body))
+        kind = "sse"
+    is_stream = kind in _STREAMS and _operation(recording) == "chat"
+    return body, headers | ({"content-type": _STREAMS[kind]} if is_stream else {}), is_stream

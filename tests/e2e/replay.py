@@ -2,7 +2,7 @@
 
 A `Replay` has the question as the client asked it, and the answer as the provider gave it, byte for byte. `Playback` is one
 gateway in front of one fake provider, for as many replays as there are; each replay has a deployment of its own for each
-kind of test (`NAMES`), so that no cooldown of one is felt by another.
+kind of test (`NAMES`), and none is left out because another test made it fail.
 """
 
 from __future__ import annotations
@@ -180,6 +180,8 @@ def _azure_address(recording: Recording, operation: str) -> tuple[str, str, str,
 
 _TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
 _BRIEF = b'{ "messages" : [{"role": "user", "content": "\\u0048ello!"}],\n "max_tokens": 1e2, "stream":true }'
+_OF_CLIENTS = (*CLIENTS, "mistral", "openrouter")
+"""Whose transcripts are in a client's format, at the address of a row."""
 _STATUS = {"error.json": 429, "error_auth.json": 401, "error_overloaded.json": 529, "error_context.json": 400}
 
 
@@ -188,7 +190,7 @@ def transcribed() -> Iterator[Replay]:
 
     Streams come twice: the second time with CR LF for LF, to a client that does not ask for usage.
     """
-    for file in sorted(file for name in CLIENTS for file in (_TRANSCRIPTS / name).iterdir()):
+    for file in sorted(file for name in _OF_CLIENTS for file in (_TRANSCRIPTS / name).iterdir()):
         row = PROVIDERS[file.parent.name]
         base = urlsplit(row.base_url).path
         replay = Replay(
@@ -218,6 +220,10 @@ PROVIDER_KEY = "sk-the-operators"
 CLIENT_KEY = "sk-the-clients"
 
 
+SCHEMA = {"type": "object", "properties": {"anything": {"type": "string"}}}
+"""What the functions take that are offered."""
+
+
 def public_name(kind: str, replay: Replay) -> str:
     """The model that a client asks for."""
     return f"{kind}:{replay.name}"
@@ -239,7 +245,36 @@ def _config(url: str, replays: Sequence[Replay], kinds: Sequence[str]) -> str:
             for kind in kinds
             if kind == kinds[0] or replay.operation == "chat"
         ]
-    return json.dumps({"model_list": models, "router_settings": {"num_retries": 0}})
+    return json.dumps({"model_list": models, "router_settings": {"num_retries": 0, "disable_cooldowns": True}})
+
+
+def plain_question(form: str, model: str, *, stream: bool, tools: Sequence[str] = ()) -> dict[str, Any]:
+    """The least that a client of this format would ask. `tools` are the functions that it offers."""
+    question: dict[str, Any] = {
+        "model": model,
+        "max_tokens": 1000,
+        "messages": [{"role": "user", "content": "Hello!"}],
+    }
+    offered = [{"name": name, "description": "One of them"} for name in tools]
+    if offered and form == "anthropic":
+        question["tools"] = [tool | {"input_schema": SCHEMA} for tool in offered]
+    elif offered:
+        functions = [tool | {"parameters": SCHEMA} for tool in offered]
+        question["tools"] = [{"type": "function", "function": function} for function in functions]
+    if stream:
+        question["stream"] = True
+        if form == "openai":
+            question["stream_options"] = {"include_usage": True}
+    return question
+
+
+def one_of_each_feature(streams: Sequence[Replay]) -> list[Replay]:
+    """The shortest stream for each name but for the number at its end, to be fed byte by byte, if it is not too long for it."""
+    found: dict[str, Replay] = {}
+    for replay in streams:
+        feature = replay.name.rpartition("-")[0] or replay.name
+        found[feature] = min(replay, found.get(feature, replay), key=lambda one: len(one.body))
+    return [replay for replay in found.values() if len(replay.body) < 30_000]
 
 
 def answer(replay: Replay, size: int = 0) -> Play:

@@ -27,6 +27,7 @@ from adapters import (
     RERANK,
     SPEECH,
     TRANSCRIPTIONS,
+    USAGE_IN_HEADERS,
     audio,
     embeddings,
     images,
@@ -58,6 +59,8 @@ from tests.e2e.replay import (
     Received,
     Replay,
     answer,
+    one_of_each_feature,
+    plain_question,
     playing,
     public_name,
     recorded,
@@ -67,12 +70,14 @@ from tests.recorded import Recording, recordings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-FOLLOWED = list(recordings("replicate", kinds=("predictions",)))
 ALL = list(native())
-CHATS = [replay for replay in ALL if replay.operation == "chat" and replay.status < 400]
+ELSEWHERE = ("replicate/predictions-05cdc", "replicate/predictions-c5f4f", "replicate/predictions-stream")
+"""Of these the provider's first answer says only where the real one will be."""
+ANSWERED = [replay for replay in ALL if replay.status < 400 and not replay.name.startswith(ELSEWHERE)]
+CHATS = [replay for replay in ANSWERED if replay.operation == "chat"]
 WHOLE = [replay for replay in CHATS if not replay.is_stream]
 STREAMS = [replay for replay in CHATS if replay.is_stream]
-TASKS = [replay for replay in ALL if replay.operation != "chat" and replay.status < 400]
+TASKS = [replay for replay in ANSWERED if replay.operation != "chat"]
 REFUSED = [replay for replay in ALL if replay.status >= 400]
 FORMS = ("openai", "anthropic")
 
@@ -106,7 +111,11 @@ def heard(replay: Replay, target: Target) -> ChatResponse:
     side, question = FORMATS[target.provider.format], ChatRequest(model="any", messages=())
     if replay.is_stream:
         return fold(read_at_once(side.cut(), side.read_stream(question, target), replay.body))
-    return side.read_response(replay.body, question, target)
+    read = side.read_response(replay.body, question, target)
+    count = USAGE_IN_HEADERS.get(target.provider.format)
+    if read.usage is None and count is not None:
+        read = msgspec.structs.replace(read, usage=count([Reply(replay.headers, replay.body)]))
+    return read
 
 
 def tokens_of(usage: Usage | None) -> plain.Tokens:
@@ -152,36 +161,13 @@ def check_row(row: LedgerRow, replay: Replay, usage: Usage | None) -> None:
 
 # -- chats -----------------------------------------------------------------------------------------------------------
 
-SCHEMA = {"type": "object", "properties": {"anything": {"type": "string"}}}
-
-
-def question(form: str, model: str, *, stream: bool, tools: Iterable[str] = ()) -> dict[str, Any]:
-    """A plain question; `tools` are the functions that are offered."""
-    asked: dict[str, Any] = {
-        "model": model,
-        "max_tokens": 1000,
-        "messages": [{"role": "user", "content": "Hello!"}],
-    }
-    offered = [{"name": name, "description": "One of them"} for name in dict.fromkeys(tools)]
-    if offered and form == "anthropic":
-        asked["tools"] = [tool | {"input_schema": SCHEMA} for tool in offered]
-    elif offered:
-        functions = [tool | {"parameters": SCHEMA} for tool in offered]
-        asked["tools"] = [{"type": "function", "function": function} for function in functions]
-    if stream:
-        asked["stream"] = True
-        if form == "openai":
-            asked["stream_options"] = {"include_usage": True}
-    return asked
-
-
 async def chat(playback: Playback, replay: Replay, form: str, size: int = 0) -> tuple[Received, ChatResponse]:
     """What the client gets, and what the provider has said."""
     name = public_name("told", replay)
     answer = heard(replay, playback.target(name))
     tools = [part.name for part in answer.choices[0].parts if isinstance(part, ToolCall)]
     playback.will(replay, size)
-    asked = question(form, name, stream=replay.is_stream, tools=tools)
+    asked = plain_question(form, name, stream=replay.is_stream, tools=list(dict.fromkeys(tools)))
     received = await playback.post(PATHS[form, "chat"], json.dumps(asked).encode())
     check_asked(playback, replay)
     return received, answer
@@ -226,16 +212,7 @@ async def test_a_stream_is_told(playback: Playback, replay: Replay, form: str) -
     await check_stream(playback, replay, form, 0)
 
 
-def smallest_of_each_feature(streams: Iterable[Replay]) -> list[Replay]:
-    """One stream for each name but for the number at its end."""
-    found: dict[str, Replay] = {}
-    for replay in streams:
-        feature = replay.name.rpartition("-")[0]
-        found[feature] = min(replay, found.get(feature, replay), key=lambda one: len(one.body))
-    return [replay for replay in found.values() if len(replay.body) < 30_000]
-
-
-@pytest.mark.parametrize("replay", smallest_of_each_feature(STREAMS), ids=str)
+@pytest.mark.parametrize("replay", one_of_each_feature(STREAMS), ids=str)
 async def test_a_stream_is_told_byte_by_byte(playback: Playback, replay: Replay) -> None:
     """It does not matter where the network cuts."""
     for form in FORMS:
@@ -412,7 +389,7 @@ async def test_an_error_is_told(playback: Playback, replay: Replay, form: str) -
     name = public_name("told", replay)
     playback.will(replay)
     if replay.operation == "chat":
-        path, asked = PATHS[form, "chat"], question(form, name, stream=False)
+        path, asked = PATHS[form, "chat"], plain_question(form, name, stream=False)
     else:
         path, asked = WAYS[replay.operation][1], task_question(replay) | {"model": name}
     received = await playback.post(path, json.dumps(asked).encode())
@@ -429,22 +406,117 @@ async def test_an_error_is_told(playback: Playback, replay: Replay, form: str) -
 # -- answers that are elsewhere --------------------------------------------------------------------------------------
 
 
-def of_replicate(name: str) -> Recording:
-    return next(recording for recording in FOLLOWED if recording.path.name == name)
+def at_hand(replay: Replay, url: str) -> bytes:
+    """A prediction whose addresses are at the fake provider, with one for its stream."""
+    prediction = json.loads(replay.body.replace(b"https://api.replicate.com", url.encode()))
+    prediction["urls"]["stream"] = f"{url}/v1/streams/one"
+    return json.dumps(prediction).encode()
 
 
-def at_hand(recording: Recording, url: str) -> bytes:
-    """A prediction whose addresses are at the fake provider."""
-    return recording.response.replace(b"https://api.replicate.com", url.encode())
+def prediction(name: str) -> list[Replay]:
+    """This recording, if it is there."""
+    return [replay for replay in ALL if replay.name == f"replicate/{name}"]
 
 
-BLOCKING = [recording for recording in FOLLOWED if b'"output"' in recording.response]
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("begun", prediction("predictions-c5f4f"), ids=str)
+@pytest.mark.parametrize("done", prediction("predictions-095cf"), ids=str)
+async def test_an_answer_that_is_elsewhere(playback: Playback, begun: Replay, done: Replay, form: str) -> None:
+    """A prediction that has only begun is asked for again."""
+    name = public_name("told", begun)
+    finished = {**json.loads(done.body), "status": "succeeded"}
+    playback.will(begun)
+    playback.provider.will(whole(at_hand(begun, playback.provider.url), 201), whole(finished))
+    received = await playback.post(
+        PATHS[form, "chat"], json.dumps(plain_question(form, name, stream=False)).encode()
+    )
+    assert received.status == 200, received.body
+    asked = playback.asked
+    assert (asked.method, asked.path) == ("GET", f"/v1/predictions/{json.loads(begun.body)['id']}")
+    check_said(plain.read(form, received.body, is_stream=False), heard(done, playback.target(name)))
 
 
-def llama(playback: Playback) -> str:
-    return json.dumps(
-        {
-            "model_name": "llama",
-            "litellm_params": {"model": "replicate/meta/meta-llama-3-8b-instruct", "api_base": playback.provider.url},
-        }
+@pytest.mark.parametrize("begun", prediction("predictions-05cdc"), ids=str)
+async def test_a_picture_that_is_elsewhere(playback: Playback, begun: Replay) -> None:
+    """The same of a picture."""
+    address = "https://replicate.delivery/corgi.png"
+    processing = at_hand(begun, playback.provider.url)
+    finished = {**json.loads(begun.body), "status": "succeeded", "output": [address]}
+    playback.will(begun)
+    playback.provider.will(whole(processing, 201), whole(processing), whole(finished))
+    asked = {"model": public_name("told", begun), "prompt": "A corgi"}
+    received = await playback.post(WAYS["images"][1], json.dumps(asked).encode())
+    assert json.loads(received.body)["data"] == [{"url": address}]
+    row = await playback.row(received.headers["x-request-id"])
+    assert (row.status, row.usage.units.images) == ("success", 1)
+
+
+@pytest.mark.parametrize("size", [0, 1], ids=["at-once", "byte-by-byte"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("begun", prediction("predictions-c5f4f"), ids=str)
+@pytest.mark.parametrize("stream", prediction("predictions-stream-stream-27cd4"), ids=str)
+async def test_a_stream_that_is_elsewhere(
+    playback: Playback, stream: Replay, begun: Replay, form: str, size: int
+) -> None:
+    """The first answer says where the stream is."""
+    name = public_name("told", begun)
+    playback.will(begun)
+    playback.provider.will(whole(at_hand(begun, playback.provider.url), 201), answer(stream, size))
+    received = await playback.post(
+        PATHS[form, "chat"], json.dumps(plain_question(form, name, stream=True)).encode()
+    )
+    assert (received.status, received.is_whole) == (200, True), received.body
+    assert (playback.asked.method, playback.asked.path) == ("GET", "/v1/streams/one")
+    check_said(plain.read(form, received.body, is_stream=True), heard(stream, playback.target(name)))
+
+
+# -- a stream and a whole answer to the same question ----------------------------------------------------------------
+
+PAIRS = [
+    ("anthropic/messages-stream-cached-28193", "anthropic/messages-cached-7effb"),
+    ("anthropic/messages-stream-fallback-c41e5", "anthropic/messages-fallback-ac7b8"),
+    ("anthropic/messages-stream-refusal-14fbd", "anthropic/messages-refusal-8d29f"),
+    ("gemini/generateContent-stream-parallel-bd908", "gemini/generateContent-parallel-fee35"),
+    ("gemini/generateContent-stream-toolcall-gemini3-6c44e", "gemini/generateContent-toolcall-gemini3-a4831"),
+    ("mistral/chat-stream-thinking-e29ff", "mistral/chat-thinking-6c262"),
+    ("xai/chat-stream-toolcall-af180", "xai/chat-toolcall-7a31c"),
+    ("xai/chat-stream-toolcall-thinking-fd146", "xai/chat-toolcall-thinking-9f712"),
+]
+"""Recordings in which a model said the same twice, once in a stream."""
+COMPARED = {replay.name: replay for replay in (*recorded(), *ALL)}
+
+
+def without_accidents(answer: ChatResponse) -> list[Any]:
+    """All but ids, what was thought and what it cost, which differ each time."""
+    choice = answer.choices[0]
+    parts = [part for part in choice.parts if isinstance(part, Text | ToolCall)]
+    said = [part.text if isinstance(part, Text) else (part.name, part.arguments) for part in parts]
+    return [*said, choice.finish, choice.stop_sequence]
+
+
+@pytest.mark.parametrize(("stream", "whole_"), [pair for pair in PAIRS if pair[0] in COMPARED])
+async def test_a_stream_folds_into_the_whole_answer(stream: str, whole_: str) -> None:
+    """What a stream says and what a whole answer says is read as the same."""
+    one, other = COMPARED[stream], COMPARED[whole_]
+    target = Target(provider=one.provider, model=one.model, base_url="https://example.com")
+    assert without_accidents(heard(one, target)) == without_accidents(heard(other, target))
+
+
+# -- nothing is left out ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recording", list(recordings()), ids=str)
+async def test_each_recording_is_replayed_or_in_the_table(recording: Recording) -> None:
+    """One or the other, never both."""
+    assert (str(recording) in COMPARED) is not is_left_out(recording)
+
+
+@pytest.mark.parametrize("begin", NOT_REPLAYED)
+async def test_the_table_has_a_reason_and_a_recording_for_each_line(begin: str) -> None:
+    """No line outlives what it is about."""
+    assert NOT_REPLAYED[begin]
+    known = [str(one) for one in recordings()]
+    provider, _, rest = begin.partition("/")
+    assert not known or any(
+        name.partition("/")[2].startswith(rest) and provider in {"*", name.partition("/")[0]} for name in known
     )

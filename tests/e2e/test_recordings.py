@@ -26,9 +26,12 @@ from tests.e2e.replay import (
     CLIENT_KEY,
     PATHS,
     PROVIDER_KEY,
+    SCHEMA,
     Playback,
     Received,
     Replay,
+    one_of_each_feature,
+    plain_question,
     playing,
     public_name,
     recorded,
@@ -237,6 +240,18 @@ def relayed(replay: Replay) -> list[bytes]:
 @pytest.mark.parametrize("replay", SOUND, ids=str)
 async def test_a_stream_passes(playback: Playback, replay: Replay, size: int) -> None:
     """A stream, however it is cut, reaches a client of its own format as the same events."""
+    await check_passing(playback, replay, size)
+
+
+@pytest.mark.parametrize("replay", one_of_each_feature(SOUND), ids=str)
+async def test_a_stream_passes_byte_by_byte(playback: Playback, replay: Replay) -> None:
+    """It does not matter where the network cuts, for either client."""
+    await check_passing(playback, replay, 1)
+    if replay.operation == "chat":
+        await check_translation(playback, replay, 1)
+
+
+async def check_passing(playback: Playback, replay: Replay, size: int) -> None:
     received = await pass_through(playback, replay, size)
     assert (received.status, received.is_whole) == (200, True)
     assert received.headers["content-type"].startswith("text/event-stream")
@@ -364,9 +379,6 @@ async def test_a_broken_stream_is_told(playback: Playback, replay: Replay, form:
 
 # -- translated ------------------------------------------------------------------------------------------------------
 
-SCHEMA = {"type": "object", "properties": {"anything": {"type": "string"}}}
-
-
 def other(replay: Replay) -> str:
     return "anthropic" if replay.format == "openai" else "openai"
 
@@ -380,25 +392,8 @@ def tool_names(replay: Replay) -> list[str]:
 
 
 def foreign_question(replay: Replay, model: str) -> dict[str, Any]:
-    """The least that a client of the other format would ask."""
-    question: dict[str, Any] = {
-        "model": model,
-        "max_tokens": 1000,
-        "messages": [{"role": "user", "content": "Hello!"}],
-    }
-    tools = [{"name": name, "description": "One of them"} for name in tool_names(replay)]
-    if other(replay) == "anthropic":
-        question["tools"] = [tool | {"input_schema": SCHEMA} for tool in tools]
-    else:
-        functions = [tool | {"parameters": SCHEMA} for tool in tools]
-        question["tools"] = [{"type": "function", "function": function} for function in functions]
-    if not tools:
-        del question["tools"]
-    if replay.wants_stream:
-        question["stream"] = True
-        if other(replay) == "openai":
-            question["stream_options"] = {"include_usage": True}
-    return question
+    """What a client of the other format would ask, with the recorded functions."""
+    return plain_question(other(replay), model, stream=replay.wants_stream, tools=tool_names(replay))
 
 
 def check_translated_question(playback: Playback, replay: Replay) -> None:
@@ -460,7 +455,11 @@ async def test_an_answer_is_translated(playback: Playback, replay: Replay) -> No
 @pytest.mark.parametrize("replay", only(SOUND, operation="chat"), ids=str)
 async def test_a_stream_is_translated(playback: Playback, replay: Replay) -> None:
     """A client of the other format gets a well-formed stream of the same text, tool calls, finish and usage."""
-    received = await translate(playback, replay, size=37)
+    await check_translation(playback, replay, 37)
+
+
+async def check_translation(playback: Playback, replay: Replay, size: int) -> None:
+    received = await translate(playback, replay, size)
     assert (received.status, received.is_whole) == (200, True)
     if other(replay) == "anthropic":
         plain.check_anthropic_stream(received.body)

@@ -594,7 +594,9 @@ async def test_the_clock_is_set_back(redis_url: str) -> None:
 
 async def test_no_name_and_no_number_knocks_redis_away(redis_url: str) -> None:
     """Names may come from clients, and so may amounts: what Redis cannot take as it is does not count as its absence."""
-    async with connected(redis_url, prefix=f"penstock-test-{uuid4().hex}:") as shared:
+    prefix = f"penstock-test-{uuid4().hex}:"
+    client = Redis.from_url(redis_url)
+    async with connected(redis_url, prefix=prefix) as shared:
         spend = budget("end_user:\ud800\x00ü:*", 10**30, 10**40)
         assert await shared.take([spend]) == Unknown((spend,))
         await shared.seed(spend, 0)
@@ -605,7 +607,16 @@ async def test_no_name_and_no_number_knocks_redis_away(redis_url: str) -> None:
         await told(shared)
         assert await shared.look(windows[2:]) == [0, 3 * (10**17 + 10**6)]
         assert isinstance(await shared.take([rate("r", 10**30, -(10**40))]), Refusal)
+        full, other = budget("full", 0, 1), budget("other", 0, 1)
+        for window in (full, other):
+            await shared.seed(window, 0)
+        await client.hset(f"{prefix}budget:full", "n", 2**63 - 1)
+        shared.charge("full", 1)
+        shared.charge("other", 1)
+        await told(shared)
+        assert await shared.look([full, other]) == [2**63 - 1, 1]
         assert shared.available
+    await client.aclose()
 
 
 def test_how_long_a_request_waits() -> None:
