@@ -40,6 +40,8 @@ class KeyRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: float | None = None
     successor: str | None = None
     """The digest of the key that replaced it; until `expires_at` both hold."""
+    account: str | None = None
+    """The digest under which it spends, if that is not its own: a key that replaced another goes on where that one was."""
 
     models: tuple[str, ...] = ()
     aliases: dict[str, str] = {}
@@ -64,6 +66,11 @@ class KeyRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     """What LiteLLM's clients write and nothing here reads; it is shown again as it came."""
+
+    @property
+    def payer(self) -> str:
+        """Whose rows in the ledger are its own, and whose limits it draws on."""
+        return self.account or self.digest
 
     def is_alive(self, now: float) -> bool:
         """May it be used, if nothing else is against it?"""

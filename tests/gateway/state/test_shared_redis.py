@@ -25,7 +25,7 @@ from gateway.state.shared import Refusal, SharedAway, Ticket, Unknown, budget, r
 from gateway.state.shared_redis import RedisShared
 from tests.gateway.state.test_shared import running, ticket_for, told, until
 from tests.gateway.state.windows import Windows
-from tests.servers import ServerMissingError, carried, redis_server
+from tests.servers import ServerMissingError, carried
 
 HERE = Path(__file__).parents[3]
 
@@ -367,6 +367,25 @@ async def test_never_there() -> None:
             store.settle(Ticket([]), {})
 
 
+async def test_nobody_waits_for_a_worker_that_is_gone(redis_url: str) -> None:
+    """Without its background work a store is not available, even if Redis is; with it, it is again."""
+    async with connected(redis_url, prefix=f"penstock-test-{uuid4().hex}:") as store:
+        assert await store.look([slots("p", 1)]) == [0]
+    again = RedisShared(redis_url, prefix=f"penstock-test-{uuid4().hex}:", patience=30.0)
+    work = asyncio.get_running_loop().create_task(again.run())
+    await available(again)
+    waiting = [asyncio.get_running_loop().create_task(again.take([slots("p", 9)])) for _ in range(3)]
+    await asyncio.sleep(0)
+    work.cancel()
+    await asyncio.wait([work, *waiting])
+    assert not again.available
+    with pytest.raises(SharedAway, match="nothing is sent"):
+        await again.take([slots("p", 9)])
+    async with running(again):
+        await available(again)
+        assert await again.look([slots("p", 9)]) == [0]
+
+
 async def test_stopped_and_started(server: Server) -> None:
     """It is noticed, it is back when it is back, and its counters are unknown until they are seeded."""
     async with connected(server) as store:
@@ -624,15 +643,9 @@ def test_how_long_a_request_waits() -> None:
     assert RedisShared("redis://127.0.0.1:1")._patience == 0.05
 
 
-def test_the_server_of_the_session_is_recent_enough() -> None:
+async def test_the_server_of_the_session_is_recent_enough(redis_url: str) -> None:
     """The script is for Redis 6.2; an older one in TEST_REDIS_URL is told here."""
-    with redis_server() as url:
-
-        async def version() -> str:
-            client = Redis.from_url(url)
-            try:
-                return str((await client.info("server"))["redis_version"])
-            finally:
-                await client.aclose()
-
-        assert tuple(map(int, asyncio.run(version()).split(".")[:2])) >= (6, 2)
+    client = Redis.from_url(redis_url)
+    version = str((await client.info("server"))["redis_version"])
+    await client.aclose()
+    assert tuple(map(int, version.split(".")[:2])) >= (6, 2)
