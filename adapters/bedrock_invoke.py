@@ -74,7 +74,7 @@ def _write_claude(request: ChatRequest, target: Target) -> bytes:
     betas = body.pop("betas", None)
     if betas is not None:
         body.setdefault("anthropic_beta", betas)
-    return seal({"anthropic_version": VERSION, **body})
+    return seal({**body, "anthropic_version": VERSION})
 
 
 def _write_nova(request: ChatRequest, target: Target) -> bytes:

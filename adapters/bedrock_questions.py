@@ -550,6 +550,8 @@ def address(target: Target, operation: Operation, headers: Mapping[str, str], *,
     path = target.provider.paths.get(operation)
     if path is None:
         raise Unsupported(f"{target.provider.name} does not offer {operation}", param="model")
+    if target.model in {".", ".."}:
+        raise Unsupported(f"{target.model!r} is no model's name", param="model")
     if stream:
         path = _STREAMED.get(path, path)
     names = {name: quote(value, safe="-._~") for name, value in target.options.items()}

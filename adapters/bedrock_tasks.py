@@ -34,7 +34,7 @@ from adapters.types import (
     Units,
     Usage,
 )
-from adapters.upstream_errors import classify
+from adapters.upstream_errors import classify, count_in
 from adapters.wire import bedrock as wire
 
 _EMBEDDED = msgspec.json.Decoder(wire.Embedded)
@@ -51,8 +51,7 @@ def _call(body: Mapping[str, Any], extra: Mapping[str, Raw]) -> Call:
 
 def _counted(replies: Iterable[Reply], name: str) -> int:
     """The sum of a count in the headers."""
-    counts = (reply.headers.get(f"x-amzn-bedrock-{name}-token-count", "") for reply in replies)
-    return sum(int(count) for count in counts if count.isdecimal())
+    return sum(count_in(reply.headers, f"x-amzn-bedrock-{name}-token-count") or 0 for reply in replies)
 
 
 def usage_in_headers(replies: Sequence[Reply]) -> Usage | None:
@@ -122,7 +121,7 @@ def _read_embeddings(
     for reply in replies:
         answer = decode(reply.body, _EMBEDDED)
         vectors += _vectors(answer)
-        tokens += answer.input_text_token_count or 0
+        tokens += max(0, answer.input_text_token_count or 0)
     if len(vectors) != len(request.input):
         raise UpstreamMalformed(f"The provider sent {len(vectors)} vectors for {len(request.input)} texts")
     return EmbeddingsResponse(tuple(vectors), target.model, Usage(input=tokens or _counted(replies, "input")))

@@ -55,6 +55,8 @@ _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 _ACCEPTED: dict[Operation, str] = {"speech": "*/*"}
+_OURS = frozenset({"model", "messages", "stream", "stream_options"})
+"""What a caller's own fields never replace."""
 _EFFORT_LIMITS = ((2048, "low"), (8192, "medium"))
 
 
@@ -85,7 +87,7 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
         body["stream"] = True
         if target.provider.usage == "ask":
             body["stream_options"] = {"include_usage": True}
-    body |= {name: raw for name, raw in request.extra.items() if name not in {"model", "messages", "stream"}}
+    body |= {name: raw for name, raw in request.extra.items() if name not in _OURS}
     body |= unspoken
     return _encode(_suit(body, target))
 

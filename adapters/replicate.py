@@ -66,7 +66,7 @@ _DONE = msgspec.json.Decoder(wire.Done)
 _ANYTHING = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
-_NAME = re.compile(r"(?!\.)[\w.-]+/(?!\.)[\w.-]+")
+_NAME = re.compile(r"(?!\.)[\w.-]+/(?!\.)[\w.-]+", re.ASCII)
 _VERSION = re.compile(r"[0-9a-f]{64}")
 _RATIOS = ("1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21")
 _FILTERED = re.compile(r"\bNSFW\b|flagged as sensitive")

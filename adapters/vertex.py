@@ -41,7 +41,7 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
     """A Messages request without its model."""
     body = open_envelope(anthropic.write_request(request, target))
     del body["model"]
-    return seal({"anthropic_version": VERSION, **body})
+    return seal({**body, "anthropic_version": VERSION})
 
 
 def pass_request(envelope: Mapping[str, Raw], target: Target, operation: Operation, *, stream: bool) -> bytes:

@@ -52,6 +52,7 @@ VERSION = "2025-02-11"
 """Of the API, https://cloud.ibm.com/apidocs/watsonx-ai#active-version-dates. The option `watsonx_api_version` may name another."""
 
 _DEPLOYMENT = "deployment/"
+_SCOPE = ("model_id", "project_id", "space_id")
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 _EMBEDDINGS = msgspec.json.Decoder(wire.Embeddings)
 _RANKS = msgspec.json.Decoder(wire.Ranks)
@@ -70,6 +71,8 @@ def address(target: Target, operation: Operation, headers: Mapping[str, str], *,
         raise Unsupported(f"{target.provider.name} does not offer {operation}.", param="model")
     if target.model.startswith(_DEPLOYMENT):
         deployment = quote(target.model.removeprefix(_DEPLOYMENT), safe="")
+        if deployment in {"", ".", ".."}:
+            raise Unsupported(f"{target.model!r} is no model's name.", param="model")
         path = path.replace("/ml/v1/", f"/ml/v1/deployments/{deployment}/")
     version = target.options.get("watsonx_api_version", VERSION)
     return Address(
@@ -104,6 +107,8 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
         body["tool_choice_option"] = body.pop("tool_choice")
     for tool in body.get("tools", ()):
         tool.get("function", {}).pop("strict", None)  # a hint that it answers with an error
+    for name in _SCOPE:
+        body.pop(name, None)  # who pays is the deployment's to say, and no caller's
     return _encode(scope(target) | body)
 
 

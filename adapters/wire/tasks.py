@@ -35,9 +35,11 @@ class RerankQuestion(Struct):
 
 
 class ImagesQuestion(Struct):
+    """`n` has a limit because some providers make one picture for each call: vendors allow ten, none a hundred."""
+
     prompt: str
     model: str = ""
-    n: Annotated[int, Meta(ge=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=100)] | None = None
     size: str | None = None
     quality: str | None = None
     style: str | None = None

@@ -486,13 +486,14 @@ def test_refusal_details_are_anthropics_own() -> None:
 
 
 def test_usage_is_told_in_anthropics_way() -> None:
-    """The cache is outside the input, thinking inside the output, and sound is part of both."""
+    """The cache is outside the input, thinking inside the output, sound is part of both, and pictures are input."""
     usage = Usage(
         input=1,
         cache_read=2,
         cache_write=3,
         cache_write_1h=4,
         audio_input=5,
+        image_input=9,
         output=6,
         reasoning=7,
         audio_output=8,
@@ -501,7 +502,7 @@ def test_usage_is_told_in_anthropics_way() -> None:
     body = json.loads(anthropic.write_response(answer, answer_id="msg_1", model="m", now=0))
     assert body["id"] == "msg_1"
     assert body["usage"] == {
-        "input_tokens": 6,
+        "input_tokens": 15,
         "cache_creation_input_tokens": 7,
         "cache_read_input_tokens": 2,
         "cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4},

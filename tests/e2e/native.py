@@ -1,4 +1,4 @@
-"""The recordings that are no plain chat of OpenAI's or Anthropic's format: what is replayed of each, and what is not and why.
+"""What is no chat of OpenAI's or Anthropic's format: how each recording is replayed, and which are not and why.
 
 Each has a deployment of its provider's row, at the path that was recorded where it was kept. Keys are plain ones where
 the row takes any: AWS' and Google's rows do, so that no token has to be fetched.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from adapters.providers import PROVIDERS, for_model
+from tests.adapters.frames import transcript
 from tests.e2e.replay import PROVIDER_KEY, Replay, headers_of, recorded
 from tests.recorded import Recording, recordings
 
@@ -132,8 +134,52 @@ def _answer(recording: Recording) -> tuple[bytes, dict[str, str], bool]:
     if name == "groq/audio-transcription-1d3de":  # a whole exchange stands in the file
         exchange = json.loads(body)
         return exchange["body"].encode(), exchange["headers"], False
-    if name == "gemini/generateContent-thinking-jsonarray-0d17b":  # the same events, asked for without `alt=sse`
+    if (
+        name == "gemini/generateContent-thinking-jsonarray-0d17b"
+    ):  # the same events, asked for without `alt=sse`
         body = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in json.loads(body))
         kind = "sse"
     is_stream = kind in _STREAMS and _operation(recording) == "chat"
     return body, headers | ({"content-type": _STREAMS[kind]} if is_stream else {}), is_stream
+
+
+# -- from transcripts ------------------------------------------------------------------------------------------------
+
+_TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
+_WRITTEN = {
+    "aleph_alpha": "llama-3.1-8b-instruct",
+    "bedrock": "amazon.nova-lite-v1:0",
+    "cohere": "command-a-03-2025",
+    "gemini": "gemini-2.5-flash",
+    "ollama": "llama3",
+    "watsonx": "ibm/granite-4-h-small",
+}
+"""Folders of our transcripts whose chats are replayed, each with a model. Replicate's take two answers."""
+_NO_CHATS = ("embeddings", "error", "rerank")
+"""Whole answers that are something else: other operations, and refusals, whose status nobody wrote down."""
+
+
+def transcribed() -> Iterator[Replay]:
+    """Our own answers and streams of each format, so that all this is tested where the recordings are not at hand."""
+    for folder, chats in _WRITTEN.items():
+        row = PROVIDERS[folder]
+        for file in sorted((_TRANSCRIPTS / folder).iterdir()):
+            is_stream = file.suffix != ".json"
+            if not is_stream and file.name.startswith(_NO_CHATS):
+                continue
+            kind = "bin" if file.suffix == ".jsonl" else file.suffix[1:]
+            model = "luminous-base" if file.stem == "complete" else chats  # which only completes texts
+            yield Replay(
+                name=f"transcripts/{folder}/{file.name}",
+                format=for_model(row, model)[0].format,
+                operation="chat",
+                row=row.name,
+                base=urlsplit(row.base_url).path,
+                path="",
+                model=model,
+                status=200,
+                body=transcript(file.stem) if kind == "bin" else file.read_bytes(),
+                is_stream=is_stream,
+                headers={"content-type": _STREAMS[kind]} if is_stream else {},
+                params=_PARAMS.get(folder, {}),
+            )

@@ -7,7 +7,7 @@ reaches the client, on a real socket, and the ledger. And no recording is left o
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +19,9 @@ import openai
 import pytest
 import pytest_asyncio
 from msgspec import Raw
+from openai.types import ImagesResponse
+from openai.types.audio import Transcription
+from openai.types.chat import ChatCompletion
 
 from adapters import (
     EMBEDDINGS,
@@ -34,9 +37,12 @@ from adapters import (
     rerank,
 )
 from adapters.base import Task
+from adapters.errors import UpstreamError
+from adapters.providers import PROVIDERS, for_model
 from adapters.types import (
     ChatRequest,
     ChatResponse,
+    Delta,
     Failure,
     File,
     Reply,
@@ -50,7 +56,7 @@ from adapters.types import (
 from gateway.state.records import LedgerRow
 from tests.adapters.folding import fold, read_at_once
 from tests.e2e import plain
-from tests.e2e.native import NOT_REPLAYED, is_left_out, native
+from tests.e2e.native import NOT_REPLAYED, is_left_out, native, transcribed
 from tests.e2e.replay import (
     CLIENT_KEY,
     PATHS,
@@ -70,16 +76,50 @@ from tests.recorded import Recording, recordings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ALL = list(native())
+ALL = [*transcribed(), *native()]
 ELSEWHERE = ("replicate/predictions-05cdc", "replicate/predictions-c5f4f", "replicate/predictions-stream")
 """Of these the provider's first answer says only where the real one will be."""
 ANSWERED = [replay for replay in ALL if replay.status < 400 and not replay.name.startswith(ELSEWHERE)]
 CHATS = [replay for replay in ANSWERED if replay.operation == "chat"]
-WHOLE = [replay for replay in CHATS if not replay.is_stream]
-STREAMS = [replay for replay in CHATS if replay.is_stream]
+
+
+def deltas_of(replay: Replay, target: Target) -> list[Delta]:
+    """What the adapter reads in a stream."""
+    side = FORMATS[target.provider.format]
+    return read_at_once(side.cut(), side.read_stream(QUESTION, target), replay.body)
+
+
+def target_of(replay: Replay) -> Target:
+    """What the adapters must know of it, where no gateway runs yet."""
+    row, model = for_model(PROVIDERS[replay.row], replay.model)
+    return Target(provider=row, model=model, base_url="https://example.com")
+
+
+def is_broken(replay: Replay) -> bool:
+    """Does it end with an error, or without an end?"""
+    if replay.is_stream:
+        return any(isinstance(delta, Failure) for delta in deltas_of(replay, target_of(replay)))
+    try:
+        FORMATS[replay.format].read_response(replay.body, QUESTION, target_of(replay))
+    except UpstreamError:
+        return True
+    return False
+
+
+QUESTION = ChatRequest(model="any", messages=())
+BROKEN = [replay for replay in CHATS if is_broken(replay)]
+WHOLE = [replay for replay in CHATS if not replay.is_stream and replay not in BROKEN]
+STREAMS = [replay for replay in CHATS if replay.is_stream and replay not in BROKEN]
 TASKS = [replay for replay in ANSWERED if replay.operation != "chat"]
 REFUSED = [replay for replay in ALL if replay.status >= 400]
 FORMS = ("openai", "anthropic")
+SDK_TYPES: dict[str, Any] = {
+    "openai": ChatCompletion,
+    "anthropic": anthropic.types.Message,
+    "images": ImagesResponse,
+    "transcriptions": Transcription,
+}
+"""What the official SDKs read whole answers as."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -108,10 +148,9 @@ FINISH = {"stop_sequence": "stop", "refusal": "content_filter", "pause": "stop"}
 
 def heard(replay: Replay, target: Target) -> ChatResponse:
     """What the adapter reads in the recorded answer."""
-    side, question = FORMATS[target.provider.format], ChatRequest(model="any", messages=())
     if replay.is_stream:
-        return fold(read_at_once(side.cut(), side.read_stream(question, target), replay.body))
-    read = side.read_response(replay.body, question, target)
+        return fold(deltas_of(replay, target))
+    read = FORMATS[target.provider.format].read_response(replay.body, QUESTION, target)
     count = USAGE_IN_HEADERS.get(target.provider.format)
     if read.usage is None and count is not None:
         read = msgspec.structs.replace(read, usage=count([Reply(replay.headers, replay.body)]))
@@ -161,6 +200,7 @@ def check_row(row: LedgerRow, replay: Replay, usage: Usage | None) -> None:
 
 # -- chats -----------------------------------------------------------------------------------------------------------
 
+
 async def chat(playback: Playback, replay: Replay, form: str, size: int = 0) -> tuple[Received, ChatResponse]:
     """What the client gets, and what the provider has said."""
     name = public_name("told", replay)
@@ -189,7 +229,7 @@ async def test_an_answer_is_told(playback: Playback, replay: Replay, form: str) 
     """Either client gets the same text, tool calls, finish and usage."""
     received, answer = await chat(playback, replay, form)
     assert received.status == 200, received.body
-    assert json.loads(received.body)["model"] == public_name("told", replay)
+    assert SDK_TYPES[form].model_validate_json(received.body).model == public_name("told", replay)
     check_said(plain.read(form, received.body, is_stream=False), answer)
     check_row(await playback.row(received.headers["x-request-id"]), replay, answer.usage)
 
@@ -343,6 +383,8 @@ async def test_a_task_is_done(playback: Playback, replay: Replay) -> None:
     assert received.status == 200, received.body
     check_asked(playback, replay)
     if received.headers["content-type"].startswith("application/json"):
+        if replay.operation in SDK_TYPES:
+            SDK_TYPES[replay.operation].model_validate_json(received.body)
         ours, theirs = json.loads(received.body), json.loads(wanted)
         for told in (ours, theirs):
             told.pop("id", None)
@@ -403,6 +445,52 @@ async def test_an_error_is_told(playback: Playback, replay: Replay, form: str) -
     assert (row.attempts[0].status, row.usage_source, row.cost_nano) == (replay.status, "none", 0)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [0, 37], ids=["at-once", "in-pieces"])
+@pytest.mark.parametrize("replay", [one for one in BROKEN if one.is_stream], ids=str)
+async def test_a_broken_stream_is_told(playback: Playback, replay: Replay, form: str, size: int) -> None:
+    """A stream that breaks ends with an error event and unclean, one that begins so is refused; nothing follows."""
+    name = public_name("told", replay)
+    *before, last = deltas_of(replay, playback.target(name))
+    assert isinstance(last, Failure)
+    playback.will(replay, size)
+    received = await playback.post(
+        PATHS[form, "chat"], json.dumps(plain_question(form, name, stream=True)).encode()
+    )
+    if before:
+        assert (received.status, received.is_whole) == (200, False)
+        *told, end = plain.split(received.body)
+        assert plain.is_error(end)
+        plain.check_error(json.dumps(plain.data_of(end)).encode(), form, says="")
+        assert not any(plain.is_error(event) for event in told)
+        assert b"[DONE]" not in received.body
+        assert b"message_stop" not in received.body
+    else:
+        assert (received.status, received.is_whole) == (last.error.status, True)
+        plain.check_error(received.body, form, says="")
+    row = await playback.row(received.headers["x-request-id"])
+    assert (row.status, row.reason) == ("failure", last.error.reason)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("replay", [one for one in BROKEN if not one.is_stream], ids=str)
+async def test_an_error_that_hides_in_an_answer_is_told(
+    playback: Playback, replay: Replay, form: str
+) -> None:
+    """A 200 that is none for the client."""
+    name = public_name("told", replay)
+    with pytest.raises(UpstreamError) as hidden:
+        heard(replay, playback.target(name))
+    playback.will(replay)
+    received = await playback.post(
+        PATHS[form, "chat"], json.dumps(plain_question(form, name, stream=False)).encode()
+    )
+    assert received.status == hidden.value.status
+    plain.check_error(received.body, form, says="")
+    row = await playback.row(received.headers["x-request-id"])
+    assert (row.status, row.reason) == ("failure", hidden.value.reason)
+
+
 # -- answers that are elsewhere --------------------------------------------------------------------------------------
 
 
@@ -414,14 +502,16 @@ def at_hand(replay: Replay, url: str) -> bytes:
 
 
 def prediction(name: str) -> list[Replay]:
-    """This recording, if it is there."""
+    """The recording of that name, if it is there."""
     return [replay for replay in ALL if replay.name == f"replicate/{name}"]
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("begun", prediction("predictions-c5f4f"), ids=str)
 @pytest.mark.parametrize("done", prediction("predictions-095cf"), ids=str)
-async def test_an_answer_that_is_elsewhere(playback: Playback, begun: Replay, done: Replay, form: str) -> None:
+async def test_an_answer_that_is_elsewhere(
+    playback: Playback, begun: Replay, done: Replay, form: str
+) -> None:
     """A prediction that has only begun is asked for again."""
     name = public_name("told", begun)
     finished = {**json.loads(done.body), "status": "succeeded"}
@@ -518,5 +608,6 @@ async def test_the_table_has_a_reason_and_a_recording_for_each_line(begin: str) 
     known = [str(one) for one in recordings()]
     provider, _, rest = begin.partition("/")
     assert not known or any(
-        name.partition("/")[2].startswith(rest) and provider in {"*", name.partition("/")[0]} for name in known
+        name.partition("/")[2].startswith(rest) and provider in {"*", name.partition("/")[0]}
+        for name in known
     )

@@ -343,6 +343,7 @@ BROKEN_BY = {
     "transcripts/anthropic/error_in_stream": (503, "upstream_overloaded"),
     "transcripts/openai/error_at_once": (429, "upstream_rate_limited"),
     "transcripts/openai/error_in_stream": (502, "upstream_error"),
+    "transcripts/openrouter/error_in_stream": (502, "upstream_error"),
 }
 """What breaks off each of the broken streams."""
 
@@ -378,6 +379,7 @@ async def test_a_broken_stream_is_told(playback: Playback, replay: Replay, form:
 
 
 # -- translated ------------------------------------------------------------------------------------------------------
+
 
 def other(replay: Replay) -> str:
     return "anthropic" if replay.format == "openai" else "openai"
