@@ -114,18 +114,17 @@ def read_finish(stop_reason: str | None) -> FinishReason:
 def read_usage(counts: wire.Usage) -> Usage:
     """Anthropic's counts, each token in one bucket. What was written to the cache is for five minutes unless said."""
     ages = counts.cache_creation or wire.CacheCreation()
-    hour = ages.ephemeral_1h_input_tokens or 0
+    hour = _count(ages.ephemeral_1h_input_tokens)
     written = counts.cache_creation_input_tokens
-    if written is None:
-        written = hour + (ages.ephemeral_5m_input_tokens or 0)
+    written = hour + _count(ages.ephemeral_5m_input_tokens) if written is None else _count(written)
     hour = min(hour, written)
-    output = counts.output_tokens or 0
+    output = _count(counts.output_tokens)
     thinking = counts.output_tokens_details.thinking_tokens if counts.output_tokens_details else None
-    reasoning = min(thinking or 0, output)
-    searches = counts.server_tool_use.web_search_requests if counts.server_tool_use else None
+    reasoning = min(_count(thinking), output)
+    searches = _count(counts.server_tool_use.web_search_requests) if counts.server_tool_use else 0
     return Usage(
-        input=counts.input_tokens or 0,
-        cache_read=counts.cache_read_input_tokens or 0,
+        input=_count(counts.input_tokens),
+        cache_read=_count(counts.cache_read_input_tokens),
         cache_write=written - hour,
         cache_write_1h=hour,
         output=output - reasoning,
@@ -133,6 +132,11 @@ def read_usage(counts: wire.Usage) -> Usage:
         units=Units(searches=searches) if searches else NO_UNITS,
         tier="fast" if counts.speed == "fast" else _TIERS.get(counts.service_tier or "", ""),
     )
+
+
+def _count(count: int | None) -> int:
+    """A count; what is absent or makes no sense is zero."""
+    return count if count is not None and count > 0 else 0
 
 
 _TIERS = {"batch": "batch", "priority": "priority"}

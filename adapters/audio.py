@@ -304,7 +304,7 @@ def _write_vtt(cues: list[wire.Segment]) -> bytes:
 
 
 def _time(seconds: float, point: str) -> str:
-    milliseconds = max(0, round(seconds * 1000))
+    milliseconds = _whole_milliseconds(seconds)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
@@ -312,6 +312,8 @@ def _time(seconds: float, point: str) -> str:
 
 # -- transcriptions: the providers' side -----------------------------------------------------------------------------
 
+_LONGEST = 10_000_000.0
+"""Seconds."""
 _ASKED_AS = {"text": "json", "srt": "verbose_json", "vtt": "verbose_json"}
 
 
@@ -418,7 +420,12 @@ def _find_seconds(raw: Raw) -> float | None:
 
 
 def _milliseconds(seconds: float) -> Units:
-    return Units(milliseconds=max(0, round(seconds * 1000)))
+    return Units(milliseconds=_whole_milliseconds(seconds))
+
+
+def _whole_milliseconds(seconds: float) -> int:
+    """A provider's seconds, none of them negative or longer than any sound is."""
+    return round(min(max(0.0, seconds), _LONGEST) * 1000)
 
 
 def _read_xai(

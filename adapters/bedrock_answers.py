@@ -143,17 +143,19 @@ def read_usage(counts: wire.Usage, tier: wire.ServiceTier | None = None) -> Usag
     """Bedrock's counts, each token in one bucket. What was written to the cache is for five minutes unless said."""
     read = counts.cache_read_input_tokens
     written = counts.cache_write_input_tokens
-    read = (counts.cache_read_input_token_count if read is None else read) or 0
-    written = (counts.cache_write_input_token_count if written is None else written) or 0
-    hour = sum(detail.input_tokens or 0 for detail in counts.cache_details or () if detail.ttl == "1h")
+    read = max(0, (counts.cache_read_input_token_count if read is None else read) or 0)
+    written = max(0, (counts.cache_write_input_token_count if written is None else written) or 0)
+    hour = sum(
+        max(0, detail.input_tokens or 0) for detail in counts.cache_details or () if detail.ttl == "1h"
+    )
     hour = min(hour, written)
     served = tier.type if tier else None
     return Usage(
-        input=counts.input_tokens or 0,
+        input=max(0, counts.input_tokens or 0),
         cache_read=read,
         cache_write=written - hour,
         cache_write_1h=hour,
-        output=counts.output_tokens or 0,
+        output=max(0, counts.output_tokens or 0),
         tier=served if served and served != "default" else "",
     )
 

@@ -182,7 +182,7 @@ def read_completion(body: bytes, request: ChatRequest, target: Target) -> ChatRe
     if not said.texts:
         raise UpstreamMalformed("The provider sent an answer without text")
     choices = tuple(Choice((Text(text),) if text else (), _finish(reason)) for text, reason in said.texts)
-    usage = None if said.output is None else Usage(input=said.input or 0, output=said.output)
+    usage = None if said.output is None else _usage(said)
     return ChatResponse(id="", model=target.model, choices=choices, usage=usage)
 
 
@@ -207,6 +207,10 @@ def _said(answer: wire.Completion) -> _Said:
         text = answer.text if answer.event_type in {None, "text-generation"} else None
         return _Said([(text or "", answer.finish_reason)])
     return _Said([])
+
+
+def _usage(said: _Said) -> Usage:
+    return Usage(input=max(0, said.input or 0), output=max(0, said.output or 0))
 
 
 def _finish(reason: str | None) -> FinishReason:
@@ -236,7 +240,7 @@ class CompletionReader:
                 self.done = True
                 deltas.append(Finish(_finish(reason)))
         if self.done and said.input is not None:
-            deltas.append(UsageDelta(Usage(input=said.input, output=said.output or 0)))
+            deltas.append(UsageDelta(_usage(said)))
         return deltas
 
     def close(self) -> list[Delta]:

@@ -216,10 +216,10 @@ def _inside(payload: bytes) -> bytes:
 def metrics_usage(metrics: wire.Metrics) -> Usage:
     """What Bedrock counted: the cache is outside the input."""
     return Usage(
-        input=metrics.input_token_count or 0,
-        cache_read=metrics.cache_read_input_token_count or 0,
-        cache_write=metrics.cache_write_input_token_count or 0,
-        output=metrics.output_token_count or 0,
+        input=max(0, metrics.input_token_count or 0),
+        cache_read=max(0, metrics.cache_read_input_token_count or 0),
+        cache_write=max(0, metrics.cache_write_input_token_count or 0),
+        output=max(0, metrics.output_token_count or 0),
     )
 
 

@@ -7,6 +7,7 @@ in its headers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ from adapters.types import (
     Units,
     Usage,
 )
-from adapters.upstream_errors import classify, count_in
+from adapters.upstream_errors import classify
 from adapters.wire import bedrock as wire
 
 _EMBEDDED = msgspec.json.Decoder(wire.Embedded)
@@ -43,6 +44,7 @@ _VECTORS = msgspec.json.Decoder(list[Raw])
 _NOVA_VECTORS = msgspec.json.Decoder(list[wire.NovaEmbedding])
 _RANKED = msgspec.json.Decoder(wire.Reranked)
 _PICTURES = msgspec.json.Decoder(wire.Pictures)
+_COUNT = re.compile(r"[0-9]{1,15}")
 
 
 def _call(body: Mapping[str, Any], extra: Mapping[str, Raw]) -> Call:
@@ -51,7 +53,8 @@ def _call(body: Mapping[str, Any], extra: Mapping[str, Raw]) -> Call:
 
 def _counted(replies: Iterable[Reply], name: str) -> int:
     """The sum of a count in the headers."""
-    return sum(count_in(reply.headers, f"x-amzn-bedrock-{name}-token-count") or 0 for reply in replies)
+    counts = (reply.headers.get(f"x-amzn-bedrock-{name}-token-count", "") for reply in replies)
+    return sum(int(count) for count in counts if _COUNT.fullmatch(count))
 
 
 def usage_in_headers(replies: Sequence[Reply]) -> Usage | None:

@@ -41,7 +41,6 @@ from adapters.types import (
     Target,
     Usage,
 )
-from adapters.upstream_errors import count_in
 from adapters.wire import huggingface as wire
 
 __all__ = [
@@ -63,6 +62,7 @@ STREAM_TYPE: str = "text/event-stream"
 cut = SseCutter
 
 _NAME = re.compile(r"(?:(?!\.)[\w.-]+/)?(?!\.)[\w.-]+", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,15}")
 _VECTORS = msgspec.json.Decoder(list[Raw])
 _RANKS = msgspec.json.Decoder(list[wire.Rank])
 _encode = msgspec.json.Encoder().encode
@@ -130,8 +130,8 @@ def _read_embeddings(
 
 
 def _tokens(headers: Mapping[str, str]) -> Usage | None:
-    count = count_in(headers, "x-compute-tokens")
-    return None if count is None else Usage(input=count)
+    count = headers.get("x-compute-tokens", "")
+    return Usage(input=int(count)) if _COUNT.fullmatch(count) else None
 
 
 EMBEDDINGS: Task[EmbeddingsRequest, EmbeddingsResponse] = Task(_write_embeddings, _read_embeddings)

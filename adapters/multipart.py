@@ -27,7 +27,7 @@ _ESCAPED = re.compile(r'\\(["\\])')
 _BROWSERS = {"%22": '"', "%0D": "\r", "%0A": "\n"}
 _BROWSER = re.compile("|".join(_BROWSERS), re.IGNORECASE)
 _ENDS_LINE = re.compile(rb"(--)?[ \t]*+(?:\r\n|\Z)")
-_MEDIA_TYPE = re.compile(r"[!-~]+/[!-~]+(?:[ !-~]*[!-~])?")
+_MEDIA_TYPE = re.compile(r"[!-.0-~]+/(?:[ -~]*[!-~])?")  # one way to match it: clients choose how long it is
 
 
 class Form(Struct, frozen=True):

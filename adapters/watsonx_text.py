@@ -95,8 +95,8 @@ def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResp
         for result in answer.results
     )
     usage = Usage(
-        input=sum(result.input_token_count for result in answer.results),
-        output=sum(result.generated_token_count for result in answer.results),
+        input=sum(max(0, result.input_token_count) for result in answer.results),
+        output=sum(max(0, result.generated_token_count) for result in answer.results),
     )
     return ChatResponse("", answer.model_id, choices, usage)
 

@@ -11,31 +11,45 @@ it amounts to, `bench.run` says.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+from msgspec import Raw, Struct
 
 from adapters import CLIENTS, FORMATS, PROVIDERS, SAME
 from adapters.envelope import open_envelope, seal
 from adapters.framing import SseCutter
 from adapters.taps import Passthrough, Tap, Translation
-from adapters.types import Target
+from adapters.types import Target, Usage
 from bench.alone import Alone
 from bench.load import Question
 from bench.provider import ANTHROPIC, OPENAI, Dialect
+from gateway.background.ledger import Ledger
+from gateway.background.limiter import Limiter
 from gateway.config.load import load
+from gateway.endpoints import ENDPOINTS
+from gateway.exchange import Hold
+from gateway.inbound import Endpoint
+from gateway.keyring import ANONYMOUS, Caller
+from gateway.limits import Settings
 from gateway.logs import JsonFormat
 from gateway.metrics import Metrics
-from gateway.pricing import PriceTable
-from gateway.routes import compile_routes
+from gateway.pricing import Price, PriceTable
+from gateway.routes import Deployment, Route, compile_routes
+from gateway.state.journal import Intent, Journal
+from gateway.state.keys import BudgetLimit, KeyRow
 from gateway.state.records import AttemptRow, LedgerRow, make_row
+from gateway.state.records_memory import MemoryRecords
 from gateway.state.records_sqlite import SqliteRecords
+from gateway.state.shared_memory import MemoryShared
 
 Operation = Callable[[], object]
 Case = Callable[[], tuple[Operation, int]]
@@ -136,6 +150,70 @@ def route() -> tuple[Operation, int]:
     return lambda: routes.find("bench"), 1
 
 
+class Asking(Struct):
+    """What a limiter looks at of an exchange."""
+
+    caller: Caller
+    plan: tuple[Route, ...]
+    envelope: dict[str, Raw]
+    endpoint: Endpoint
+    body_size: int = len(_BODY)
+    wall: float = 1_795_262_400.0
+    usage: Usage = Usage(input=120, output=20)
+    cost: int = 123_456
+    deployment: Deployment | None = None
+    end_user: str | None = None
+    hold: Hold | None = None
+    id: str = ""
+    model: str = "bench"
+    wants_stream: bool = False
+
+
+def admission(limited: str | None) -> Case:
+    """All that limits add to a request."""
+
+    def case() -> tuple[Operation, int]:
+        config = load(Path(__file__).with_name("config.yaml"), {}).config
+        found = compile_routes(config, {}, PriceTable.load()).find("bench")
+        assert found
+        price = Price(input=2_500 * 10**6, output=10_000 * 10**6, cache_write=3_000 * 10**6)
+        deployment = msgspec.structs.replace(found.deployments[0], price=price)
+        key = KeyRow(
+            digest="a" * 64,
+            name="sk-...",
+            budgets=(BudgetLimit(10**15, "30d"),),
+            rpm_limit=10**9,
+            tpm_limit=10**12,
+            max_parallel_requests=1_000,
+        )
+        caller = Caller("key", key.digest, None, key) if limited else ANONYMOUS
+        endpoint = next(one for one in ENDPOINTS if one.path == "/v1/chat/completions")
+        x = Asking(
+            caller, (Route("bench", (deployment,)),), open_envelope(_BODY), endpoint, deployment=deployment
+        )
+        records = MemoryRecords()
+        limiter = Limiter(Settings(), MemoryShared(), records, Ledger(records))
+        asyncio.run(_admit(limiter, x))
+
+        def admit() -> None:
+            if limiter.binds(x.caller):
+                with suppress(StopIteration):
+                    limiter.admit(x).send(None)  # type: ignore[arg-type]  # it has all that is looked at
+            limiter.settle(x)  # type: ignore[arg-type]  # as above
+
+        return admit, 1
+
+    return case
+
+
+async def _admit(limiter: Limiter, x: Asking) -> None:
+    """The first one makes the counter."""
+    if limiter.binds(x.caller):
+        await limiter.admit(x)  # type: ignore[arg-type]  # as above
+    limiter.settle(x)  # type: ignore[arg-type]  # as above
+    await asyncio.sleep(0.01)
+
+
 # -- afterwards ------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +282,43 @@ def stored() -> tuple[Operation, int]:
     return fill, 20 * BATCH
 
 
+def journaled() -> tuple[Operation, int]:
+    folder = tempfile.TemporaryDirectory()
+    journal, rows = Journal(Path(folder.name)), some_rows()
+    numbers = itertools.count(BATCH, BATCH)
+
+    def write(_: object = folder) -> None:
+        last = next(numbers)
+        journal.write(rows, last)
+        journal.forget(last)
+
+    return write, BATCH
+
+
+def offered() -> tuple[Operation, int]:
+    rows = some_rows()
+
+    async def offer() -> None:
+        ledger = Ledger(MemoryRecords(), journal=Journal(Path("unused")))
+        for row in rows:
+            ledger.offer(row)
+
+    return lambda: asyncio.run(offer()), BATCH
+
+
+def intended() -> tuple[Operation, int]:
+    rows = some_rows()
+    intents = [Intent(id=row.id, amount=1, key_digest="d", kind=row.kind) for row in rows]
+
+    async def offer() -> None:
+        ledger = Ledger(MemoryRecords(), journal=Journal(Path("unused")))
+        for row, intent in zip(rows, intents, strict=True):
+            ledger.intent(intent)
+            ledger.offer(row)
+
+    return lambda: asyncio.run(offer()), BATCH
+
+
 CASES: dict[str, Case] = {
     "chunk: cut": cutter,
     "chunk: OpenAI passed on": passthrough("openai"),
@@ -221,10 +336,15 @@ CASES: dict[str, Case] = {
     "request: settle": lambda: Alone().settles(),
     "answer: pass_response, OpenAI": pass_response("openai"),
     "answer: pass_response, Anthropic": pass_response("anthropic"),
+    "request: admitted and settled, no limit": admission(None),
+    "request: admitted and settled, key with a budget, rpm, tpm, parallel": admission("key"),
     "row: made": lambda: (some_rows, BATCH),
     "row: metrics": observed,
     "row: log line": logged,
     "row: in SQLite": stored,
+    "row: in the journal": journaled,
+    "row: offered": offered,
+    "row: offered, with an intent": intended,
 }
 
 

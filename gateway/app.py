@@ -28,17 +28,21 @@ from prometheus_async import aio
 
 from adapters import CLIENTS
 from adapters.errors import BadRequest, Bug, Draining, GatewayError, MethodNotAllowed, RouteNotFound
-from gateway import __version__, cors
-from gateway.admin.routes import PAGES, Page
+from gateway import __version__, access, cors
+from gateway.admin.routes import CALLER, PAGES, Page
 from gateway.background.lag import LoopLag
 from gateway.background.ledger import Ledger
+from gateway.background.limiter import Limiter
 from gateway.background.supervisor import Supervisor
 from gateway.config.environment import Environment
-from gateway.config.model import Config
+from gateway.config.model import Config, GeneralSettings
+from gateway.config.postgres import read_postgres_url
 from gateway.credentials import Signers
 from gateway.endpoints import ENDPOINTS, dialect_of
 from gateway.health import Health
-from gateway.keyring import Keyring
+from gateway.keyfields import configured_keys
+from gateway.keyring import ANONYMOUS, Keyring
+from gateway.limits import settings_of
 from gateway.logs import RefusalLog, log_requests, redactor
 from gateway.metrics import DeploymentState, Metrics
 from gateway.outbox import Outbox
@@ -47,7 +51,9 @@ from gateway.routes import Routes, compile_routes
 from gateway.runtime import Runtime
 from gateway.server import Runner, through_aiohttp
 from gateway.stages import auth
-from gateway.state.open import open_records
+from gateway.state.open import Database, open_journal, open_records, open_shared
+from gateway.state.records import RecordsUnavailable
+from gateway.state.shared_memory import MemoryShared
 from gateway.upstreams import Upstreams, proxies_from_environment
 
 log = logging.getLogger("penstock")
@@ -57,6 +63,10 @@ _SEND_BUFFER = 256 * 1024
 _BACKLOG = 1024
 _ERRANDS = 2.0
 """Seconds that what nobody waits for may take on the way out."""
+_FIRST_KEYS = 2.0
+"""Seconds that the start waits for the virtual keys."""
+_LONG_PASSWORD = 12
+"""Characters of a password that is taken out of logs wherever it appears; a shorter one may be a word of its own."""
 _FILES = 131_072
 _TRICK = re.compile(r"//|%2e|;|\\|%5c|%00", re.IGNORECASE)
 
@@ -90,25 +100,39 @@ def allow_many_files() -> int:
 async def open_runtime(config: Config, environment: Environment, environ: Mapping[str, str]) -> Runtime:
     """Build what requests need. Nothing here waits for another machine."""
     general = config.general
-    records, warnings = await asyncio.to_thread(open_records, Path(environment.data_dir))
+    records, warnings = await asyncio.to_thread(open_records, Path(environment.data_dir), database_of(general))
     for warning in warnings:
         log.warning("%s", warning)
+    try:
+        shared = open_shared(config.router.redis_url.reveal() if config.router.redis_url else None)
+    except ValueError as error:
+        raise CannotStart(f"the address of Redis cannot be used: {error}") from None
     routes = compile_routes(config, environ, PriceTable.load())
     _keep_secret(config, routes)
+    keyring = Keyring(general.master_key, records, configured_keys(config))
+    records.listen(keyring.hear)
+    if not isinstance(shared, MemoryShared):
+        keyring.listen(shared)
+    await _first_keys(keyring)
     metrics = Metrics(__version__)
-    ledger = Ledger(records, listeners=[metrics.observe, log_requests])
+    journal, journals_all = open_journal(Path(environment.data_dir), records)
+    ledger = Ledger(records, [metrics.observe, log_requests], journal=journal, journals_all=journals_all)
+    await ledger.open(charge=general.on_orphan == "charge")
+    limiter = Limiter(settings_of(config), shared, records, ledger, workers=environment.num_workers)
     outbox = Outbox(asyncio.get_running_loop())
     rt = Runtime(
         config=config,
         environment=environment,
         routes=routes,
-        keyring=Keyring(general.master_key),
+        keyring=keyring,
         outbox=outbox,
         upstreams=Upstreams(proxy=proxies_from_environment(environ), outbox=outbox),
         signers=Signers(),
         health=Health(cooldown=config.router.cooldown_time, enabled=not config.router.disable_cooldowns),
         records=records,
         ledger=ledger,
+        shared=shared,
+        limiter=limiter,
         metrics=metrics,
         refusals=RefusalLog(),
         cors_headers=cors.headers_for(general.allowed_origins, credentials=general.cors_allow_credentials),
@@ -116,14 +140,49 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     )
     metrics.know(_model_labels(routes))
     metrics.watch_deployments = partial(_deployment_states, rt)
+    metrics.watch_records = lambda: bool(records.describe().error)
     metrics.watch_ledger = lambda: (ledger.waiting, ledger.dropped)
+    metrics.watch_journal = lambda: (ledger.journal_bytes, bool(ledger.journal_error))
+    metrics.watch_budgets = limiter.states
+    metrics.watch_shared = lambda: shared.available
     return rt
+
+
+async def _first_keys(keyring: Keyring) -> None:
+    """Have all keys in memory before the first request, if their store is quick; else they come when they can."""
+    try:
+        async with asyncio.timeout(_FIRST_KEYS):
+            await keyring.load()
+    except (RecordsUnavailable, TimeoutError):
+        log.warning("the virtual keys cannot be read yet; until then unknown keys are answered with 503")
+
+
+def database_of(general: GeneralSettings) -> Database | None:
+    """The Postgres of the configuration; what its URL says of bounds wins over the settings."""
+    if general.database_url is None:
+        return None
+    url = read_postgres_url(general.database_url.reveal())
+    default = Database(url.dsn.reveal(), url.where)
+    return Database(
+        default.dsn,
+        default.where,
+        url.pool or general.database_connection_pool_limit or default.pool,
+        url.connect_seconds or general.database_connect_timeout or default.connect_seconds,
+        url.command_seconds or general.database_socket_timeout or default.command_seconds,
+    )
 
 
 def _keep_secret(config: Config, routes: Routes) -> None:
     """Tell the logs which words must never be in them."""
     if config.general.master_key:
         redactor.add(config.general.master_key.reveal())
+    if config.general.database_url:
+        redactor.add(config.general.database_url.reveal())
+        password = read_postgres_url(config.general.database_url.reveal()).password
+        if password and len(password.reveal()) >= _LONG_PASSWORD:
+            redactor.add(password.reveal())
+    for written in config.virtual_keys:
+        redactor.add(written.key.reveal())
     for secret in routes.secrets():
         redactor.add(secret.reveal())
 
@@ -158,11 +217,11 @@ def build_app(rt: Runtime) -> web.Application:
     app = web.Application(client_max_size=rt.body_limit, middlewares=[_guard])
     for endpoint in ENDPOINTS:
         handler = partial(through_aiohttp, rt, endpoint=endpoint)
-        handler.told = (f"{endpoint.client_format} {endpoint.operation}", "caller")  # type: ignore[attr-defined]  # read by /openapi.json
+        handler.told = (f"{endpoint.client_format} {endpoint.operation}", "caller", ["model"])  # type: ignore[attr-defined]  # read by /openapi.json
         app.router.add_route(endpoint.method, endpoint.path, handler, expect_handler=_no_promise)
     for page in PAGES:
         shown = partial(_show, rt, page)
-        shown.told = (page.title, page.access)  # type: ignore[attr-defined]  # as above
+        shown.told = (page.title, page.access, [])  # type: ignore[attr-defined]  # as above
         app.router.add_route(page.method, page.path, shown)
         if page.method == "GET":
             app.router.add_route("HEAD", page.path, shown)
@@ -206,7 +265,7 @@ def _refusal(http: web.Request, error: GatewayError) -> web.Response:
 
 async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamResponse:
     """One management page: who may is decided by its row, on the matched route."""
-    _authorize(rt, page, http)
+    await _authorize(rt, page, http)
     try:
         shown = await aio.time(rt.metrics.management(page.path), page.show(rt, http))
     except GatewayError:
@@ -220,14 +279,19 @@ async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamRespons
     return web.Response(status=status, body=orjson.dumps(data), headers={"content-type": "application/json"})
 
 
-def _authorize(rt: Runtime, page: Page, http: web.Request) -> None:
+async def _authorize(rt: Runtime, page: Page, http: web.Request) -> None:
+    """Raises what refuses the request; who asks is kept with it."""
+    caller = ANONYMOUS
     public = page.access == "public" or page.path in rt.config.general.public_routes
     if public and page.path.startswith("/metrics") and rt.config.litellm.require_auth_for_metrics_endpoint:
         public = False
     if page.access == "admin":
-        auth.require_admin(rt, http)
+        caller = await auth.require_admin(rt, http, page.path)
     elif not public:
-        auth.caller_of(rt, http)
+        caller = await auth.caller_of(rt, http)
+        if caller.key is not None:
+            access.check_page(caller.key, page.path)
+    http[CALLER] = caller
 
 
 # -- start and stop --------------------------------------------------------------------------------------------------
@@ -238,7 +302,8 @@ async def serve(
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain. `shared`: other workers listen there too. Raises `CannotStart`."""
     loop = asyncio.get_running_loop()
-    supervisor = Supervisor([rt.ledger, LoopLag(rt.metrics)])
+    await rt.shared.start()
+    supervisor = Supervisor([rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records, LoopLag(rt.metrics)])
     rt.metrics.watch_workers = lambda: [(state.name, state.restarts) for state in supervisor.states()]
     supervisor.start()
     runner = Runner(
@@ -269,7 +334,9 @@ async def serve(
         await rt.signers.close()
         await rt.upstreams.close()
         await supervisor.stop()
+        await rt.shared.close()
         await rt.ledger.drain(timeout=10.0)
+        await rt.ledger.close()
         await rt.records.close()
 
 

@@ -8,10 +8,10 @@ provider is told so: closing a connection would not do it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -32,6 +32,10 @@ from gateway.upstreams.mock import mock_answer
 
 _CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key", "traceparent")
 _MOST_WRITTEN = 100
+_PLAIN_URL = re.compile(r"https?://(?:[\w.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?/[!-~]*", re.ASCII)
+"""An address that a provider may name: a host, perhaps its port, and a path in which all is escaped."""
+_LEAST_PAUSE = 0.2
+"""Seconds between two looks for an answer, whatever the provider says."""
 _MOST_AT_ONCE = 16
 """Calls that one question makes at a time."""
 
@@ -64,19 +68,12 @@ async def begin(
         attempt.possible_duplicate = response.possible_duplicate
         if not 200 <= response.status < 300:
             raise await _refusal(rt, question, response)
-        reply: Reply | None = None
-        follow: Follow | None = None
         if attempt.deployment.target.provider.format in FOLLOW:
-            response, reply, follow = await _follow(rt, x, question, attempt.deployment, response)
-        if x.wants_stream and reply is None:
-            answer = await _first_event(rt, x, question, response)
-            if follow is not None and follow.cancel:
-                answer.give_up = partial(_give_up, rt, attempt.deployment, follow.cancel)
-            return answer
-        answer = _finished(rt, x, question, response, (reply or await _read(rt, response),))
+            return await _begin_elsewhere(rt, x, question, attempt, response)
         if x.wants_stream:
-            raise UpstreamMalformed(f"{attempt.deployment.provider} did not stream its answer")
-        return answer
+            return await _first_event(rt, x, question, response)
+        body = await response.read(rt.limits.answer_body, None)
+        return _finished(rt, x, question, response, (Reply(response.headers, body),))
     except BaseException as error:
         if response is not None:
             response.abort()
@@ -93,6 +90,27 @@ def _finished(
     x.at.first_event = rt.now()
     body, media_type = question.finished(replies, int(x.wall))
     return Answer(response, body=body, media_type=media_type)
+
+
+async def _begin_elsewhere(
+    rt: Runtime, x: Exchange, question: Question, attempt: Attempt, response: Response
+) -> Answer:
+    """`begin`, from an answer that may only say where the real one is."""
+    deployment = attempt.deployment
+    response, reply, follow = await _follow(rt, x, question, deployment, response)
+    try:
+        if x.wants_stream and reply is None:
+            answer = await _first_event(rt, x, question, response)
+            if follow is not None and follow.cancel:
+                answer.give_up = partial(_give_up, rt, deployment, follow.cancel)
+            return answer
+        answer = _finished(rt, x, question, response, (reply or await _read(rt, response),))
+        if x.wants_stream:
+            raise UpstreamMalformed(f"{deployment.provider} did not stream its answer")
+    except BaseException:
+        response.abort()
+        raise
+    return answer
 
 
 async def _ask_all(rt: Runtime, x: Exchange, question: Question, attempt: Attempt) -> list[Reply]:
@@ -149,8 +167,9 @@ async def _follow(
             follow = read_follow(reply, stream=x.wants_stream)
             if follow is None:
                 return response, reply, last
+            seconds = follow.seconds if last is None else max(follow.seconds, _LEAST_PAUSE)
             last = follow
-            await asyncio.sleep(follow.seconds)
+            await asyncio.sleep(seconds)
             response = await _fetch(rt, deployment, "GET", follow.url, follow.domains)
             if not 200 <= response.status < 300:
                 raise await _refusal(rt, question, response)
@@ -167,10 +186,12 @@ async def _fetch(
 ) -> Response:
     """What is at a URL that the provider named: at its own origin with its key, in its other domains without."""
     headers = (("accept", "application/json, text/event-stream"),)
+    if not _PLAIN_URL.fullmatch(url):
+        raise UpstreamMalformed(f"{deployment.provider} sends us to an address that cannot be read")
     if url.startswith(deployment.origin + "/"):
         lines = signed(Address(method, url, headers), deployment)
     else:
-        host = urlsplit(url).hostname or ""
+        host = url.removeprefix("https://").partition("/")[0]
         if not url.startswith("https://") or not any(f".{host}".endswith(f".{name}") for name in domains):
             raise UpstreamMalformed(f"{deployment.provider} sends us to an address that is not its own")
         lines = list(headers)

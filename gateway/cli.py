@@ -35,6 +35,8 @@ from gateway import __version__, malformed
 from gateway.admin.routes import exposition
 from gateway.app import CannotStart, allow_many_files, claim, open_runtime, serve
 from gateway.banner import banner, reachable
+from gateway.cli_keys import add_commands as add_key_commands
+from gateway.cli_ledger import add_commands as add_ledger_commands
 from gateway.config.environment import (
     LEVELS,
     MOST_WORKERS,
@@ -47,6 +49,7 @@ from gateway.config.load import Loaded, load
 from gateway.config.model import Config, ModelEntry, ModelParams, Place
 from gateway.config.problems import ConfigInvalid, Problem, Report
 from gateway.config.schema import config_schema
+from gateway.keyfields import configured_keys
 from gateway.logs import JsonFormat, PlainFormat, QueuedHandler, scrub
 from gateway.logs import setup as set_up_logging
 from gateway.pricing import PriceTable
@@ -151,6 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("-p", "--port", type=_port, help="likewise (LITELLM_PORT, PORT)")
     health.add_argument("--timeout", type=float, default=4.0, help="seconds (default: 4)")
     health.set_defaults(run=_health)
+    add_key_commands(commands.add_parser("keys", help="hand out virtual keys, list them, take them away"))
+    add_ledger_commands(commands.add_parser("ledger", help="does the ledger add up, and what is in it"))
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     config = commands.add_parser("config", help="about configuration files")
     about = config.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -312,6 +317,7 @@ def _settings(parsed: argparse.Namespace) -> _Settings:
     environ |= told
     path = parsed.config or environ.get("CONFIG_FILE_PATH")
     loaded = load(Path(path) if path else None, environ, strict=parsed.strict)
+    configured_keys(loaded.config)
     environ |= {name: secret.reveal() for name, secret in loaded.config.environment_variables.items()}
     environ |= told
     os.environ.update(environ)  # libraries look there, for instance for certificates
@@ -411,6 +417,7 @@ def _check(parsed: argparse.Namespace) -> int:
     path = parsed.file or environ.get("CONFIG_FILE_PATH") or "config.yaml"
     try:
         loaded = load(Path(path), environ, strict=True)
+        keys = configured_keys(loaded.config)
     except ConfigInvalid as invalid:
         for problem in invalid.problems:
             print(problem)
@@ -419,6 +426,8 @@ def _check(parsed: argparse.Namespace) -> int:
     for notice in _told_once(loaded.notices, loaded.config, routes):
         print(notice)
     print(describe(routes, loaded.config))
+    for row in keys:
+        print(f"key {row.name}  {row.alias or '(no alias)'}  {', '.join(row.models) or 'all models'}")
     return 0
 
 

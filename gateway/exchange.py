@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from time import monotonic
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from msgspec import Raw, Struct
 
@@ -21,7 +21,9 @@ from adapters.types import FinishReason, Usage
 from gateway.client import ClientWriter
 from gateway.inbound import NO_CONTROLS, Body, Head
 from gateway.keyring import Caller
+from gateway.limits import Bound
 from gateway.routes import Deployment, Route
+from gateway.state.shared import Shared, Ticket
 from gateway.story import Signal, Story
 
 
@@ -57,6 +59,19 @@ class Attempt(Struct):
     """It began to answer; how that ended is the exchange's business."""
 
 
+class Hold(Struct, eq=False):
+    """What a request has taken of its limits until it ends: a ticket of that store, for the worst that may happen.
+
+    `worst` is nano-dollars of one attempt, `held` those of all.
+    """
+
+    bound: Bound
+    ticket: Ticket
+    store: Shared
+    worst: int
+    held: int
+
+
 class Timings:
     """Seconds on `Runtime.now`'s clock; 0.0 where it has not come to that."""
 
@@ -84,6 +99,7 @@ class Answer:
         "ended",
         "error",
         "give_up",
+        "goes_on",
         "last_data",
         "media_type",
         "on_data",
@@ -106,6 +122,8 @@ class Answer:
         self.tap = tap
         self.body = body
         self.media_type = media_type
+        self.goes_on = False
+        """Somebody else takes in the rest, and ends it."""
         self.give_up: Callable[[], None] | None = None
         """What tells the provider that nobody waits for the rest, where closing the connection does not."""
         if tap is None:
@@ -153,6 +171,8 @@ class Answer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.goes_on:
+            return
         # Complete answers have given their connection back by now; any other must not cost the provider another token.
         if self.response is not None:
             self.response.abort()
@@ -206,6 +226,7 @@ class Exchange:
         "fallbacks",
         "finish",
         "form",
+        "hold",
         "http",
         "id",
         "model",
@@ -213,6 +234,7 @@ class Exchange:
         "started",
         "story",
         "tap",
+        "unheard",
         "usage",
         "wall",
         "wants_stream",
@@ -246,6 +268,7 @@ class Exchange:
         self.end_user: str | None = None
         self.plan: tuple[Route, ...] = ()
         """The route that was asked for, then its fallbacks."""
+        self.hold: Hold | None = None
         self.attempts: list[Attempt] = []
         self.fallbacks = 0
         """How many routes were given up."""
@@ -260,3 +283,5 @@ class Exchange:
         self.answer_id = ""
         self.error: GatewayError | None = None
         self.cancelled = False
+        self.unheard: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """The client left, and the provider goes on: what takes in the rest, before which there is no bill."""

@@ -46,6 +46,7 @@ MOMENTS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 """Buckets of what the gateway itself takes."""
 
 MAX_SERIES = 5_000
+PER_DOLLAR = 10**9
 _MOST_CELLS = 256
 """Kinds that gather numbers before they go into the tables, which takes some 20 us each."""
 _LEARNED = 100
@@ -160,13 +161,38 @@ SERIES: tuple[Series, ...] = (
         "Requests refused before it was known who asked; they leave no ledger row",
     ),
     Series("penstock_ledger_queue", "gauge", (), "Ledger rows that are not in the store yet"),
+    Series("penstock_records_away", "gauge", (), "1 while the store of keys and spend cannot be used"),
     Series("penstock_ledger_dropped_total", "counter", (), "Ledger rows that never reached the store"),
+    Series(
+        "penstock_ledger_journal_bytes",
+        "gauge",
+        (),
+        "What is kept on the local disk of rows that the store does not have, or had not lately",
+    ),
+    Series(
+        "penstock_ledger_journal_failing",
+        "gauge",
+        (),
+        "1 while rows that have to be kept on the local disk cannot be, for instance because it is full; 0 else",
+    ),
     Series("penstock_log_dropped_total", "counter", (), "Log records that could not be written"),
     Series(
         "penstock_worker_restarts_total",
         "counter",
         ("worker",),
         "Restarts of background workers after a failure",
+    ),
+    Series(
+        "penstock_shared_degraded",
+        "gauge",
+        (),
+        "1 while Redis is away, and limits are what `limits_without_redis` says; 0 else",
+    ),
+    Series(
+        "penstock_gateway_budget_remaining_dollars",
+        "gauge",
+        (),
+        "What is left of the whole gateway's `max_budget` in this period",
     ),
     Series("penstock_event_loop_lag_seconds", "gauge", (), "How late the event loop served its last timer"),
     Series(
@@ -244,6 +270,18 @@ SERIES: tuple[Series, ...] = (
         ("litellm_model_name", "model_id", "api_base", "api_provider"),
         "0 healthy, 1 partial outage, 2 complete outage",
     ),
+    Series(
+        "litellm_remaining_api_key_budget_metric",
+        "gauge",
+        _KEY,
+        "US dollars that are left of a key's budget, of the one with least left",
+    ),
+    Series(
+        "litellm_api_key_budget_remaining_hours_metric",
+        "gauge",
+        _KEY,
+        "Hours until that budget begins anew",
+    ),
 )
 
 _EXCEPTIONS = {
@@ -272,6 +310,17 @@ class DeploymentState(Struct, frozen=True):
     state: Literal[0, 1, 2]
 
 
+class BudgetState(Struct, frozen=True):
+    """What is left of a key's budget, or of the whole gateway's (`hashed_key` None), in nano-dollars; `hours` until it begins
+    anew, None if it never does.
+    """
+
+    hashed_key: str | None
+    alias: str
+    left: int
+    hours: float | None
+
+
 class Metrics:
     """The numbers of one gateway. Several may live in one process; nothing is global.
 
@@ -292,6 +341,13 @@ class Metrics:
         self.watch_workers: Callable[[], Iterable[tuple[str, int]]] = tuple
         """Name and restarts of each background worker."""
         self.watch_log_drops: Callable[[], int] = lambda: 0
+        self.watch_records: Callable[[], bool] = lambda: False
+        """Whether the store is away."""
+        self.watch_journal: Callable[[], tuple[int, bool]] = lambda: (0, False)
+        """Its bytes, and whether it fails."""
+        self.watch_budgets: Callable[[], Iterable[BudgetState]] = tuple
+        self.watch_shared: Callable[[], bool] = lambda: True
+        """Whether what replicas share can be asked."""
         self._version = version
         self._cells: dict[Kind, _Cell] = {}
         self._lock = threading.Lock()
@@ -675,9 +731,24 @@ class _Exposition(Collector):
     def _gauges(self) -> dict[str, list[tuple[Labels, float]]]:
         metrics = self._metrics
         deployments = list(metrics.watch_deployments())
+        budgets = list(metrics.watch_budgets())
+        of_keys = [(b.hashed_key, b.alias, b.left, b.hours) for b in budgets if b.hashed_key is not None]
         return {
+            "penstock_shared_degraded": [((), 0 if metrics.watch_shared() else 1)],
+            "penstock_gateway_budget_remaining_dollars": [
+                ((), b.left / PER_DOLLAR) for b in budgets if b.hashed_key is None
+            ],
+            "litellm_remaining_api_key_budget_metric": [
+                ((key, alias), left / PER_DOLLAR) for key, alias, left, _ in of_keys
+            ],
+            "litellm_api_key_budget_remaining_hours_metric": [
+                ((key, alias), hours) for key, alias, _, hours in of_keys if hours is not None
+            ],
             "penstock_in_flight_requests": [((), metrics.in_flight)],
             "penstock_ledger_queue": [((), metrics.watch_ledger()[0])],
+            "penstock_records_away": [((), int(metrics.watch_records()))],
+            "penstock_ledger_journal_bytes": [((), metrics.watch_journal()[0])],
+            "penstock_ledger_journal_failing": [((), int(metrics.watch_journal()[1]))],
             "penstock_event_loop_lag_seconds": [((), metrics.loop_lag)],
             "penstock_worker_processes": [((), 1)],
             "penstock_build_info": [((metrics._version,), 1)],  # noqa: SLF001 - as above

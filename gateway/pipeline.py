@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from adapters.errors import Bug, GatewayError
 from gateway.exchange import Exchange
 from gateway.runtime import Runtime
-from gateway.stages import account, auth, body, route, stream, upstream
+from gateway.stages import account, auth, body, limits, route, stream, upstream
 from gateway.story import Interrupted
 
 log = logging.getLogger("penstock")
@@ -30,9 +32,11 @@ async def handle(rt: Runtime, x: Exchange) -> None:
     if rt.draining:
         x.client.close_after()
     try:
-        auth.identify(rt, x)  # who asks?
+        await auth.identify(rt, x)  # who asks?
+        account.insist(rt)  # can it be booked?
         await body.read(rt, x)  # open the envelope, not the letter
         route.plan(rt, x)  # who could answer, best first?
+        await limits.admit(rt, x)  # may they, now?
         stream.hold_the_line(rt, x)  # nobody waits in silence
         with await upstream.ask(rt, x) as answer:  # who begins to answer?
             await stream.relay(rt, x, answer)  # hand it over
@@ -48,4 +52,16 @@ async def handle(rt: Runtime, x: Exchange) -> None:
         log.exception("request %s hit a bug", x.id)
         await stream.refuse(rt, x, Bug(f"Internal error. Request id: {x.id}", code=type(bug).__name__))
     finally:
-        account.settle(rt, x)  # what did it cost? never awaits, so it cannot be cancelled
+        if x.unheard is None:
+            account.settle(rt, x)  # what did it cost? never awaits, so it cannot be cancelled
+        else:
+            rt.open.discard(x)
+            rt.errand(_settle_later(rt, x, x.unheard()))
+
+
+async def _settle_later(rt: Runtime, x: Exchange, unheard: Coroutine[Any, Any, None]) -> None:
+    """The client is gone and the provider goes on: its own count will be the bill."""
+    try:
+        await unheard
+    finally:
+        account.settle(rt, x)

@@ -244,5 +244,13 @@ def _with_defaults(x: Exchange, deployment: Deployment) -> dict[str, Raw]:
     for key, value in deployment.defaults.items():
         if key == "max_tokens" and "max_completion_tokens" in envelope:
             continue
-        envelope.setdefault(key, Raw(msgspec.json.encode(value)))
+        raw = Raw(msgspec.json.encode(value))
+        if key in _FINAL:
+            envelope[key] = raw
+        else:
+            envelope.setdefault(key, raw)
     return envelope
+
+
+_FINAL = frozenset({"guardrailConfig"})
+"""What a deployment adds and no client may replace: Bedrock's guardrail."""

@@ -14,6 +14,7 @@ import importlib.util
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ from adapters.providers import provider as provider_row
 from adapters.types import Provider, Target
 from gateway.config.google import project_of
 from gateway.config.model import Alias, Config, ModelEntry, ModelParams, Place, Secret
-from gateway.config.vocabulary import SECRET_OPTIONS
+from gateway.config.vocabulary import OPTIONS, SECRET_OPTIONS
 from gateway.pricing import FREE, ModelFacts, Price, PriceTable, completed, price_from_params, readable_prices
 
 _REMEMBERED = 2_000
@@ -54,6 +55,8 @@ class Deployment(Struct, frozen=True, kw_only=True, eq=False):
     timeout: float | None = None
     stream_timeout: float | None = None
     max_retries: int | None = None
+    drains: bool = False
+    """A stream whose client leaves runs to its end, for the provider's own count."""
     signer: str = ""
     """What signs its requests, if its key alone does not: a kind of `gateway.credentials.MAKERS`."""
     credentials: dict[str, str | Secret] = {}
@@ -209,7 +212,10 @@ class Routes:
             yield from entry.params.extra_headers.values()
             yield from (value for value in entry.params.options.values() if isinstance(value, Secret))
         for row in PROVIDERS.values():
-            yield from (Secret(self._environ[name]) for name in row.env if self._environ.get(name))
+            own = (names for option, names in row.option_env.items() if OPTIONS[option] == "secret")
+            for name in (*row.env, *chain.from_iterable(own)):
+                if self._environ.get(name):
+                    yield Secret(self._environ[name])
 
     def configured(self) -> Iterator[Route]:
         """Routes that the configuration names one by one."""
@@ -276,10 +282,15 @@ class Routes:
         return Route(name, (deployment,))
 
     def _serves(self, entry: ModelEntry, model: str) -> bool:
-        # `*` alone takes the provider from each request: nothing to check yet.
-        return (
-            entry.params.model == "*" or self._deployment(entry, entry.model_name, model, "check") is not None
-        )
+        params = entry.params
+        if params.model != "*":
+            return self._deployment(entry, entry.model_name, model, "check") is not None
+        # `*` alone takes the provider from each request: nothing to check yet, but that a key stays where it belongs.
+        if not (params.api_key or params.extra_headers) or params.api_base or params.custom_llm_provider:
+            return True
+        why = "its api_key or extra_headers would go to whichever provider a caller names: write model as provider/*"
+        self.unserved.append(Unserved(entry.model_name, entry.place, why))
+        return False
 
     def _deployment(self, entry: ModelEntry, name: str, model: str, position: str) -> Deployment | None:
         params = entry.params
@@ -362,6 +373,7 @@ class Routes:
             timeout=params.timeout,
             stream_timeout=params.stream_timeout,
             max_retries=params.max_retries,
+            drains=params.on_disconnect == "drain",
             headers={**headers, **params.extra_headers},
             defaults={**params.defaults, **params.extra_body},
             drop=params.additional_drop_params,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from gateway.background.ledger import Ledger
+from gateway.background.limiter import Limiter
 from gateway.background.supervisor import spawn
 from gateway.config.environment import Environment
 from gateway.config.model import Config
@@ -21,6 +22,7 @@ from gateway.outbox import Outbox
 from gateway.routes import Routes
 from gateway.siblings import Siblings
 from gateway.state.records import Records
+from gateway.state.shared import Shared
 from gateway.upstreams import Upstreams
 
 Headers = Iterable[tuple[str, str]]
@@ -43,6 +45,9 @@ class Limits:
     body_grace = 30.0
     """Seconds that a request's body has in any case; on top comes what it needs at `body_rate`."""
     body_rate = 16 * 1024
+    unheard = 64
+    unheard_seconds = 120.0
+    """Streams that run to their end although nobody listens (`on_disconnect: drain`), and how long one may."""
 
 
 class Runtime:
@@ -61,6 +66,8 @@ class Runtime:
         health: Health,
         records: Records,
         ledger: Ledger,
+        shared: Shared,
+        limiter: Limiter,
         metrics: Metrics,
         refusals: RefusalLog,
         cors_headers: Callable[[str | None], Headers],
@@ -75,6 +82,8 @@ class Runtime:
         self.health = health
         self.records = records
         self.ledger = ledger
+        self.shared = shared
+        self.limiter = limiter
         self.metrics = metrics
         self.refusals = refusals
         self.cors_headers = cors_headers
@@ -97,6 +106,8 @@ class Runtime:
         self.started = now()
         self.siblings: Siblings | None = None
         """The other workers, where there are some."""
+        self.unheard = 0
+        """Streams that run although nobody listens."""
         self._errands: set[asyncio.Task[None]] = set()
 
     def errand(self, coroutine: Coroutine[Any, Any, None]) -> None:

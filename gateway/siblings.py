@@ -35,6 +35,11 @@ _NOT_SUMMED: dict[bytes, Callable[[float, float], float]] = {
     b"penstock_upstream_state": max,
     b"litellm_deployment_state": max,
     b"penstock_build_info": max,
+    b"penstock_shared_degraded": max,
+    b"penstock_ledger_journal_failing": max,
+    b"penstock_gateway_budget_remaining_dollars": min,
+    b"litellm_remaining_api_key_budget_metric": min,
+    b"litellm_api_key_budget_remaining_hours_metric": min,
     b"python_info": max,
     b"process_start_time_seconds": min,
 }

@@ -458,7 +458,8 @@ async def gateway(
     loaded = load(path, known)
     rt = await open_runtime(loaded.config, read_environment(known), known)
     rt.limits.retry_pause = 0.0
-    supervisor = Supervisor([rt.ledger])
+    await rt.shared.start()
+    supervisor = Supervisor([rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records])
     supervisor.start()
     runner = Runner(
         build_app(rt),
@@ -480,7 +481,9 @@ async def gateway(
         await runner.cleanup()
         await rt.upstreams.close()
         await supervisor.stop()
+        await rt.shared.close()
         await rt.ledger.drain(timeout=5.0)
+        await rt.ledger.close()
         await rt.records.close()
 
 

@@ -39,10 +39,15 @@ def health(rt: Runtime, *, details: bool) -> tuple[int, dict[str, Any]]:
         "version": __version__,
         "uptime": _uptime(now - rt.started),
         "auth": "disabled" if rt.keyring.is_open else "enabled",
-        "db": "disconnected" if store.error else "connected",
+        "db": "Not connected" if store.error else "connected",
         "cache": {"type": "none", "status": "disabled"},
+        "ledger": _ledger(rt),
+        "limits": "degraded" if rt.shared.degraded_since is not None else "ok",
     }
     if details:
+        body["limits_degraded_since"] = rt.shared.degraded_since
+        body["journal"] = {"bytes": rt.ledger.journal_bytes, "error": rt.ledger.journal_error or None}
+        body["ledger_rows"] = {"waiting": rt.ledger.waiting, "dropped": rt.ledger.dropped}
         body["records"] = {"backend": store.backend, "durable": store.durable, "error": store.error or None}
         body["env_providers"] = list(rt.routes.env_providers)
         body["unserved"] = [
@@ -60,6 +65,13 @@ def readiness(rt: Runtime) -> tuple[int, dict[str, Any]]:
         "litellm_version": __version__,
     }
     return (503 if rt.draining else 200), body
+
+
+def _ledger(rt: Runtime) -> str:
+    """`full`: what requests cost gets lost; `degraded`: rows wait in memory alone, because the disk takes none."""
+    if rt.ledger.is_full:
+        return "full"
+    return "degraded" if rt.ledger.journal_error else "ok"
 
 
 def _describe(

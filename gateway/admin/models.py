@@ -10,17 +10,24 @@ from __future__ import annotations
 from typing import Any
 
 from adapters.errors import ModelNotFound
+from gateway.access import may_use
 from gateway.routes import Route
 from gateway.runtime import Runtime
+from gateway.state.keys import KeyRow
 
 _CREATED = 1_677_610_602
 _CREATED_AT = "2023-02-28T18:56:42Z"
 
 
-def list_models(rt: Runtime) -> dict[str, Any]:
-    """All names that can be listed, in the order of the configuration."""
-    names = rt.routes.names()
-    models = [_describe(name, rt.routes.find(name)) for name in names]
+def list_models(rt: Runtime, key: KeyRow | None = None) -> dict[str, Any]:
+    """All names that can be listed and that the caller's key may use, in the order of the configuration."""
+    found = {name: rt.routes.find(name) for name in rt.routes.names()}
+    names = [name for name, route in found.items() if key is None or may_use(key, name, route)]
+    if key is not None:
+        names = [
+            name for name in key.aliases if may_use(key, key.aliases[name], found.get(key.aliases[name]))
+        ] + names
+    models = [_describe(name, found.get(name)) for name in names]
     return {
         "object": "list",
         "data": models,
@@ -30,10 +37,11 @@ def list_models(rt: Runtime) -> dict[str, Any]:
     }
 
 
-def one_model(rt: Runtime, name: str) -> dict[str, Any]:
-    """One model. Raises `ModelNotFound`."""
-    route = rt.routes.find(name)
-    if route is None:
+def one_model(rt: Runtime, name: str, key: KeyRow | None = None) -> dict[str, Any]:
+    """One model. Raises `ModelNotFound`, also for one that the caller's key may not use."""
+    ours = name if key is None else key.aliases.get(name, name)
+    route = rt.routes.find(ours)
+    if route is None or (key is not None and not may_use(key, ours, route)):
         raise ModelNotFound(f"The model {name[:200]!r} does not exist here.")
     return _describe(name, route)
 

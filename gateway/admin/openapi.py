@@ -79,7 +79,7 @@ def _path(resource: web.AbstractResource) -> str:
 
 
 def _operation(path: str, route: web.AbstractRoute) -> dict[str, Any]:
-    title, access = getattr(route.handler, "told", (path, "public"))
+    title, access, required = getattr(route.handler, "told", (path, "public", []))
     operation: dict[str, Any] = {
         "summary": title,
         "responses": {
@@ -96,8 +96,8 @@ def _operation(path: str, route: web.AbstractRoute) -> dict[str, Any]:
     if access != "public":
         operation["security"] = [{"bearer": []}, {"x-api-key": []}]
     if route.method == "POST":
-        operation["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": {"type": "object", "required": ["model"]}}},
-        }
+        schema: dict[str, Any] = {"type": "object"}
+        if required:
+            schema["required"] = required
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return operation

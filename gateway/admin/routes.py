@@ -12,13 +12,21 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+import orjson
 from aiohttp import web
 from msgspec import Struct
 
-from gateway.admin import health, models, openapi, spend
+from adapters.errors import MalformedJson, TooSlow
+from gateway.admin import health, keys, models, openapi, spend
+from gateway.keyfields import named_digest
+from gateway.keyring import Caller
 from gateway.metrics import CONTENT_TYPE
 from gateway.runtime import Runtime
 from gateway.stages import auth
+
+CALLER = web.RequestKey("caller", Caller)
+"""Who asks for a page."""
+_BODY_SECONDS = 30.0
 
 Access = Literal["public", "caller", "admin"]
 Show = Callable[[Runtime, web.Request], Awaitable[Any]]
@@ -39,7 +47,7 @@ async def _root(rt: Runtime, http: web.Request) -> Any:
 
 
 async def _health(rt: Runtime, http: web.Request) -> Any:
-    return health.health(rt, details=auth.is_admin(rt, http))
+    return health.health(rt, details=await auth.is_admin(rt, http))
 
 
 async def _liveness(rt: Runtime, http: web.Request) -> Any:
@@ -51,11 +59,11 @@ async def _readiness(rt: Runtime, http: web.Request) -> Any:
 
 
 async def _models(rt: Runtime, http: web.Request) -> Any:
-    return models.list_models(rt)
+    return models.list_models(rt, http[CALLER].key)
 
 
 async def _model(rt: Runtime, http: web.Request) -> Any:
-    return models.one_model(rt, http.match_info["id"])
+    return models.one_model(rt, http.match_info["id"], http[CALLER].key)
 
 
 async def exposition(rt: Runtime) -> bytes:
@@ -81,7 +89,11 @@ async def _openapi(rt: Runtime, http: web.Request) -> Any:
 
 
 async def _spend_logs(rt: Runtime, http: web.Request) -> Any:
-    return await spend.spend_logs(rt.records, http.query)
+    query = dict(http.query)
+    row = rt.keyring.find(named_digest(query.get("api_key", "")))
+    if row is not None:
+        query["api_key"] = row.payer
+    return await spend.spend_logs(rt.records, query)
 
 
 async def _global_spend(rt: Runtime, http: web.Request) -> Any:
@@ -95,6 +107,77 @@ async def _global_spend_logs(rt: Runtime, http: web.Request) -> Any:
 
 async def _global_spend_models(rt: Runtime, http: web.Request) -> Any:
     return await spend.global_spend_models(rt.records, http.query)
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+async def _fields(http: web.Request) -> dict[str, Any]:
+    """The JSON object that was sent. Raises `MalformedJson`, `TooSlow`."""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            body = await http.read()
+    except TimeoutError:
+        raise TooSlow("The body did not arrive in time") from None
+    try:
+        value = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as error:
+        raise MalformedJson(f"Invalid JSON payload: {error}", param="request_body") from None
+    if not isinstance(value, dict):
+        raise MalformedJson("Invalid JSON payload: it must be an object", param="request_body")
+    return value
+
+
+async def _generate_key(rt: Runtime, http: web.Request) -> Any:
+    return await keys.generate(rt, http[CALLER], await _fields(http))
+
+
+async def _update_key(rt: Runtime, http: web.Request) -> Any:
+    return await keys.update(rt, http[CALLER], await _fields(http))
+
+
+async def _delete_keys(rt: Runtime, http: web.Request) -> Any:
+    return await keys.delete(rt, http[CALLER], await _fields(http))
+
+
+async def _block_key(rt: Runtime, http: web.Request) -> Any:
+    return await keys.block(rt, http[CALLER], await _fields(http), blocked=True)
+
+
+async def _unblock_key(rt: Runtime, http: web.Request) -> Any:
+    return await keys.block(rt, http[CALLER], await _fields(http), blocked=False)
+
+
+async def _regenerate_key(rt: Runtime, http: web.Request) -> Any:
+    return await keys.regenerate(rt, http[CALLER], await _fields(http), http.match_info.get("key"))
+
+
+async def _reset_spend(rt: Runtime, http: web.Request) -> Any:
+    return await keys.reset_spend(rt, http[CALLER], await _fields(http), http.match_info["key"])
+
+
+async def _key_info(rt: Runtime, http: web.Request) -> Any:
+    key = http.query.get("key") or None
+    if key is not None and http[CALLER].key is None:
+        await auth.require_admin(rt, http, "/key/info")
+    return await keys.info(rt, http[CALLER], key, is_admin=http[CALLER].key is None)
+
+
+async def _key_infos(rt: Runtime, http: web.Request) -> Any:
+    return await keys.infos(rt, await _fields(http))
+
+
+async def _list_keys(rt: Runtime, http: web.Request) -> Any:
+    return await keys.list_keys(rt, http.query)
+
+
+async def _key_aliases(rt: Runtime, http: web.Request) -> Any:
+    return await keys.aliases(rt, http.query)
+
+
+async def _key_health(rt: Runtime, http: web.Request) -> Any:
+    await _fields(http)
+    return keys.health()
 
 
 async def _providers(rt: Runtime, http: web.Request) -> Any:
@@ -118,6 +201,19 @@ PAGES: tuple[Page, ...] = (
     Page("GET", "/models/{id:.+}", "caller", _model, "One model"),
     Page("GET", "/openai/v1/models", "caller", _models, "The models that can be used"),
     Page("GET", "/anthropic/v1/models", "caller", _models, "The models that can be used"),
+    Page("POST", "/key/generate", "admin", _generate_key, "A new virtual key"),
+    Page("POST", "/key/update", "admin", _update_key, "Change a key"),
+    Page("POST", "/key/delete", "admin", _delete_keys, "Delete keys"),
+    Page("POST", "/key/block", "admin", _block_key, "Let a key in no more"),
+    Page("POST", "/key/unblock", "admin", _unblock_key, "Let a key in again"),
+    Page("POST", "/key/regenerate", "admin", _regenerate_key, "Another key in the place of one"),
+    Page("POST", "/key/{key}/regenerate", "admin", _regenerate_key, "Another key in the place of one"),
+    Page("POST", "/key/{key}/reset_spend", "admin", _reset_spend, "A key has spent nothing, from now on"),
+    Page("GET", "/key/list", "admin", _list_keys, "The keys, page by page"),
+    Page("GET", "/key/aliases", "admin", _key_aliases, "The names of keys"),
+    Page("POST", "/v2/key/info", "admin", _key_infos, "What is known of several keys"),
+    Page("GET", "/key/info", "caller", _key_info, "What is known of a key; without one, of the caller's own"),
+    Page("POST", "/key/health", "caller", _key_health, "Whether the caller's key is well"),
     Page("GET", "/spend/logs", "admin", _spend_logs, "The ledger's rows"),
     Page("GET", "/global/spend", "admin", _global_spend, "What was spent in all"),
     Page(

@@ -35,10 +35,14 @@ VARIABLES: dict[str, str] = {
     "LITELLM_MASTER_KEY": "The key that may do everything, if the file names none.",
     "CONFIG_FILE_PATH": "The configuration file, if the command line names none.",
     "PENSTOCK_DATA_DIR": "Where the embedded state lives; default `.penstock`.",
+    "DATABASE_URL": "As `database_url`.",
+    "DATABASE_HOST, POSTGRES_HOST": "Postgres by its parts, with `…_PORT`, `…_USER`, `…_PASSWORD` and `DATABASE_NAME`, `POSTGRES_LITELLM_DB` or `POSTGRES_DB`; `DATABASE_URL` wins.",
     "LITELLM_LOG, LITELLM_LOG_LEVEL": "DEBUG, INFO, WARNING, ERROR or CRITICAL; the most verbose wins.",
     "LITELLM_DEBUG, DETAILED_DEBUG, DEBUG": "`true` means level DEBUG.",
     "JSON_LOGS": "`true`: JSON lines even on a terminal.",
     "LITELLM_CORS_ORIGINS, LITELLM_CORS_ALLOW_CREDENTIALS": "As `allowed_origins` and `cors_allow_credentials`.",
+    "REDIS_URL": "As `redis_url` of `router_settings`.",
+    "REDIS_HOST, REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, REDIS_SSL": "The same in parts.",
     "NUM_WORKERS": "Processes that share the port, for more than one core; default 1.",
     "PENSTOCK_DRAIN_DELAY": "Seconds after a signal in which new requests are still taken; default 0.",
     "PENSTOCK_FAST_PATH": "`off`: aiohttp reads every request, where ordinary ones are else read without it; default `on`.",
@@ -47,9 +51,6 @@ VARIABLES: dict[str, str] = {
 """What works, for the reference. Keys and addresses of providers are in the providers' own variables."""
 
 LATER: dict[str, str] = {
-    "DATABASE_URL": "what must survive is kept in SQLite",
-    "REDIS_URL": "replicas share nothing",
-    "REDIS_HOST": "replicas share nothing",
     "LITELLM_SALT_KEY": "no credentials are stored",
     "UI_USERNAME": "there is no admin page",
     "UI_PASSWORD": "there is no admin page",

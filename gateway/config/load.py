@@ -12,10 +12,14 @@ here, so that whoever uses the `Config` needs to look at one place only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping as Names
+from datetime import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Struct
 from msgspec.structs import fields
@@ -34,17 +38,20 @@ from gateway.config.model import (
     Place,
     RouterSettings,
     Secret,
+    VirtualKey,
 )
 from gateway.config.nodes import Item, Mapping, Node, Scalar, Sequence, join, parse
+from gateway.config.postgres import PostgresUrlInvalid, read_postgres_url
 from gateway.config.problems import ConfigInvalid, Problem, Report, closest
 from gateway.config.values import Reader, is_null, is_off, same
 from gateway.config.vocabulary import (
+    CHOICES,
+    DISCONNECTS,
     ENTRY_KEYS,
     LIMITS,
     OPTIONS,
     OTHER_PRICE,
     PARAM_KEYS,
-    PRICE_POLICIES,
     REQUEST_PARAMETERS,
     ROUTER_PREFIX,
     SAME_SETTING,
@@ -52,6 +59,7 @@ from gateway.config.vocabulary import (
     SETTINGS,
     STRATEGIES,
     TOP,
+    VIRTUAL_KEY_KEYS,
     Key,
     Section,
 )
@@ -99,12 +107,14 @@ def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -
         models += dialects.providers(top["llm_providers"], "llm_providers")
     if models and not general.env_providers:
         _check_mentions(dialects.mentions, models, router, report)
+    keys = _virtual_keys(top, reader, limits)
     notices = report.settle()
     config = Config(
         model_list=tuple(models),
         router=router,
         litellm=litellm,
         general=general,
+        virtual_keys=tuple(keys),
         environment_variables=variables,
         files=tuple(files.names),
     )
@@ -306,13 +316,36 @@ class _Sections:
         if "routing_strategy" in values:
             values["routing_strategy"] = self._strategy(values["routing_strategy"], settings)
         environment = self._environment
-        values["redis_url"] = values.get("redis_url") or (
-            None if "redis_host" in values else environment.redis_url
-        )
+        if not {"redis_url", "redis_host"} & values.keys():
+            values |= self._redis_of_cache(settings)
+        values["redis_url"] = values.get("redis_url") or _redis_of_parts(values) or environment.redis_url
         return RouterSettings(**values)
 
+    def _redis_of_cache(self, settings: Settings) -> dict[str, Any]:
+        """The Redis that `cache_params` names: it is the one of this deployment."""
+        _, item, path = settings.get("cache_params", (None, None, ""))
+        written = item.value if item is not None else None
+        if not isinstance(written, Mapping) or "host" not in written.items:
+            return {}
+        found = {}
+        for name, read in (("host", self._reader.text), ("port", self._reader.integer), ("password", self._reader.secret)):
+            if name in written.items:
+                found[f"redis_{name}"] = read(written.items[name].value, join(path, name))
+        return {name: value for name, value in found.items() if value} if found.get("redis_host") else {}
+
     def litellm(self, settings: Settings) -> LiteLLMSettings:
-        return LiteLLMSettings(**self._values("litellm_settings", LiteLLMSettings, settings))
+        litellm = LiteLLMSettings(**self._values("litellm_settings", LiteLLMSettings, settings))
+        error, where = self._report.error, partial(_where, settings)
+        for name in ("budget_reset_at", "budget_reset_time"):
+            if not _is_time_of_day(getattr(litellm, name)):
+                error(*where(name), "must be a time of day, HH:MM")
+        if litellm.timezone is not None and not _is_zone(litellm.timezone):
+            error(*where("timezone"), f'no time zone is called "{litellm.timezone[:60]}"')
+        if litellm.budget_duration is not None and not _PERIOD.fullmatch(litellm.budget_duration):
+            error(*where("budget_duration"), "must be a number with s, m, h, d, w or mo")
+        if not 400 <= litellm.budget_exceeded_status_code < 600:
+            error(*where("budget_exceeded_status_code"), "must be a status between 400 and 599")
+        return litellm
 
     def general(self, settings: Settings) -> GeneralSettings:
         values = self._values("general_settings", GeneralSettings, settings)
@@ -380,17 +413,80 @@ class _Sections:
         if general.cors_allow_credentials and "*" in general.allowed_origins:
             message = "the origin * and credentials exclude each other: name the origins"
             error(*where("allowed_origins"), message)
-        if general.unknown_price_policy != "warn":
-            known = general.unknown_price_policy in PRICE_POLICIES
-            error(*where("unknown_price_policy"), "only warn is available yet" if known else "must be warn")
+        for name, choices in CHOICES.items():
+            if getattr(general, name) not in choices:
+                error(*where(name), f"must be {', '.join(choices[:-1])} or {choices[-1]}")
+        for name in _NOT_NEGATIVE:
+            if (getattr(general, name) or 0) < 0:
+                error(*where(name), "must not be negative")
+        for user, limits in general.user_rate_limit.items():
+            if not _is_user_limit(limits):
+                error(*where("user_rate_limit"), f"{user[:60]}: must be {{rpm: a number, tpm: a number}}")
+        self._check_database(general, settings)
         if general.max_request_size_mb == 0:
             error(*where("max_request_size_mb"), "must be more than 0")
 
+    def _check_database(self, general: GeneralSettings, settings: Settings) -> None:
+        error, where = self._report.error, partial(_where, settings)
+        for name in ("database_connection_pool_limit", "database_connect_timeout", "database_socket_timeout"):
+            if getattr(general, name) == 0:
+                error(*where(name), "must be more than 0")
+        if unset := self._reader.unset_of("database_url"):
+            self._report.warning(*where("database_url"), f"{', '.join(unset)} is not set")
+        if general.database_url is None:
+            return
+        try:
+            ignored = read_postgres_url(general.database_url.reveal()).ignored
+        except PostgresUrlInvalid as why:
+            error(*where("database_url"), f"the address of Postgres cannot be used: {why}")
+            return
+        if ignored:
+            told = (
+                f"{', '.join(ignored)} has no effect"
+                if len(ignored) == 1
+                else f"{', '.join(ignored)} have no effect"
+            )
+            self._report.notice(*where("database_url"), f"{told} in the address of Postgres")
+
+
+_PERIOD = re.compile(r"[0-9]{0,5}[1-9][0-9]{0,5}(mo|[smhdw])")
+_NOT_NEGATIVE = ("rpm_limit", "tpm_limit", "max_parallel_requests", "global_max_parallel_requests")
 
 _WELL_KNOWN = frozenset(
     ("sk-1234", "dev-key", "dev-key-change-in-production", "admin123", "sk-your-master-key-here")
 )
 """Master keys out of manuals."""
+
+
+def _redis_of_parts(values: dict[str, Any]) -> Secret | None:
+    host, port, password = (values.get(f"redis_{part}") for part in ("host", "port", "password"))
+    if not host:
+        return None
+    login = f":{quote(password.reveal(), safe='')}@" if password else ""
+    return Secret(f"redis://{login}{f'[{host}]' if ':' in host else host}:{port or 6379}")
+
+
+def _is_user_limit(written: object) -> bool:
+    return (
+        isinstance(written, dict)
+        and written.keys() <= {"rpm", "tpm"}
+        and all(type(limit) is int and limit >= 0 for limit in written.values())
+    )
+
+
+def _is_time_of_day(written: str | None) -> bool:
+    try:
+        return written is None or time.fromisoformat(written).tzinfo is None
+    except ValueError:
+        return False
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 def _where(settings: Settings, name: str) -> tuple[Place, str]:
@@ -505,6 +601,9 @@ class _Models:
             self._report.error(model.place, path, "model has no value")
         if not values.get("model"):
             return None
+        if values.get("on_disconnect", "cancel") not in DISCONNECTS:
+            place = node.items["on_disconnect"].place
+            self._report.error(place, join(path, "on_disconnect"), f"must be {' or '.join(DISCONNECTS)}")
         if model and not node.items.keys() & {"api_base", "base_url", "custom_llm_provider", "mock_response"}:
             self._whose(model.place, values["model"], join(path, "model"))
         return ModelParams(**values)
@@ -560,6 +659,49 @@ class _Models:
         value = self._reader.plain(item.value, join(path, name))
         if value is not None:
             defaults[name] = value
+
+
+# -- virtual keys ------------------------------------------------------------------------------------------------------
+
+
+def _virtual_keys(top: dict[str, Item], reader: Reader, limits: dict[str, Place]) -> list[VirtualKey]:
+    """`virtual_keys`; what their words mean together is `gateway.keyfields`' business."""
+    node = top["virtual_keys"].value if "virtual_keys" in top else None
+    if node is None or is_null(node):
+        return []
+    if not isinstance(node, Sequence):
+        reader.report.error(node.place, "virtual_keys", "must be a list of keys, each beginning with a dash")
+        return []
+    found = [
+        _virtual_key(item, join("virtual_keys", index), reader, limits)
+        for index, item in enumerate(node.items)
+    ]
+    return [key for key in found if key is not None]
+
+
+def _virtual_key(node: Node, path: str, reader: Reader, limits: dict[str, Place]) -> VirtualKey | None:
+    report = reader.report
+    if not isinstance(node, Mapping) or "key" not in node.items:
+        report.error(node.place, path, "must be a mapping with key")
+        return None
+    values: dict[str, Any] = {}
+    for name, item in node.items.items():
+        known = VIRTUAL_KEY_KEYS.get(name)
+        if known is None:
+            report.error(item.place, path, f'unknown key "{name}"', closest(name, VIRTUAL_KEY_KEYS))
+            continue
+        values[name] = reader.read(known.kind, item.value, join(path, name))
+        if name in _KEY_LIMITS and not is_off(item.value):
+            limits[join(path, name)] = item.place
+    key = values.pop("key")
+    if key is None:
+        report.warning(node.items["key"].place, path, "this key has no value, so nobody holds it")
+        return None
+    given = {name: value for name, value in values.items() if value is not None}
+    return VirtualKey(key=key, fields=given, place=node.place)
+
+
+_KEY_LIMITS = LIMITS | {"budget_limits", "model_max_budget", "model_tpm_limit", "model_rpm_limit"}
 
 
 # -- names that lead nowhere -------------------------------------------------------------------------------------------

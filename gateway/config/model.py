@@ -87,6 +87,7 @@ class ModelParams(Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     stream_timeout: float | None = None
     max_retries: int | None = None
+    on_disconnect: str = "cancel"
 
     drop_params: bool | None = None
     additional_drop_params: tuple[str, ...] = ()
@@ -178,7 +179,12 @@ class LiteLLMSettings(Struct, frozen=True, kw_only=True):
     max_budget: str | None = None
     """Dollars for the whole gateway, as decimal text."""
     budget_duration: str | None = None
+    budget_reset_at: str | None = None
+    """A time of day, `HH:MM`; `budget_reset_time` is another name for it."""
+    budget_reset_time: str | None = None
+    timezone: str | None = None
     budget_exceeded_status_code: int = 422
+    master_key_exempt_from_budget: bool = False
     require_auth_for_metrics_endpoint: bool = False
 
 
@@ -197,6 +203,9 @@ class GeneralSettings(Struct, frozen=True, kw_only=True):
     """The file or the environment says that there is one; if `master_key` is None all the same, it resolved to
     nothing and the gateway must not start open."""
     database_url: Secret | None = None
+    database_connection_pool_limit: int | None = None
+    database_connect_timeout: float | None = None
+    database_socket_timeout: float | None = None
     env_providers: bool | None = None
     """Providers whose key is in the environment can be reached by prefix; None = only if there is no `model_list`."""
     public_routes: tuple[str, ...] = ()
@@ -205,6 +214,28 @@ class GeneralSettings(Struct, frozen=True, kw_only=True):
     max_request_size_mb: float | None = None
     cost_per_token: dict[str, TokenPrice] = field(default_factory=dict)
     unknown_price_policy: str = "warn"
+    rpm_limit: int | None = None
+    """Requests per minute of the whole gateway, as `tpm_limit` its tokens."""
+    tpm_limit: int | None = None
+    user_rate_limit: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By user: `rpm` and `tpm`."""
+    max_parallel_requests: int | None = None
+    """Of each virtual key that has none of its own."""
+    global_max_parallel_requests: int | None = None
+    limits_without_redis: str = "local"
+    on_budget: str = "finish"
+    on_orphan: str = "charge"
+    on_ledger_failure: str = "serve"
+    fail_closed_rate_limit_enforcement: bool = False
+    fail_closed_budget_enforcement: bool = False
+
+
+class VirtualKey(Struct, frozen=True, kw_only=True):
+    """One item of `virtual_keys`: a key that somebody chose, and what it may, by the words of `/key/generate`."""
+
+    key: Secret
+    fields: dict[str, Any] = field(default_factory=dict)
+    place: Place
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -214,6 +245,7 @@ class Config(Struct, frozen=True, kw_only=True):
     router: RouterSettings = field(default_factory=RouterSettings)
     litellm: LiteLLMSettings = field(default_factory=LiteLLMSettings)
     general: GeneralSettings = field(default_factory=GeneralSettings)
+    virtual_keys: tuple[VirtualKey, ...] = ()
     environment_variables: dict[str, Secret] = field(default_factory=dict)
     """To be set in the process: what `environment_variables:` holds, `os.environ/` and `${}` resolved."""
     files: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from msgspec.structs import fields
 from gateway.config.environment import LATER, VARIABLES
 from gateway.config.model import GeneralSettings, LiteLLMSettings, RouterSettings, Secret
 from gateway.config.values import Kind
-from gateway.config.vocabulary import ENTRY, PARAM_KEYS, SECTIONS, SETTINGS, TOP, Key, Section
+from gateway.config.vocabulary import ENTRY, PARAM_KEYS, SECTIONS, SETTINGS, TOP, VIRTUAL_KEY, Key, Section
 
 _STRUCTS: dict[Section, type[Struct]] = {
     "router_settings": RouterSettings,
@@ -80,6 +80,7 @@ def config_schema() -> dict[str, Any]:
             "additionalProperties": False,
         }
     top["model_list"] |= {"type": ["array", "null"], "items": _entry()}
+    top["virtual_keys"] |= {"type": ["array", "null"], "items": _virtual_key()}
     top["include"] |= _NAMES
     top["environment_variables"] |= {"type": ["object", "null"]}
     return {
@@ -105,6 +106,15 @@ def _entry() -> dict[str, Any]:
         "type": "object",
         "properties": entry,
         "required": ["model_name", "litellm_params"],
+        "additionalProperties": False,
+    }
+
+
+def _virtual_key() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {key.name: _property(key) for key in VIRTUAL_KEY},
+        "required": ["key"],
         "additionalProperties": False,
     }
 
@@ -171,6 +181,7 @@ def reference() -> str:
     parts = [_INTRODUCTION, "## The top of the file\n", _table(list(TOP.values()))]
     parts += ["## `model_list[]`\n", _table(list(ENTRY))]
     parts += ["## `model_list[].litellm_params`\n", _DEFAULTS, _table(list(PARAM_KEYS.values()))]
+    parts += ["## `virtual_keys[]`\n", _table(list(VIRTUAL_KEY))]
     for section in SECTIONS:
         parts += [f"## `{section}`\n", _table([key for key in SETTINGS.values() if key.section == section])]
     return "\n".join([*parts, _environment()])

@@ -72,6 +72,7 @@ PARAMS: tuple[Key, ...] = (
     Key("timeout", "seconds", "Seconds within which an answer must begin."),
     Key("stream_timeout", "seconds", "The same for streams, where it differs."),
     Key("max_retries", "integer", "As `num_retries`, for this entry."),
+    Key("on_disconnect", "text", "What happens to a stream whose client leaves: `cancel` closes it at once; `drain` lets it run to its end, for providers that go on and bill all the same, so that the bill is theirs and no estimate (2 minutes at most, 64 at a time)."),
     Key("drop_params", "boolean", "Parameters of the client's format that the provider does not support are dropped instead of refused; fields that no format knows are passed on as they are."),
     Key("allowed_openai_params", "texts", "Request parameters that go to the provider as they came, whatever is known of it."),
     Key("additional_drop_params", "texts", "Request parameters that are always left out."),
@@ -240,10 +241,10 @@ _ROUTER: tuple[Key, ...] = (
     Key("content_policy_fallbacks", "fallbacks", "who answers when a provider refuses the content", "later", also=_LITELLM),
     Key("retry_policy", "object", "retries by kind of error, and their delays", "later"),
     Key("allowed_fails", "integer", "failures before a deployment is left out", "later", also=_LITELLM),
-    Key("redis_url", "secret", "Redis, shared by replicas", "later"),
-    Key("redis_host", "text", "Redis, shared by replicas", "later"),
-    Key("redis_port", "integer", "Redis, shared by replicas", "later"),
-    Key("redis_password", "secret", "Redis, shared by replicas", "later"),
+    Key("redis_url", "secret", "Redis, in which replicas and workers share limits, budgets and news of keys; default: REDIS_URL, else REDIS_HOST with REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD and REDIS_SSL."),
+    Key("redis_host", "text", "As `redis_url`, in parts; the host of `cache_params` counts if there is none."),
+    Key("redis_port", "integer", "The port of `redis_host`; default: 6379."),
+    Key("redis_password", "secret", "The password of `redis_host`; an empty one means none."),
     *_later("Redis, shared by replicas", "redis_db redis_ssl redis_username cache_responses client_ttl cache_kwargs"),
     *_later("routing strategies beyond the shuffle", "routing_strategy_args routing_groups enable_weighted_failover enable_pre_call_checks optional_pre_call_checks deployment_affinity_ttl_seconds ignore_invalid_deployments"),
     *_later("routing by the tags of a request", "enable_tag_filtering tag_filtering_match_any"),
@@ -261,12 +262,14 @@ _LITELLM_SETTINGS: tuple[Key, ...] = (
     Key("set_verbose", "boolean", "Log at level DEBUG."),
     Key("request_timeout", "seconds", "As `timeout` of `router_settings`, and before it."),
     Key("require_auth_for_metrics_endpoint", "boolean", "`/metrics` wants a key.", also=_GENERAL),
-    Key("max_budget", "price", "dollars that the whole gateway may spend", "later"),
-    Key("budget_duration", "duration", "the span of `max_budget`", "later"),
-    Key("budget_reset_at", "text", "time of day at which budgets begin anew", "later"),
-    Key("budget_reset_time", "text", "time of day at which budgets begin anew", "later"),
-    Key("budget_exceeded_status_code", "integer", "the status of a refusal for budget reasons", "later"),
-    *_later("budgets", "timezone max_internal_user_budget max_end_user_budget max_end_user_budget_id max_ui_session_budget tag_budget_config master_key_exempt_from_budget"),
+    Key("max_budget", "price", "Dollars that the whole gateway may spend in each `budget_duration`: it binds every request, the master key's and those without a key too.", also=_GENERAL),
+    Key("budget_duration", "duration", "The period of `max_budget`: `1h`, `1d`, `7d`, `30d`, `1mo` …; without one it never begins anew. `30d` and `1mo` are the calendar month.", also=_GENERAL),
+    Key("budget_reset_at", "text", "The time of day at which budgets of days and months begin anew, `HH:MM`; default: midnight.", also=_GENERAL),
+    Key("budget_reset_time", "text", "Another name for `budget_reset_at`."),
+    Key("timezone", "text", "Where that time of day is, for instance `Europe/Berlin`; default: UTC."),
+    Key("budget_exceeded_status_code", "integer", "The status of a refusal for budget reasons."),
+    Key("master_key_exempt_from_budget", "boolean", "Requests with the master key neither count for `max_budget` nor are they refused for it."),
+    *_later("budgets", "max_internal_user_budget max_end_user_budget max_end_user_budget_id max_ui_session_budget tag_budget_config"),
     *_later("caching of answers", "cache cache_params"),
     *_later("callbacks and tracing", "callbacks success_callback failure_callback service_callback audit_log_callbacks store_audit_logs langfuse_public_key langfuse_secret_key langfuse_host langfuse_default_tags otel"),
     *_later("metrics beyond the built-in ones", "prometheus_metrics_config custom_prometheus_metadata_labels custom_prometheus_tags enable_end_user_cost_tracking_prometheus_only prometheus_initialize_budget_metrics disable_end_user_cost_tracking"),
@@ -290,11 +293,28 @@ _GENERAL_SETTINGS: tuple[Key, ...] = (
     Key("cors_allow_credentials", "boolean", "Browsers may send credentials; default: LITELLM_CORS_ALLOW_CREDENTIALS. Not with the origin `*`.", also=_EVERYWHERE),
     Key("max_request_size_mb", "number", "Size of a request at most, in MiB; default: 32."),
     Key("cost_per_token", "token_prices", "Dollars per token by model: one number, or `{input, output}`; wins over the built-in price."),
-    Key("unknown_price_policy", "text", "What happens to a request whose price nobody knows. Now: `warn`."),
-    Key("database_url", "secret", "Postgres for what must survive; default: DATABASE_URL", "later"),
-    *_later("Postgres", "database_connection_pool_limit database_connection_timeout database_connect_timeout database_socket_timeout database_max_idle_connection_lifetime database_extra_connection_params database_disable_prepared_statements allow_requests_on_db_unavailable store_model_in_db supported_db_objects proxy_batch_write_at proxy_batch_polling_interval proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time proxy_config_reload_interval_seconds use_redis_transaction_buffer coordination_redis scheduled_job_stagger"),
-    *_later("rate limits", "tpm_limit rpm_limit user_rate_limit max_parallel_requests global_max_parallel_requests token_rate_limit_type max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds disable_fallbacks_on_per_model_rate_limits"),
-    *_later("budgets", "disable_budget_reservation apply_user_budget_to_team_keys self_serve_budget_policy budget_exceeded_throttle_percentage on_orphan"),
+    Key("unknown_price_policy", "text", "What happens to a request whose price nobody knows: `warn` counts it (`penstock_unpriced_requests_total`), and refuses it where a budget binds; `block` refuses it always; `estimate` counts $5 and $25 per million tokens for budgets."),
+    Key("rpm_limit", "integer", "Requests in any minute, of all callers together."),
+    Key("tpm_limit", "integer", "Tokens in any minute, of all callers together; what a request is going to use is estimated until it is known."),
+    Key("user_rate_limit", "object", "`{user: {rpm, tpm}}`: of a key's user, else of the end user that a request names."),
+    Key("max_parallel_requests", "integer", "Requests at the same time, of each virtual key that has no such limit of its own."),
+    Key("global_max_parallel_requests", "integer", "Requests at the same time, of all callers together."),
+    Key("limits_without_redis", "text", "What limits do while Redis is away: `local` gives each gateway its part of what is left, `open` lets everything pass, `closed` refuses with 503."),
+    Key("on_budget", "text", "What happens to a stream that has used up what was reserved for it: `finish` lets it end, `cut` ends it with an error."),
+    Key("on_orphan", "text", "What becomes of a request that a budget binds and that was under way when the gateway died: `charge` enters what was reserved for it, `release` enters nothing; either way it has a row of its own, `orphaned`."),
+    Key("on_ledger_failure", "text", "What happens when what was spent can neither be stored nor kept (database away, disk and memory full): `serve` goes on and counts what is lost (`penstock_ledger_dropped_total`), `refuse` answers 503."),
+    Key("fail_closed_rate_limit_enforcement", "boolean", "The same as `limits_without_redis: closed`."),
+    Key("fail_closed_budget_enforcement", "boolean", "The same as `limits_without_redis: closed`; and a budget whose spend cannot be read, because the database is away at the start, refuses with 503 instead of counting from zero until it can."),
+    Key("database_url", "secret", "Postgres for keys and spend, which several replicas share; default: DATABASE_URL, else SQLite in the data folder.", also=_EVERYWHERE),
+    Key("database_connection_pool_limit", "integer", "Connections to Postgres at most, per process; default: 5.", also=_EVERYWHERE),
+    Key("database_connect_timeout", "seconds", "How long a connection to Postgres may take; default: 2.", also=_EVERYWHERE),
+    Key("database_socket_timeout", "seconds", "How long Postgres may take to write or to find one thing; default: 5. Reports have six times as long.", also=_EVERYWHERE),
+    *_ignored("no request waits for a connection to Postgres", "database_connection_timeout"),
+    *_ignored("connections to Postgres that nobody uses are closed after a minute", "database_max_idle_connection_lifetime"),
+    *_ignored("it works behind PgBouncer as it is", "database_disable_prepared_statements"),
+    *_later("Postgres", "database_extra_connection_params allow_requests_on_db_unavailable store_model_in_db supported_db_objects proxy_batch_write_at proxy_batch_polling_interval proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time proxy_config_reload_interval_seconds use_redis_transaction_buffer coordination_redis scheduled_job_stagger"),
+    *_later("rate limits", "token_rate_limit_type max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds disable_fallbacks_on_per_model_rate_limits"),
+    *_later("budgets", "disable_budget_reservation apply_user_budget_to_team_keys self_serve_budget_policy budget_exceeded_throttle_percentage"),
     *_later("keys, teams and users", "custom_key_generate custom_key_update custom_key_policy custom_team_metadata_validate user_api_key_cache_ttl user_api_key_cache_max_size user_header_name user_header_mappings infer_model_from_keys default_team_disabled disable_auto_add_proxy_admin_to_teams"),
     *_later("spend logs", "disable_spend_logs store_prompts_in_spend_logs spend_logs_metadata_fields spend_capture_rate_check disable_requester_ip_address_logging maximum_spend_logs_retention_period maximum_autorouter_session_retention_period maximum_health_check_retention_period maximum_daily_tag_spend_retention_period maximum_spend_logs_size maximum_spend_logs_cleanup_target_size maximum_spend_logs_size_check_interval maximum_spend_logs_cleanup_cron use_spend_logs_partitioning maximum_spend_logs_cleanup_batch_size maximum_spend_logs_cleanup_max_batches maximum_spend_logs_cleanup_run_budget maximum_spend_logs_cleanup_batch_timeout accounting_capture accounting_sync_ack accounting_sync_ack_timeout_seconds accounting_sync_ack_failure_policy request_tag_mappings"),
     *_later("alerts", "alerting alert_types alert_to_webhook_url alerting_args alerting_threshold"),
@@ -316,11 +336,37 @@ _GENERAL_SETTINGS: tuple[Key, ...] = (
     *_refused("authentication other than by key is not available", "custom_auth custom_auth_run_common_checks enable_jwt_auth litellm_jwtauth enable_oauth2_auth enable_oauth2_proxy_auth oauth2_config_mappings custom_sso custom_ui_sso_sign_in_handler role_permissions"),
     *_refused("routes cannot be restricted here", "allowed_routes admin_only_routes"),
     *_refused("pass-through routes are not available", "pass_through_endpoints"),
-    *_refused("rules for what a request must or may not hold are not available", "enforced_params reject_clientside_metadata_tags enforce_fallback_model_access"),
-    *_refused("refusing requests while limits cannot be checked is not available", "fail_closed_rate_limit_enforcement fail_closed_budget_enforcement"),
+    *_refused("rules for what a request must or may not hold are not available", "enforced_params reject_clientside_metadata_tags"),
+    *_ignored("a fallback that the caller's key may not use is never asked", "enforce_fallback_model_access"),
     *_refused("credentials and mock answers never come from a request", "allow_client_side_credentials dangerously_allow_mock_testing_request_params"),
     *_refused("the guard against private addresses cannot be changed", "user_url_validation", ("true",)),
     *_refused("TLS is ended by the reverse proxy; serving it is not available", "ssl_keyfile_path ssl_certfile_path ssl_certfile ssl_keyfile ciphers"),
+)  # fmt: skip
+
+# -- virtual_keys ------------------------------------------------------------------------------------------------------
+
+VIRTUAL_KEY: tuple[Key, ...] = (
+    Key("key", "secret", "The key itself, 16 characters at least; write `os.environ/NAME`, a file is no place for it."),
+    Key("key_alias", "text", "Its name in logs, metrics and the ledger; each name once."),
+    Key("models", "texts", "What it may ask for: public names, patterns (`openai/*`), access groups (`model_info.access_groups`); default: everything."),
+    Key("aliases", "texts_by_name", "Its own words for models."),
+    Key("allowed_routes", "texts", "What it may call: paths, patterns (`/v1/*`), groups (`llm_api_routes`, `openai_routes`, `anthropic_routes`, `info_routes`); default: everything that keys may."),
+    Key("key_type", "text", "`llm_api`, `management`, `read_only` or `default`: a short word for `allowed_routes`."),
+    Key("max_budget", "price", "Dollars that it may spend in each `budget_duration`."),
+    Key("budget_duration", "text", "When `max_budget` begins anew: `1h`, `1d`, `30d`, `1mo` …; default: never."),
+    Key("budget_limits", "any", "Further budgets that all hold at once: `[{max_budget, budget_duration}]`."),
+    Key("model_max_budget", "object", "Budgets by model: `{gpt-4o: {budget_limit, time_period}}`."),
+    Key("soft_budget", "price", "Dollars after which somebody is told; nothing is refused."),
+    Key("tpm_limit", "integer", "Tokens in any minute."),
+    Key("rpm_limit", "integer", "Requests in any minute."),
+    Key("max_parallel_requests", "integer", "Requests at the same time."),
+    Key("model_tpm_limit", "object", "Tokens in any minute, by model."),
+    Key("model_rpm_limit", "object", "Requests in any minute, by model."),
+    Key("user_id", "text", "Whose it is."),
+    Key("team_id", "text", "Whose it is."),
+    Key("tags", "texts", "Words that its spend is grouped by."),
+    Key("metadata", "object", "Whatever else there is to say of it; kept and shown."),
+    Key("blocked", "boolean", "It is not let in."),
 )  # fmt: skip
 
 # -- the top of the file -----------------------------------------------------------------------------------------------
@@ -333,10 +379,10 @@ _TOP: tuple[Key, ...] = (
     Key("environment_variables", "any", "Names and values that are set in the environment before anything else is read."),
     Key("include", "any", "Further files, beside the one that names them: lists are joined, other keys replaced."),
     Key("llm_providers", "any", "A blueprint's providers: `{name: {enabled, api_key, base_url, models: […]}}`, expanded to a `model_list`."),
+    Key("virtual_keys", "any", "Keys that the gateway hands out, beside those of `/key/generate`; they are changed here and nowhere else."),
     *_ignored("a blueprint's word for the container: host and port are given on the command line or in the environment", "litellm"),
     *_later("callbacks and tracing", "callback_settings"),
     *_later("named credentials", "credential_list"),
-    *_later("virtual keys in the file", "virtual_keys"),
     *_later("MCP servers, agents and search", "mcp_servers mcp_tools mcp_aliases agent_list search_tools vector_store_registry sandbox_tools"),
     *_later("files, batches and assistants", "files_settings finetune_settings assistant_settings"),
     *_later("prompts", "prompts"),
@@ -385,13 +431,15 @@ LIMITS = frozenset(
         "default_api_key_rpm_limit",
     )
 )
-"""Words, of settings and of `litellm_params`, for which somebody has to count what all workers do."""
+"""Words, of settings, of `litellm_params` and of `virtual_keys`, for which somebody has to count what all workers do."""
 
 ENTRY_KEYS: dict[str, Key] = {key.name: key for key in ENTRY}
 PARAM_KEYS: dict[str, Key] = {key.name: key for key in PARAMS} | {
     name: Key(name, kind, "A setting of one provider: where the model is, or how its requests are signed.")
     for name, kind in OPTIONS.items()
 }
+
+VIRTUAL_KEY_KEYS: dict[str, Key] = {key.name: key for key in VIRTUAL_KEY}
 
 SECTIONS: tuple[Section, ...] = ("router_settings", "litellm_settings", "general_settings")
 
@@ -412,4 +460,15 @@ STRATEGIES: dict[str, str] = {
 }
 """Names of routing strategies, the ones that people write beside the ones that they mean."""
 
+DISCONNECTS = ("cancel", "drain")
+
 PRICE_POLICIES = ("warn", "block", "estimate")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "unknown_price_policy": PRICE_POLICIES,
+    "limits_without_redis": ("local", "open", "closed"),
+    "on_budget": ("finish", "cut"),
+    "on_orphan": ("charge", "release"),
+    "on_ledger_failure": ("serve", "refuse"),
+}
+"""Settings that take one of a few words."""

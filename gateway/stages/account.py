@@ -26,6 +26,7 @@ from gateway.state.records import (
     CostSource,
     Kind,
     LedgerRow,
+    RecordsUnavailable,
     Status,
     UsageSource,
 )
@@ -43,6 +44,14 @@ def open_books(rt: Runtime, x: Exchange) -> None:
     rt.metrics.in_flight += 1
     rt.open.add(x)
     rt.outbox.under_way += 1
+
+
+def insist(rt: Runtime) -> None:
+    """Refuse what cannot be booked, where the operator wants that (`on_ledger_failure`). Raises `RecordsUnavailable`."""
+    if rt.ledger.is_full and rt.config.general.on_ledger_failure == "refuse":
+        raise RecordsUnavailable(
+            "The gateway cannot keep its books now; try again later", headers={"retry-after": "5"}
+        )
 
 
 def settle(rt: Runtime, x: Exchange) -> None:
@@ -66,6 +75,7 @@ def settle(rt: Runtime, x: Exchange) -> None:
         price = x.deployment.price if x.deployment is not None else None
         x.cost = cost(price, usage, x.envelope)
     x.usage = usage
+    rt.limiter.settle(x)
     rt.ledger.offer(_row(x))
 
 

@@ -12,22 +12,41 @@ from urllib.parse import urlsplit
 from multidict import MultiMapping
 
 from adapters.errors import BadRequest, Forbidden, GatewayError, Unauthorized
+from gateway import access
 from gateway.exchange import Exchange
-from gateway.keyring import ANONYMOUS, Caller
+from gateway.keyring import ANONYMOUS, Caller, check_time
 from gateway.runtime import Runtime
+
+
+class NotAdmin(Unauthorized):
+    """A virtual key, where the master key is needed."""
+
+    reason = "not_admin"
+
 
 _KEY_HEADERS = ("x-litellm-api-key", "authorization", "api-key", "x-api-key", "x-goog-api-key")
 _FORWARDED = frozenset({"forwarded", "via", "x-real-ip", "cf-connecting-ip", "true-client-ip", "x-client-ip"})
 
 
-def identify(rt: Runtime, x: Exchange) -> None:
-    """Set `x.caller`. Raises `Unauthorized`, or `BadRequest` where a credential is given twice."""
+async def identify(rt: Runtime, x: Exchange) -> None:
+    """Set `x.caller`. Waits only for a key that this process has never seen.
+
+    Raises `Unauthorized`, `KeyUnknown`, `Forbidden` for a path that a key may not call, or `BadRequest` where a credential is
+    given twice.
+    """
     head = x.http
-    if head.caller is None or head.keys_version != rt.keyring.version:
+    caller = head.caller
+    if caller is None or head.keys_version != rt.keyring.version:
+        version = rt.keyring.version  # before it is asked: what changes meanwhile counts
         is_public = x.endpoint.path in rt.config.general.public_routes
-        head.caller = ANONYMOUS if is_public else caller_of(rt, head)
-        head.keys_version = rt.keyring.version  # last: who is refused stays unknown
-    x.caller = head.caller
+        caller = ANONYMOUS if is_public else await caller_of(rt, head)
+        if caller.key is not None:
+            x.caller = caller
+            access.check_endpoint(caller.key, x.endpoint)
+        head.caller, head.keys_version = caller, version  # last: who is refused stays unknown
+    elif caller.key is not None:
+        check_time(caller.key, x.wall)
+    x.caller = caller
 
 
 class Asked(Protocol):
@@ -41,37 +60,42 @@ class Asked(Protocol):
     def remote(self) -> str | None: ...
 
 
-def caller_of(rt: Runtime, http: Asked) -> Caller:
+async def caller_of(rt: Runtime, http: Asked) -> Caller:
     """Who holds the credential of this request.
 
     The first of these headers that is there counts: `x-litellm-api-key`, `Authorization: Bearer`, `api-key`,
     `x-api-key`, `x-goog-api-key`. The same one twice could mean one thing here and another elsewhere: 400.
     """
-    return rt.keyring.identify(_credential(http, needed=not rt.keyring.is_open))
+    keyring = rt.keyring
+    key = _credential(http, needed=not keyring.is_open)
+    return keyring.known(key) or await keyring.look_up(key or "")
 
 
-def require_admin(rt: Runtime, http: Asked) -> Caller:
-    """The caller, if it may manage the gateway.
+async def require_admin(rt: Runtime, http: Asked, route: str) -> Caller:
+    """The caller, if it may manage the gateway; `route` is what it wants to do.
 
     With a master key, whoever holds it. In open mode, whoever sits at this machine: the peer is loopback, no proxy stood
-    between, and no foreign page sent the browser. Raises `Unauthorized` or `Forbidden`.
+    between, and no foreign page sent the browser. A virtual key is never enough. Raises `Unauthorized` or `Forbidden`.
     """
-    caller = caller_of(rt, http)
-    if rt.keyring.is_open:
+    caller = await caller_of(rt, http)
+    if caller.kind == "anonymous" and rt.keyring.is_open:
         if not _is_local(http):
             raise Forbidden(
                 "Management is open to this machine alone while no master key is set. Set LITELLM_MASTER_KEY."
             )
         return caller
     if not caller.is_admin:
-        raise Forbidden("Authentication Error, Only proxy admin can be used to call this route.")
+        raise NotAdmin(
+            "Authentication Error, Only proxy admin can be used to generate, delete, update info for new "
+            f"keys/users/teams. Route={route}. Your role=unknown."
+        )
     return caller
 
 
-def is_admin(rt: Runtime, http: Asked) -> bool:
+async def is_admin(rt: Runtime, http: Asked, route: str = "") -> bool:
     """May the caller manage the gateway? For pages that everybody may see and administrators see more of."""
     try:
-        require_admin(rt, http)
+        await require_admin(rt, http, route)
     except GatewayError:
         return False
     return True

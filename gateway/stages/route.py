@@ -6,6 +6,7 @@ import difflib
 import logging
 
 from adapters.errors import ModelNotFound
+from gateway import access
 from gateway.exchange import Exchange
 from gateway.runtime import Runtime
 
@@ -15,15 +16,21 @@ _NAMES_SHOWN = 10
 
 
 def plan(rt: Runtime, x: Exchange) -> None:
-    """Fill `x.plan`: the route that was asked for, then its stand-ins. Raises `ModelNotFound`."""
-    route = rt.routes.find(x.model)
+    """Fill `x.plan`: the route that was asked for, then its stand-ins, as far as the caller's key may use them.
+
+    Raises `ModelNotFound` and `ModelDenied`.
+    """
+    key = x.caller.key if x.caller is not None else None
+    name = x.model if key is None else key.aliases.get(x.model, x.model)
+    route = rt.routes.find(name)
+    if key is not None:
+        access.check_model(key, name, route)
     if route is None:
-        raise ModelNotFound(_not_found(rt, x.model))
-    x.plan = (
-        (route,)
-        if x.controls.disable_fallbacks
-        else (route, *rt.routes.stand_ins(x.model, x.controls.fallbacks))
-    )
+        raise ModelNotFound(_not_found(rt, name))
+    stand_ins = () if x.controls.disable_fallbacks else rt.routes.stand_ins(name, x.controls.fallbacks)
+    if key is not None and stand_ins:
+        stand_ins = [other for other in stand_ins if access.may_use(key, other.name, other)]
+    x.plan = (route, *stand_ins)
     if log.isEnabledFor(logging.DEBUG):
         plan_told = [f"{route.name} ({len(route.deployments)})" for route in x.plan]
         log.debug("request %s for %s: %s (deployments)", x.id, x.model, ", then ".join(plan_told))

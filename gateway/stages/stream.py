@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 
 from adapters import CLIENTS
 from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
 from adapters.taps import Tap
 from gateway import __version__
-from gateway.client import header_lines
+from gateway.client import ClientWriter, header_lines
 from gateway.deadlines import Deadline
 from gateway.exchange import Answer, Exchange, Response
 from gateway.logs import scrub
 from gateway.pricing import cost, dollars_text
 from gateway.routes import Deployment
 from gateway.runtime import Runtime
-from gateway.story import Signal
+from gateway.story import Interrupted, Signal
 
 _FAREWELL = 0.2
 """Seconds that a provider has to close its message after the last event, so that its connection can be used again."""
@@ -54,12 +55,68 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
     else:
         if not client.opened:
             client.open_stream(headers_of(rt, x, answer))
-        await _Relay(rt, x, answer, answer.tap).run()
+        stream = _Relay(rt, x, answer, answer.tap)
+        try:
+            await stream.run()
+        except asyncio.CancelledError as left:
+            if _shall_go_on(rt, x, answer, left):
+                stream.mute()
+                answer.goes_on = True
+                x.unheard = partial(_take_in, rt, answer, stream)
+            raise
         client.end()
     if client.is_full:
         await client.flushed(rt.limits.client_write)
     if answer.tap is not None and not answer.ended:
         await _farewell(rt, answer)
+
+
+def _shall_go_on(rt: Runtime, x: Exchange, answer: Answer, left: BaseException) -> bool:
+    """Whether a stream that its client has left runs to its end: the provider will bill all of it, so let it count."""
+    return (
+        x.deployment is not None
+        and x.deployment.drains
+        and not isinstance(left, Interrupted)
+        and answer.response is not None
+        and not answer.ended
+        and not rt.draining
+        and rt.unheard < rt.limits.unheard
+    )
+
+
+async def _take_in(rt: Runtime, answer: Answer, stream: _Relay) -> None:
+    """The rest of a stream that nobody listens to, for what is said at its end. Bounded in time and bytes, never raises."""
+    rt.unheard += 1
+    try:
+        async with asyncio.timeout(rt.limits.unheard_seconds):
+            await stream.run()
+    except (GatewayError, TimeoutError):
+        pass  # what is known until here is the bill
+    finally:
+        rt.unheard -= 1
+        answer.goes_on = False
+        answer.__exit__()
+
+
+class _Nobody:
+    """In the client's place when it has left."""
+
+    is_full = False
+
+    def __init__(self, answer: Answer, limit: int) -> None:
+        self._answer = answer
+        self._left = limit
+
+    def write(self, events: bytes) -> None:
+        self._left -= len(events)
+        if self._left < 0 and self._answer.response is not None:
+            self._answer.response.abort()
+
+    async def drained(self, timeout: float) -> None:
+        """It never has to."""
+
+    def drop(self) -> None:
+        """It has gone."""
 
 
 class _Relay:
@@ -70,7 +127,7 @@ class _Relay:
     def __init__(self, rt: Runtime, x: Exchange, answer: Answer, tap: Tap) -> None:
         self._rt = rt
         self._story = x.story
-        self._client = x.client
+        self._client: ClientWriter | _Nobody = x.client
         self._answer = answer
         self._tap = tap
         self._wake = Signal()
@@ -98,6 +155,10 @@ class _Relay:
         tap = self._tap
         if tap.done or tap.failure is not None or self._client.is_full:
             self._wake.set()
+
+    def mute(self) -> None:
+        """Nobody listens any more; what comes is counted and thrown away."""
+        self._client = _Nobody(self._answer, self._rt.limits.answer_body)
 
     def _stir(self) -> None:
         self._wake.set()
@@ -207,11 +268,13 @@ def headers_of(rt: Runtime, x: Exchange, answer: Answer | None) -> str:
     )
     if x.dropped:
         lines += header_lines((("x-penstock-dropped-params", _clean(", ".join(x.dropped))),))
-    if answer is None:
-        return lines
-    if answer.tap is None:
+    if answer is not None and answer.tap is None:
         lines += _of_whole_answer(rt, x)
-    return lines if answer.response is None else lines + _from_provider(answer.response)
+    if x.caller is not None and x.caller.key is not None:
+        lines += rt.limiter.lines(x)
+    if answer is None or answer.response is None:
+        return lines
+    return lines + _from_provider(answer.response)
 
 
 def _version_and_attempts(retries: int, fallbacks: int) -> str:

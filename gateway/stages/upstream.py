@@ -31,6 +31,7 @@ from adapters.errors import (
     UpstreamNotFound,
     UpstreamOutOfMoney,
     UpstreamTimeout,
+    UpstreamUnreachable,
 )
 from gateway.asking import begin, prepare
 from gateway.estimates import tokens_asked
@@ -52,6 +53,8 @@ async def ask(rt: Runtime, x: Exchange) -> Answer:
     """The answer that has begun. Raises the first error if nobody answers, with all attempts in its message."""
     first: GatewayError | None = None
     for position, route in enumerate(x.plan):
+        if position and rt.limiter.binds(x.caller) and not await _has_room(rt, x, route):
+            break
         x.fallbacks = position
         try:
             return await _ask_route(rt, x, route)
@@ -76,6 +79,8 @@ async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
         deployment = _choose(rt, route, asked, last)
         if deployment is None:
             break
+        if x.hold is not None and last is not None and not await _has_room(rt, x, route):
+            break
         if last is not None and deployment in asked and isinstance(last, UpstreamError):
             wait = _wait_before(len(asked), last, rt.limits.retry_pause)
             if wait > rt.limits.longest_retry_wait:
@@ -93,6 +98,24 @@ async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
     if last is not None:
         raise last
     raise _all_cooling(rt, route)
+
+
+async def _has_room(rt: Runtime, x: Exchange, route: Route) -> bool:
+    """Do the caller's budgets have room for another attempt beside one that may be billed? So much was taken for one."""
+    again = bool(x.attempts) and _may_be_billed(x.attempts[-1])
+    if not again and route is x.plan[0]:
+        return True
+    return await rt.limiter.top_up(x, route, again=again)
+
+
+def _may_be_billed(attempt: Attempt) -> bool:
+    """The provider may have answered, and nobody has seen it."""
+    error = attempt.error
+    if isinstance(error, UpstreamUnreachable):
+        return False
+    if isinstance(error, UpstreamTimeout) and error.code == "connect_timeout":
+        return False
+    return attempt.possible_duplicate or attempt.status == 0 or attempt.status < 300
 
 
 def _retries(rt: Runtime, x: Exchange, route: Route) -> int:
@@ -151,6 +174,8 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
         and deployment.target.provider.format != x.endpoint.client_format
     ):
         return _estimate(x, deployment)
+    if x.hold is not None:
+        rt.limiter.check_price(x, deployment)
     question = question_for(x, deployment)
     attempt = Attempt(deployment, rt.now())
     signer = rt.signers.of(deployment) if deployment.signer else None

@@ -17,10 +17,12 @@ not know whether its last batch arrived simply sends it again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.errors import GatewayError
 from adapters.types import NO_UNITS, Units, Usage
@@ -355,6 +357,17 @@ def flatten(row: LedgerRow) -> dict[str, Any]:
     return {name: getattr(row, name) for name in FLAT}
 
 
+def encodable(row: LedgerRow) -> LedgerRow:
+    """The row with `?` for what is no text: header bytes that were not UTF-8 arrive as lone surrogates."""
+    flat = flatten(row)
+    texts = {name: _text(value) for name, value in flat.items() if isinstance(value, str)}
+    return make_row(**{**flat, **texts, "tags": tuple(map(_text, row.tags))})
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "replace").decode()
+
+
 _OWN = tuple(
     name for name in LedgerRow.__struct_fields__ if name not in {"kind", "usage", "answer_ms", "tried"}
 )
@@ -381,6 +394,29 @@ class LedgerQuery(Struct, frozen=True, kw_only=True):
 
 
 EVERYTHING = LedgerQuery()
+
+_DAY = 86_400
+
+
+def pieces(
+    by: Sequence[Dimension], query: LedgerQuery
+) -> list[tuple[Literal["entry", "day_total"], LedgerQuery]]:
+    """The tables that together have the totals, each with the part of the query that it answers: sums of days for whole days
+    (UTC), rows for what is left of one at either end.
+    """
+    since, until = query.since, query.until
+    first = None if since is None else math.ceil(since / _DAY) * _DAY
+    end = None if until is None else math.floor(until / _DAY) * _DAY
+    knows_no_days = query.id is not None or query.end_user is not None or "end_user" in by
+    if knows_no_days or (first is not None and end is not None and first >= end):
+        return [("entry", query)]
+    found: list[tuple[Literal["entry", "day_total"], LedgerQuery]] = []
+    found.append(("day_total", replace(query, since=first, until=end)))
+    if since is not None and since != first:
+        found.append(("entry", replace(query, until=first)))
+    if until is not None and until != end:
+        found.append(("entry", replace(query, since=end)))
+    return found
 
 
 class Total(Struct, frozen=True):
@@ -415,6 +451,21 @@ class AliasTaken(GatewayError):
 
 class Records(Protocol):
     """A store of ledger rows and keys. Every call may raise `RecordsUnavailable`."""
+
+    @property
+    def name(self) -> str:
+        """For the logs of its worker."""
+        ...
+
+    async def run(self) -> None:
+        """As a `Worker`: keep an eye on the store. Ends at once where that is nothing that can go away."""
+        ...
+
+    def listen(self, changed: Callable[[str | None], None]) -> None:
+        """Tell `changed` which keys other processes have changed, by digest, as far as this store hears of it while `run`
+        does; None: any may have, because nobody listened for a while.
+        """
+        ...
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
         """Add rows, all or none; a row whose `id` is there already is skipped."""

@@ -36,10 +36,18 @@ _DIMENSIONS: dict[Dimension, Callable[[LedgerRow], str]] = {
 class MemoryRecords:
     """`Records` that forget: the newest `capacity` rows, gone with the process."""
 
+    name = "records"
+
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._rows: dict[str, LedgerRow] = {}
         self._keys: dict[str, KeyRow] = {}
+
+    async def run(self) -> None:
+        """See `Records`."""
+
+    def listen(self, changed: Callable[[str | None], None]) -> None:
+        """See `Records`: it hears of nothing."""
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
         """See `Records`."""

@@ -47,8 +47,9 @@ from gateway.state.records import (
     LedgerRow,
     RecordsUnavailable,
     Total,
-    flatten,
+    encodable,
     make_row,
+    pieces,
 )
 
 T = TypeVar("T")
@@ -119,6 +120,7 @@ _OWN_SUMS = (
     "sum(input + cache_read + cache_write + cache_write_1h + audio_input + image_input) AS prompt, "
     "sum(output + reasoning + audio_output + image_output) AS completion, sum(cost_nano) AS cost"
 )
+_DAY_SUMS = "requests, unpriced, prompt, completion, cost"
 _SUMS = (
     "coalesce(sum(requests), 0), coalesce(sum(requests * (status = 'failure')), 0), coalesce(sum(unpriced), 0), "
     "coalesce(sum(prompt), 0), coalesce(sum(completion), 0), coalesce(sum(cost), 0)"
@@ -136,6 +138,8 @@ class SqliteRecords:
     `busy_seconds` is how long a write waits for another process before it is `RecordsUnavailable`. The constructor blocks until the file is open and migrated; it raises `sqlite3.Error` or `OSError` if that fails.
     """
 
+    name = "records"
+
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         self._path = path
         self._error = ""
@@ -150,6 +154,12 @@ class SqliteRecords:
             self._writing.shutdown()
             self._reading.shutdown()
             raise
+
+    async def run(self) -> None:
+        """See `Records`."""
+
+    def listen(self, changed: Callable[[str | None], None]) -> None:
+        """See `Records`: it hears of nothing."""
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
         """See `Records`. A row that cannot be stored at all raises `ValueError` or `OverflowError`."""
@@ -292,7 +302,7 @@ def _append(connection: sqlite3.Connection, kinds: dict[Kind, int], rows: Sequen
     try:
         _write_all(connection, kinds, rows)
     except UnicodeEncodeError:
-        _write_all(connection, kinds, [_encodable(row) for row in rows])
+        _write_all(connection, kinds, [encodable(row) for row in rows])
 
 
 def _write_all(connection: sqlite3.Connection, kinds: dict[Kind, int], rows: Sequence[LedgerRow]) -> None:
@@ -389,17 +399,6 @@ def _rare_values(row: LedgerRow) -> tuple[Any, ...]:
     )
 
 
-def _encodable(row: LedgerRow) -> LedgerRow:
-    """The row with `?` for what is no text: header bytes that were not UTF-8 arrive as lone surrogates."""
-    flat = flatten(row)
-    texts = {name: _text(value) for name, value in flat.items() if isinstance(value, str)}
-    return make_row(**{**flat, **texts, "tags": tuple(map(_text, row.tags))})
-
-
-def _text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode()
-
-
 def _select(connection: sqlite3.Connection, query: LedgerQuery, limit: int) -> list[LedgerRow]:
     where, arguments = _where(query)
     sql = f"SELECT {_COLUMNS} FROM ledger {where} ORDER BY started_at DESC, id DESC LIMIT ?"  # noqa: S608 - as _ADD_KIND
@@ -416,17 +415,28 @@ def _row(values: tuple[Any, ...]) -> LedgerRow:
 
 
 def _totals(connection: sqlite3.Connection, by: Sequence[Dimension], query: LedgerQuery) -> list[Total]:
-    """Sums per kind first, and only those are joined: 0.8 s for a million rows, where a join for each takes 2.8. The `+` keeps the
-    planner from walking through all entries in the order of their kinds.
+    """Sums per kind first, and only those are joined. Whole days come from `day_total`, what is left of a day at either end
+    from its rows: 4 ms for a million rows of a month, where adding them up takes 0.9 s.
     """
-    where, arguments = _where(query, key="kind IN (SELECT id FROM kind WHERE key_digest = ?)")
-    own = [name for name in by if name in _OWN_DIMENSIONS]
-    chosen = "".join(f"{_OWN_DIMENSIONS[name]} AS {name}, " for name in own)
-    parts = ", ".join(["+kind", *(str(place) for place in range(2, 2 + len(own)))])
+    parts: list[str] = []
+    arguments: list[str | float] = []
+    for source, piece in pieces(by, query):
+        where, more = _where(piece, key="kind IN (SELECT id FROM kind WHERE key_digest = ?)")
+        if source == "entry":
+            # The `+` keeps the planner from walking through all entries in the order of their kinds.
+            own = [name for name in by if name in _OWN_DIMENSIONS]
+            chosen = "".join(f"{_OWN_DIMENSIONS[name]} AS {name}, " for name in own)
+            groups = ", ".join(["+kind", *(str(place) for place in range(2, 2 + len(own)))])
+            parts.append(f"SELECT kind, {chosen}{_OWN_SUMS} FROM entry {where} GROUP BY {groups}")  # noqa: S608 - from the tables above
+        else:
+            day = "date(day * 86400, 'unixepoch') AS day, " if "day" in by else ""
+            where = where.replace("started_at", "day * 86400")
+            parts.append(f"SELECT kind, {day}{_DAY_SUMS} FROM day_total {where}")  # noqa: S608 - as above
+        arguments += more
     groups = ", ".join(_KIND_DIMENSIONS.get(name, name) for name in by)
     grouping = f"GROUP BY {groups} ORDER BY {groups}" if by else ""
     sql = (
-        f"WITH part AS (SELECT kind, {chosen}{_OWN_SUMS} FROM entry {where} GROUP BY {parts}) "  # noqa: S608 - from the tables above
+        f"WITH part AS ({' UNION ALL '.join(parts)}) "  # noqa: S608 - as above
         f"SELECT {', '.join(filter(None, (groups, _SUMS)))} FROM part JOIN kind ON kind.id = part.kind {grouping}"
     )
     size = len(by)

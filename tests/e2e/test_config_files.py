@@ -39,6 +39,7 @@ OWN_PATHS = {"/v2/chat": "cohere", "/api/chat": "ollama", ":generateContent": "g
 """Where a format of a provider's own is spoken, and the folder of its transcripts."""
 
 ADDRESSES = re.compile(r'((?:api_base|base_url)"?\s*:\s*"?)https?://[^/\s"]+')
+DATABASES = re.compile(r"postgres(?:ql)?://[^\s\"]+")
 REFERENCES = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
 
 # Which model shows that a provider's variables work.
@@ -250,12 +251,20 @@ def question(model: str) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
 
 
+@pytest.fixture
+def books(block: Block, request: pytest.FixtureRequest) -> str:
+    """A database for a configuration that names one."""
+    return request.getfixturevalue("database_url") if "database_url" in block.text else ""
+
+
 @pytest.mark.parametrize("block", [*OWN_CONFIGURATIONS, *configurations()], ids=str)
-async def test_configurations(block: Block, provider: FakeProvider, tmp_path: Path) -> None:
+async def test_configurations(block: Block, provider: FakeProvider, tmp_path: Path, books: str) -> None:
     """A configuration starts the gateway as it is written, and each model that it names answers both kinds of client."""
     provider.will(answer)
     environ = environ_for(provider, block.text)
-    text = ADDRESSES.sub(rf"\g<1>{provider.url}", block.text)
+    if books:
+        environ["DATABASE_URL"] = books
+    text = DATABASES.sub(books, ADDRESSES.sub(rf"\g<1>{provider.url}", block.text))
     document_key = (document(block).get("general_settings") or {}).get("master_key", "")
     key = environ.get(document_key.removeprefix("os.environ/"), document_key)
     headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -301,7 +310,8 @@ def test_nothing_is_passed_over(
     """Each setting that has no effect yet is named with its line at start, and `penstock check` judges every file."""
     monkeypatch.chdir(tmp_path)
     for match in REFERENCES.finditer(block.text):
-        monkeypatch.setenv(match[1] or match[2], "6379")
+        name = match[1] or match[2]
+        monkeypatch.setenv(name, "postgres://h/d" if name == "DATABASE_URL" else "6379")
     (tmp_path / "litellm.yaml").write_text(block.text)
     notices = [str(notice) for notice in load(Path("litellm.yaml"), os.environ).notices]
     written = [

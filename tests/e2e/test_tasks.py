@@ -228,6 +228,41 @@ async def test_a_stream_that_is_elsewhere(tmp_path: Path) -> None:
         assert provider.requests[1].path == "/v1/streams/p1"
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://evil.example/p1",
+        "http://stream.replicate.com/p1",
+        "https://evil.example#.replicate.com/p1",
+        "https://evil.example\\@stream.replicate.com/p1",
+        "https://key@stream.replicate.com/p1",
+        "https://stream.replicate.com:99999/p1",
+        "https://evilreplicate.com/p1",
+        "https://[/p1",
+        "ftp://stream.replicate.com/p1",
+        "{origin}@evil.example/p1",
+        "{origin}/p1\r\nX-Header: 1",
+        "{origin}/p 1",
+        "{origin}/ü",
+        "",
+    ],
+)
+async def test_an_answer_is_not_looked_for_just_anywhere(tmp_path: Path, place: str) -> None:
+    """A provider names addresses of its own alone, and in letters that an address may have: else it is its failure."""
+    async with fake_provider() as provider, gateway(models(provider), tmp_path) as gw:
+        begun = {
+            "id": "p1",
+            "status": "starting",
+            "urls": {"stream": place.format(origin=provider.url), "get": place.format(origin=provider.url)},
+        }
+        provider.will(whole(begun, 201))
+        question = {"model": "llama", "messages": [{"role": "user", "content": "Hi"}]}
+        for stream in (True, False):
+            answer = await gw.post("/v1/chat/completions", {**question, "stream": stream})
+            assert answer.status == 502, await answer.text()
+        assert [asked.method for asked in provider.requests] == ["POST", "POST"]
+
+
 async def test_nobody_waits_for_an_answer_that_is_elsewhere(tmp_path: Path) -> None:
     """When the client leaves, the provider is told to stop: closing a connection would not do it."""
     async with fake_provider() as provider, gateway(models(provider), tmp_path) as gw:

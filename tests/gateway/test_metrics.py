@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from gateway.metrics import SERIES, DeploymentState, Metrics
+from gateway.metrics import SERIES, BudgetState, DeploymentState, Metrics
 from gateway.state.records import AttemptRow, make_row
 from tests.gateway.rows import failure, row
 
@@ -36,6 +36,7 @@ def full() -> Metrics:
     ]
     metrics.watch_workers = lambda: [("ledger", 1)]
     metrics.watch_ledger = lambda: (7, 3)
+    metrics.watch_budgets = lambda: [BudgetState(None, "", 5, None), BudgetState("a1", "team", 5, 1.5)]
     metrics.observe([row(), failure(), row(cost_nano=None, usage_source="estimated", fallbacks=1)])
     metrics.observe([row(images=1)])
     metrics.refused("unauthorized")

@@ -81,3 +81,30 @@ async def test_a_request_may_drop_its_own_parameters(tmp_path: Path) -> None:
             )
     assert sorted(answer.headers[DROPPED].split(", ")) == ["top_p", "user"]
     assert set(provider.requests[0].json) == {"model", "messages"}
+
+
+async def test_a_guardrail_is_not_the_callers_to_replace(tmp_path: Path) -> None:
+    """What a deployment says of Bedrock's guardrail counts, whatever the request says, or wants dropped."""
+    ours, theirs = ({"guardrailIdentifier": name, "guardrailVersion": "1"} for name in ("ours", "theirs"))
+    answer = {"output": {"message": {"role": "assistant", "content": [{"text": "Hi."}]}}}
+    async with fake_provider() as provider:
+        provider.will(whole(answer), whole(answer))
+        models = (
+            entry("guarded", "bedrock/us-east-1/amazon.nova-pro-v1:0", provider.url, guardrailConfig=ours),
+            entry("free", "bedrock/us-east-1/amazon.nova-pro-v1:0", provider.url),
+        )
+        async with gateway(config_of(*models), tmp_path) as gw:
+            for name in ("guarded", "free"):
+                said = {
+                    "guardrailConfig": theirs,
+                    "additional_drop_params": ["temperature"],
+                    "temperature": 1,
+                }
+                asked = await gw.post("/v1/chat/completions", {"model": name, "messages": HELLO, **said})
+                assert asked.status == 200
+            asked = await gw.post(
+                "/v1/chat/completions",
+                {"model": "guarded", "messages": HELLO, "additional_drop_params": ["guardrailConfig"]},
+            )
+    sent = [request.json["guardrailConfig"] for request in provider.requests]
+    assert sent == [ours, theirs, ours]

@@ -129,7 +129,7 @@ def test_the_most_specific_wildcard() -> None:
 
 def test_what_callers_ask_for_is_not_kept_without_bound() -> None:
     """Names that callers make up fill neither the memory nor the list of what cannot be served."""
-    compiled = routes(model("*", "*"), model("openai/*", "openai/*"))
+    compiled = routes(model("*", "*", api_key=None), model("openai/*", "openai/*"))
     for number in range(5_000):
         compiled.find(f"nosuchprovider/{number}")
         compiled.find(f"openai/{number}")
@@ -381,3 +381,16 @@ def test_secrets_are_told() -> None:
     )
     told = {secret.reveal() for secret in routes(entry, environ=KEYS).secrets()}
     assert told == {"one", "two", "three", *KEYS.values()}
+
+
+def test_a_key_does_not_follow_a_callers_provider() -> None:
+    """Behind a bare `*` the caller names the provider: a key of the entry's own would go to any of them."""
+    compiled = routes(model("*", "*"))
+    assert compiled.find("groq/llama") is None
+    assert "whichever provider a caller names" in compiled.unserved[0].why
+    nobodys = {"api_key": None}
+    assert routes(model("*", "*", **nobodys, extra_headers={"x-key": Secret("k")})).find("groq/llama") is None
+    environ = {"GROQ_API_KEY": "gsk-of-the-environment"}
+    assert only(routes(model("*", "*", **nobodys), environ=environ), "groq/llama").provider == "groq"
+    assert only(routes(model("*", "openai/*")), "gpt-4o").provider == "openai"
+    assert only(routes(model("*", "*", api_base="http://own:1/v1")), "groq/llama").origin == "http://own:1"

@@ -21,7 +21,7 @@ async def test_every_route_is_described(gw: Gateway) -> None:
         is_public = getattr(row, "access", "caller") == "public"
         assert ("security" in operation) is not is_public
         assert [parameter["name"] for parameter in operation.get("parameters", [])] == [
-            name for name in ("model", "id") if f"{{{name}}}" in path
+            name for name in ("model", "id", "key") if f"{{{name}}}" in path
         ]
 
 

@@ -8,7 +8,7 @@ from gateway.admin.routes import PAGES
 from tests.harness import FakeProvider, Gateway, chat_answer, whole
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.method == "GET"], ids=lambda page: page.path)
 async def test_every_page_shows(provider: FakeProvider, gw: Gateway, page: object) -> None:
     """Each page answers on an idle gateway and after a request, to HEAD too, without asking a provider."""
     (row,) = [row for row in PAGES if row is page]

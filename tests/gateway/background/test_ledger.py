@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,10 +12,11 @@ import pytest
 
 from gateway.background.ledger import Ledger
 from gateway.background.supervisor import spawn
-from gateway.state.records import LedgerQuery, LedgerRow
+from gateway.state.journal import Intent, Journal
+from gateway.state.records import Kind, LedgerQuery, LedgerRow, RecordsUnavailable
 from gateway.state.records_memory import MemoryRecords
 from gateway.state.records_sqlite import SqliteRecords
-from tests.gateway.rows import row
+from tests.gateway.rows import NOON, row
 
 
 class Hearing(logging.Handler):
@@ -214,3 +216,306 @@ async def test_listeners_give_way() -> None:
         ledger.offer(row(f"r{n}"))
     await ledger.settle_listeners()
     assert portions == [200, 200, 50]
+
+
+# -- the journal -----------------------------------------------------------------------------------------------------
+
+
+class Away(MemoryRecords):
+    """A store that can be taken away, or slowed down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.tried = asyncio.Event()
+
+    async def append(self, rows: Sequence[LedgerRow]) -> None:
+        self.tried.set()
+        await self.gate.wait()
+        if self.is_away:
+            raise RecordsUnavailable("away")
+        await super().append(rows)
+
+    async def names(self) -> list[str]:
+        return sorted(r.id for r in await self.rows(LedgerQuery(), 10**6))
+
+
+def left(folder: Path) -> list[Path]:
+    """What is in a folder."""
+    return list(folder.iterdir())
+
+
+class Life:
+    """One process's ledger, which can be killed: then nothing of it happens any more but what is on the disk."""
+
+    def __init__(
+        self, folder: Path, store: Away, *, journals_all: bool = False, capacity: int = 100_000
+    ) -> None:
+        self.journal = Journal(folder)
+        self.store = store
+        self.ledger = Ledger(
+            store,
+            interval=0.002,
+            delays=(0.001, 0.002),
+            journal=self.journal,
+            journals_all=journals_all,
+            capacity=capacity,
+        )
+        self.worker: asyncio.Task[None] | None = None
+
+    async def start(self, *, charge: bool = True) -> Ledger:
+        await self.ledger.open(charge=charge)
+        self.worker = spawn(self.ledger.run(), name="ledger")
+        return self.ledger
+
+    async def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.cancel()
+            await asyncio.wait([self.worker])
+
+    async def kill(self) -> None:
+        await self.stop()
+        async with self.ledger._one_keeper:
+            for lock in self.journal._locks.values():
+                os.close(lock)
+            self.journal._locks.clear()
+
+    async def end(self) -> int:
+        await self.stop()
+        lost = await self.ledger.drain(timeout=0.02)
+        await self.ledger.close()
+        return lost
+
+    async def kept(self) -> None:
+        """Wait until all that waits is on the disk."""
+        while not self.ledger._is_kept():
+            await asyncio.sleep(0.001)
+
+    async def written(self) -> None:
+        """Wait until the store has everything."""
+        while self.ledger.waiting:
+            await asyncio.sleep(0.001)
+
+
+def names(count: int) -> list[str]:
+    return sorted(f"r{n}" for n in range(count))
+
+
+@pytest.mark.parametrize("journals_all", [False, True])
+async def test_a_kill_while_the_store_is_away(tmp_path: Path, *, journals_all: bool) -> None:
+    """What waited for a store that is away is written by the next process, each row once."""
+    store = Away()
+    store.is_away = True
+    life = Life(tmp_path / "journal", store, journals_all=journals_all)
+    ledger = await life.start()
+    for n in range(450):
+        ledger.offer(row(f"r{n}"))
+    await store.tried.wait()
+    await life.kept()
+    await life.kill()
+    store.is_away = False
+    life = Life(tmp_path / "journal", store)
+    ledger = await life.start()
+    ledger.offer(row("new"))
+    await life.written()
+    assert await store.names() == ["new", *names(450)]
+    assert await life.end() == 0
+    assert left(tmp_path) == []
+
+
+async def test_a_store_that_works_needs_no_journal(tmp_path: Path) -> None:
+    """Where rows are journaled only if they have to be, a store that is quick leaves no file."""
+    life = Life(tmp_path / "journal", Away())
+    life.ledger._interval = 0.05
+    ledger = await life.start()
+    ledger.offer(row("a"))
+    await life.written()
+    assert left(tmp_path) == []
+    assert await life.end() == 0
+
+
+async def test_rows_are_kept_while_the_store_is_slow(tmp_path: Path) -> None:
+    """A write that takes long is no reason to have its rows in memory alone, nor those that come meanwhile."""
+    store = Away()
+    store.gate.clear()
+    life = Life(tmp_path / "journal", store)
+    ledger = await life.start()
+    ledger.offer(row("a"))
+    await store.tried.wait()
+    ledger.offer(row("b"))
+    await life.kept()
+    ledger.offer(row("c"))
+    await life.kept()
+    await life.kill()
+    again = Life(tmp_path / "journal", Away())
+    await again.start()
+    await again.written()
+    assert await again.store.names() == ["a", "b", "c"]
+    await again.end()
+
+
+async def test_an_outage_that_is_longer_than_memory(tmp_path: Path) -> None:
+    """Rows for which memory has no room are on the disk, and all come back when the store does; then no file is left."""
+    store = Away()
+    store.is_away = True
+    life = Life(tmp_path / "journal", store, capacity=10)
+    ledger = await life.start()
+    for n in range(100):
+        ledger.offer(row(f"r{n}"))
+        if n % 10 == 9:
+            await life.kept()
+    assert (ledger.waiting, ledger.dropped, ledger.is_full) == (100, 0, False)
+    store.is_away = False
+    await life.written()
+    assert await store.names() == names(100)
+    assert await life.end() == 0
+    assert left(tmp_path) == []
+
+
+async def test_a_peaceful_end_without_a_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SIGTERM while the store is away: nothing is lost, the next start writes it."""
+    store = Away()
+    store.is_away = True
+    life = Life(tmp_path / "journal", store)
+    ledger = await life.start()
+    ledger.offer(row("a"))
+    assert await life.end() == 0
+    assert "1 ledger rows are in the journal" in caplog.text
+    store.is_away = False
+    again = Life(tmp_path / "journal", store)
+    await again.start()
+    await again.written()
+    assert await store.names() == ["a"]
+    await again.end()
+    assert left(tmp_path) == []
+
+
+async def test_up_to_date_means_the_backlog_too(tmp_path: Path) -> None:
+    """Who reads sums after all was written reads those of a dead process as well."""
+    store = Away()
+    store.is_away = True
+    life = Life(tmp_path / "journal", store)
+    (await life.start()).offer(row("a"))
+    await store.tried.wait()
+    await life.kept()
+    await life.kill()
+    store.is_away = False
+    again = Life(tmp_path / "journal", store)
+    await again.ledger.open()
+    async with again.ledger.up_to_date():
+        assert await store.names() == ["a"]
+    await again.end()
+
+
+async def test_a_disk_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither store nor disk: memory holds what it can, the alarm is raised, and all is well when the disk is."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    store = Away()
+    store.is_away = True
+    monkeypatch.setattr("gateway.state.journal.os.write", full)
+    life = Life(tmp_path / "journal", store, capacity=3)
+    ledger = await life.start()
+    for n in range(2):
+        ledger.offer(row(f"r{n}"))
+    while not ledger.journal_error:
+        await asyncio.sleep(0.001)
+    was_full = [ledger.is_full]
+    ledger.offer(row("r2"))
+    was_full.append(ledger.is_full)
+    ledger.offer(row("lost"))
+    assert (was_full, ledger.dropped) == ([False, True], 1)
+    monkeypatch.undo()
+    await life.kept()
+    assert (life.ledger.journal_error, life.ledger.is_full) == ("", False)
+    assert "CANNOT BE WRITTEN: [Errno 28] No space left" in caplog.text
+    await life.kill()
+    store.is_away = False
+    again = Life(tmp_path / "journal", store)
+    await again.start()
+    await again.written()
+    assert await store.names() == names(3)
+    await again.end()
+
+
+# -- intents ---------------------------------------------------------------------------------------------------------
+
+
+def intent(name: str, amount: int = 500) -> Intent:
+    kind = Kind(endpoint="/v1/chat/completions", model="gpt-4o", caller_kind="key", key_alias="team")
+    return Intent(id=name, amount=amount, key_digest="d" * 64, names=("key",), started_at=NOON, kind=kind)
+
+
+@pytest.mark.parametrize("charge", [True, False])
+async def test_orphans_are_charged(tmp_path: Path, *, charge: bool) -> None:
+    """Requests that were under way when the process died get a row each, at what was reserved; those that ended do not."""
+    store = Away()
+    life = Life(tmp_path / "journal", store)
+    ledger = await life.start()
+    for name in ("ended", "refused", "open"):
+        ledger.intent(intent(name))
+    while not all(ledger._intents.values()):
+        await asyncio.sleep(0.001)
+    ledger.offer(row("ended", cost_nano=7))
+    ledger.done("refused")
+    await life.written()
+    while ledger._done:
+        await asyncio.sleep(0.001)
+    ledger.intent(intent("open", 900))
+    while ledger._new_intents:
+        await asyncio.sleep(0.001)
+    await life.kill()
+    again = Life(tmp_path / "journal", store)
+    await again.start(charge=charge)
+    await again.written()
+    by_name = {found.id: found for found in await store.rows(LedgerQuery())}
+    assert sorted(by_name) == ["ended", "open"]
+    orphan = by_name["open"]
+    assert (by_name["ended"].cost_nano, orphan.cost_nano) == (7, 900 if charge else 0)
+    assert (orphan.status, orphan.key_digest, orphan.model) == ("orphaned", "d" * 64, "gpt-4o")
+    assert orphan.started_at == NOON
+    await again.end()
+    assert left(tmp_path) == []
+
+
+async def test_short_requests_leave_no_intent(tmp_path: Path) -> None:
+    """What ends before the next group commit never gets to the disk."""
+    life = Life(tmp_path / "journal", Away())
+    life.ledger._interval = 0.05
+    ledger = await life.start()
+    ledger.intent(intent("a"))
+    ledger.offer(row("a"))
+    ledger.intent(intent("b"))
+    ledger.done("b")
+    await life.written()
+    assert (ledger._new_intents, ledger._intents, ledger._done) == ({}, {}, [])
+    assert left(tmp_path) == []
+    await life.end()
+
+
+async def test_a_row_is_safe_before_its_intent_is_void(tmp_path: Path) -> None:
+    """While the row is in memory alone, its intent holds: a kill charges the estimate, and never nothing."""
+    store = Away()
+    life = Life(tmp_path / "journal", store)
+    ledger = await life.start()
+    ledger.intent(intent("a"))
+    while not all(ledger._intents.values()):
+        await asyncio.sleep(0.001)
+    store.gate.clear()
+    ledger._interval = 1000.0
+    ledger.offer(row("a", cost_nano=1))
+    await asyncio.sleep(0.01)
+    assert ledger._done == [(1, "a")]
+    await life.kill()
+    again = Life(tmp_path / "journal", Away())
+    await again.start()
+    await again.written()
+    (orphan,) = await again.store.rows(LedgerQuery())
+    assert (orphan.status, orphan.cost_nano) == ("orphaned", 500)
+    await again.end()

@@ -205,7 +205,7 @@ model_list:
   - model_name: b
     litellm_params: { model: openai/b, api_key: k, max_budget: null }
 max_budget: 5
-general_settings: { user_rate_limit: 60, rpm_limit: false, max_request_size_mb: 5 }
+general_settings: { user_rate_limit: { u: { rpm: 6 } }, rpm_limit: null, max_request_size_mb: 5 }
 """
     assert load(write(text), {}).limits == {
         "max_budget": Place("config.yaml", 6, 1),
@@ -295,6 +295,23 @@ def test_defaults_from_the_environment(folder: Path) -> None:
     assert loaded.general.database_url == Secret("postgres://h/d")
     assert loaded.router.redis_url == Secret("redis://r")
     assert config("allowed_origins: []", environ).general.allowed_origins == ()
+
+
+def test_where_postgres_is(folder: Path) -> None:
+    """An address that leads nowhere is an error that shows nothing of it, what has no effect in one is a notice."""
+    for text, environ, why in (
+        ("general_settings: {database_url: 'mysql://u:hidden@h/d'}", {}, "config.yaml:1:34: .* must begin with postgres"),
+        ("{}", {"DATABASE_URL": "postgres://u:hidden@h/d?sslmode=maybe"}, "environment: .* sslmode must be one of"),
+        ("general_settings: {database_connection_pool_limit: 0}", {}, "config.yaml:1:52: must be more than 0"),
+    ):
+        with pytest.raises(ConfigInvalid, match=why) as caught:
+            config(text, environ)
+        assert "hidden" not in str(caught.value)
+    ((severity, line),) = told("litellm_settings: {database_url: 'postgres://h/d?pgbouncer=true&schema=x'}")
+    assert severity == "notice"
+    assert "pgbouncer, schema have no effect in the address of Postgres" in line
+    loaded = config("general_settings: {database_connection_pool_limit: 7, database_connect_timeout: 3}")
+    assert (loaded.general.database_connection_pool_limit, loaded.general.database_connect_timeout) == (7, 3.0)
 
 
 # -- entries -----------------------------------------------------------------------------------------------------------
@@ -535,7 +552,13 @@ def test_what_has_no_effect_is_told_with_its_line(folder: Path, text: str, sever
         "litellm_settings: {ssl_verify: false-ish}",
         "litellm_settings: {ssl_verify: os.environ/NOPE}",
         "guardrails: [{guardrail_name: x}]",
-        "general_settings: {unknown_price_policy: block}",
+        "general_settings: {limits_without_redis: maybe}",
+        "general_settings: {on_budget: shout}",
+        "general_settings: {rpm_limit: -1}",
+        "general_settings: {user_rate_limit: {somebody: 60}}",
+        "litellm_settings: {timezone: Europe/Nowhere}",
+        "litellm_settings: {budget_reset_at: noon}",
+        "litellm_settings: {budget_exceeded_status_code: 200}",
         "general_settings: {unknown_price_policy: sometimes}",
         "general_settings: {max_request_size_mb: 0}",
         'general_settings: {allowed_origins: ["*"], cors_allow_credentials: true}',

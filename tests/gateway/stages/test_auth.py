@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from gateway.admin.routes import PAGES
 from gateway.endpoints import ENDPOINTS
+from gateway.state.records import RecordsUnavailable
 from tests.harness import FakeProvider, Gateway, chat_answer, config_for, gateway, receive, whole, written
 
 MASTER = "any non-empty string"
@@ -26,7 +28,7 @@ FOREIGN: list[dict[str, str]] = [
     {"host": "evil.example:4000", "origin": "http://evil.example:4000"},
 ]
 ROUTES = [
-    *((page.method, page.path.replace("{id:.+}", "gpt-4o"), page.access) for page in PAGES),
+    *((page.method, re.sub(r"\{[^}]*\}", "gpt-4o", page.path), page.access) for page in PAGES),
     *((endpoint.method, endpoint.path.replace("{model}", "gpt-4o"), "caller") for endpoint in ENDPOINTS),
 ]
 PUBLIC = {
@@ -76,6 +78,47 @@ async def test_keyed(keyed: Gateway, method: str, path: str, access: str) -> Non
     assert (
         await status(keyed, method, path, {"authorization": f"Bearer {MASTER}", "via": "1.1 proxy"}) == inside
     )
+
+
+@pytest.mark.parametrize(("method", "path", "access"), ROUTES)
+async def test_a_virtual_key(keyed: Gateway, gw: Gateway, method: str, path: str, access: str) -> None:
+    """With a virtual key: where everybody may, where callers may, and to no page that manages; in an open gateway too."""
+    inside = 400 if method == "POST" else 200
+    for server in (keyed, gw):
+        key = await made(server)
+        assert await status(server, method, path, {"authorization": f"Bearer {key}"}) == (
+            401 if access == "admin" else inside
+        )
+        await server.post("/key/block", {"key": key}, headers={"x-api-key": MASTER})
+        assert await status(server, method, path, {"x-api-key": key}) == (
+            inside if access == "public" else 401
+        )
+
+
+async def made(gw: Gateway, **fields: Any) -> str:
+    """A new virtual key."""
+    answer = await gw.post("/key/generate", fields, headers={"x-api-key": MASTER})
+    return str((await answer.json())["key"])
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/models"])
+async def test_while_the_records_are_away(
+    keyed: Gateway, monkeypatch: pytest.MonkeyPatch, provider: FakeProvider, path: str
+) -> None:
+    """A key that is known goes on; of another nobody can tell, which is a 503 that says when to come again."""
+    provider.will(whole(chat_answer()))
+    key = await made(keyed)
+
+    async def away(digest: str) -> None:
+        raise RecordsUnavailable("away")
+
+    monkeypatch.setattr(keyed.rt.records, "key", away)
+    method = "GET" if path.endswith("models") else "POST"
+    assert await status(keyed, method, path, {"x-api-key": key}) == (200 if method == "GET" else 400)
+    async with keyed.connect() as (reader, writer):
+        writer.write(written(path, b"", {"x-api-key": "sk-another-key-00001"}, method=method))
+        answer = await receive(reader)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "2")
 
 
 @pytest.mark.parametrize(("method", "path", "access"), ROUTES)

@@ -23,15 +23,22 @@ from gateway.state.records import (
     usd,
 )
 from gateway.state.records_memory import MemoryRecords
+from gateway.state.records_postgres import PostgresRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import NOON, PLAIN, failure, row
 
 DAY = 86_400
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-async def records(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Records]:
-    store: Records = MemoryRecords() if request.param == "memory" else SqliteRecords(tmp_path / "ledger.db")
+@pytest.fixture(params=["sqlite", "postgres", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Records:
+    if request.param == "postgres":  # asked for here, so that the others do not wait for a server
+        return PostgresRecords(request.getfixturevalue("database_url"), where="the test's")
+    return MemoryRecords() if request.param == "memory" else SqliteRecords(tmp_path / "ledger.db")
+
+
+@pytest.fixture
+async def records(store: Records) -> AsyncIterator[Records]:
     yield store
     await store.close()
 
@@ -126,6 +133,44 @@ async def test_totals_by_group(records: Records) -> None:
         ("alice", "k", "azure", "smart"),
     ]
     assert [t.requests for t in await records.totals([], LedgerQuery(since=NOON + DAY))] == [1]
+
+
+async def test_totals_of_parts_of_days(records: Records) -> None:
+    """Whatever the span, totals are the sum of the rows in it: none twice, none left out, by day and in all."""
+    starts = [
+        NOON - DAY - 0.5,
+        NOON - DAY / 2,
+        NOON - 1,
+        NOON,
+        NOON + DAY / 2 - 0.25,
+        NOON + DAY / 2,
+        NOON + 3 * DAY,
+    ]
+    rows = [
+        row(f"r{n}", started_at=start, key_digest="k" if n % 2 else None) for n, start in enumerate(starts)
+    ]
+    await records.append(rows)
+    await records.append(rows[:3])
+    edges = [
+        None,
+        NOON - DAY - 0.5,
+        NOON - DAY / 2,
+        NOON,
+        NOON + 1,
+        NOON + DAY / 2,
+        NOON + 2 * DAY,
+        NOON + 4 * DAY,
+    ]
+    for since in edges:
+        for until in edges:
+            for digest in (None, "k"):
+                query = LedgerQuery(since=since, until=until, key_digest=digest)
+                count = len(await records.rows(query))
+                (total,) = await records.totals([], query)
+                assert (total.requests, total.cost_nano) == (count, count * 123_456_789)
+                by_day = await records.totals(["day", "key_digest"], query)
+                assert sum(part.requests for part in by_day) == count
+                assert len({part.group for part in by_day}) == len(by_day)
 
 
 async def test_text_that_is_no_text(records: Records) -> None:

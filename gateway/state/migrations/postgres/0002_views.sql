@@ -23,12 +23,12 @@ SELECT
   coalesce(key_digest, '') AS api_key,
   coalesce(cost_nano, 0) / 1e9::double precision AS spend,
   (input + cache_read + cache_write + cache_write_1h + audio_input + image_input
-    + output + reasoning + audio_output + image_output)::integer AS total_tokens,
-  (input + cache_read + cache_write + cache_write_1h + audio_input + image_input)::integer AS prompt_tokens,
-  (output + reasoning + audio_output + image_output)::integer AS completion_tokens,
+    + output + reasoning + audio_output + image_output) AS total_tokens,
+  (input + cache_read + cache_write + cache_write_1h + audio_input + image_input) AS prompt_tokens,
+  (output + reasoning + audio_output + image_output) AS completion_tokens,
   to_timestamp(started_at) AT TIME ZONE 'UTC' AS "startTime",
   to_timestamp(started_at + total_us / 1e6::double precision) AT TIME ZONE 'UTC' AS "endTime",
-  (total_us / 1000)::integer AS request_duration_ms,
+  total_us / 1000 AS request_duration_ms,
   to_timestamp(started_at + ttfb_us / 1e6::double precision) AT TIME ZONE 'UTC' AS "completionStartTime",
   coalesce(nullif(model, ''), model_requested) AS model,
   deployment_id AS model_id,
@@ -84,7 +84,7 @@ LEFT JOIN penstock.virtual_key ON virtual_key.digest = kind.key_digest;
 -- Amounts of money in a key are nano-dollars. Of a key's budgets the first is LiteLLM's `max_budget`.
 CREATE VIEW penstock.litellm_key AS
 SELECT
-  digest AS token,
+  virtual_key.digest AS token,
   content ->> 'name' AS key_name,
   alias AS key_alias,
   false AS soft_budget_cooldown,
@@ -142,7 +142,7 @@ LEFT JOIN LATERAL (
     ) AS since,
     max(started_at) AS latest
   FROM penstock.entry JOIN penstock.kind ON kind.id = entry.kind
-  WHERE key_digest = digest
+  WHERE key_digest = virtual_key.digest
 ) AS spent ON true;
 
 CREATE VIEW penstock."LiteLLM_VerificationToken" AS

@@ -1,0 +1,606 @@
+"""May it, now? Takes what a request needs of its limits, all or nothing, and settles it when the request has ended.
+
+`admit` takes the worst case from all windows in one step (`gateway.state.shared`), `top_up` takes more before an attempt that
+might be billed beside an earlier one, and `settle`, which never waits, replaces both with the truth.
+
+**Counters are made from the ledger.** A budget's counter that does not exist yet is planted with what the ledger says of its
+period, after all that waits was written. A request that ends meanwhile is added afterwards, so that each is counted once.
+What was spent by requests that knew nothing of a counter, because the budget is younger than they are, is added to it too.
+
+A gateway that starts while the ledger cannot be read counts from zero, and adds what was spent as soon as it can, unless
+`fail_closed_budget_enforcement` wants 503 instead.
+
+**While Redis is away** `limits_without_redis` decides: `local` (the default) gives each gateway its part of what is left, by
+the number of gateways that were last seen; `open` lets everything pass; `closed` refuses with 503. What is spent meanwhile
+is told to Redis when it is back.
+
+As a worker it counts the gateways (each holds a slot, which is free when its holder dies) and looks at the counters now and
+then, for metrics and headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from time import time
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from adapters.types import Usage
+from gateway.background.ledger import Ledger
+from gateway.background.supervisor import spawn
+from gateway.client import header_lines
+from gateway.estimates import tokens_asked, tokens_said
+from gateway.exchange import Exchange, Hold
+from gateway.keyring import MASTER, Caller
+from gateway.limits import (
+    Bound,
+    BudgetExceeded,
+    Counter,
+    LimitsUnavailable,
+    PriceUnknown,
+    RateLimited,
+    Settings,
+    headers_of,
+    refusal,
+)
+from gateway.metrics import BudgetState
+from gateway.pricing import cost, dollars_text
+from gateway.reservations import ESTIMATED, USUAL_OUTPUT, most, said_limit
+from gateway.routes import Deployment, Route
+from gateway.state.journal import Intent
+from gateway.state.keys import KeyRow
+from gateway.state.records import Kind, LedgerQuery, Records, RecordsUnavailable
+from gateway.state.shared import (
+    Answer,
+    Refusal,
+    Shared,
+    SharedAway,
+    Ticket,
+    Unknown,
+    Window,
+    budget,
+    local_share,
+    rate,
+    slots,
+)
+from gateway.state.shared_memory import MemoryShared
+
+log = logging.getLogger("penstock.limits")
+
+_MOST_BOUNDS = 10_000
+_MOST_KINDS = 1_000
+_TRIES = 5
+_LOOK = 5.0
+"""Seconds between two looks at the counters of all gateways."""
+_FRESH = 60.0
+"""Seconds that a key's spend is shown without asking the ledger, where others may have spent."""
+_LOOKED_AT_ONCE = 500
+_PATIENCE = 2.0
+"""Seconds that a counter waits for the ledger, which is with those requests that come first."""
+_MOST_SHOWN = 5_000
+_BYTES_PER_TOKEN = 4
+_OVER = 3600.0
+"""Seconds after its end that a counter is forgotten here."""
+_GATEWAYS = slots("gateways", 1_000_000)
+_FOREVER = float("inf")
+_WITH_OUTPUT = frozenset({"chat", "completions"})
+
+
+class _Spent(Struct):
+    """What a key has spent since `since`, as far as is known here; `asked` is when the ledger was, in unix seconds."""
+
+    since: float
+    asked: float
+    nano: int = 0
+    is_known: bool = False
+
+
+class Limiter:
+    """All that limits need at run time. A `Worker`. `workers` are the processes that serve together; `wall` is unix seconds."""
+
+    name = "limits"
+
+    def __init__(
+        self,
+        settings: Settings,
+        shared: Shared,
+        records: Records,
+        ledger: Ledger,
+        *,
+        workers: int = 1,
+        wall: Callable[[], float] = time,
+    ) -> None:
+        self.settings = settings
+        self._shared = shared
+        self._records = records
+        self._ledger = ledger
+        self._wall = wall
+        self._binds_everybody = settings.binds_everybody
+        self._stand_in_price = ESTIMATED if settings.unknown_price == "estimate" else None
+        self._is_alone = isinstance(shared, MemoryShared)
+        self._bounds: dict[tuple[Any, ...], Bound] = {}
+        self._counters: dict[str | None, dict[str, Counter]] = {}
+        """The counters that were asked for here, by the digest of the key whose they are."""
+        self._tallies: dict[str, int] = {}
+        """What each held when it was last seen, and what was spent here since."""
+        self._planting: dict[tuple[int, str], asyncio.Task[RecordsUnavailable | SharedAway | None]] = {}
+        self._guessed: dict[str, tuple[Shared, Counter]] = {}
+        """Counters that were made while the ledger could not be read."""
+        self._late: dict[str, int] = {}
+        """What was spent while a counter was being made."""
+        self._open: set[Hold] = set()
+        self._local: MemoryShared | None = None
+        """The store of this gateway's own, while that of all is away."""
+        self._local_limits: dict[str, int] = {}
+        self._divides = workers > 1 and isinstance(shared, MemoryShared)
+        """Several workers, and nothing that they share: each gives out its part."""
+        self._gateways = workers if self._divides else 1
+        self._own_slot: Ticket | None = None
+        self._kinds: dict[tuple[Any, ...], Kind] = {}
+        self._spent: dict[str, _Spent] = {}
+        self._lines: dict[tuple[str, int], str] = {}
+
+    # -- for stages --------------------------------------------------------------------------------------------------
+
+    def binds(self, caller: Caller | None) -> bool:
+        """Whether anything may limit this caller's requests."""
+        return self._binds_everybody or (caller is not None and caller.key is not None)
+
+    async def admit(self, x: Exchange) -> None:
+        """Take what the request needs. In memory this waits only where a counter has to be made.
+
+        Raises `BudgetExceeded`, `RateLimited`, `PriceUnknown`, `LimitsUnavailable`.
+        """
+        caller = x.caller
+        if caller is None:
+            return
+        if caller.key is not None:
+            self._know_spent(caller.key)
+        await self._admit(x, caller, x.plan[0])
+
+    async def _admit(self, x: Exchange, caller: Caller, route: Route) -> None:
+        bound = self._bound(x, caller, route)
+        worst = self._worst(x, bound) if bound.budgets or self.settings.unknown_price == "block" else 0
+        if bound.is_empty:
+            return
+        windows = [budget(counter.name, worst, counter.limit, counter.ends) for counter in bound.budgets]
+        windows += bound.fixed
+        if bound.tokens:
+            tokens = _tokens(x)
+            windows += [rate(name, min(tokens, limit), limit) for name, limit in bound.tokens]
+        store, answer = await self._take(bound, windows)
+        if type(answer) is Refusal:
+            raise refusal(self.settings, bound, answer, self._wall())
+        if type(answer) is Ticket and store is not None:
+            x.hold = hold = Hold(bound, answer, store, worst, worst)
+            self._open.add(hold)
+            if bound.budgets:
+                self._ledger.intent(self._intent(x, caller, bound, worst))
+
+    async def top_up(self, x: Exchange, route: Route, *, again: bool) -> bool:
+        """Take what another attempt, of a deployment of this route, needs: of that model's budgets, and of all `again` if
+        the last one may be billed too. False if there is no room for it.
+        """
+        hold = x.hold
+        if x.caller is None:
+            return True
+        if hold is None:  # nothing bound the routes before this one
+            try:
+                await self._admit(x, x.caller, route)
+            except (BudgetExceeded, RateLimited, PriceUnknown, LimitsUnavailable):
+                return False
+            return True
+        known = {counter.name for counter in hold.bound.budgets}
+        now = self._bound(x, x.caller, route)
+        more = tuple(counter for counter in now.budgets if counter.name not in known)
+        wanted = hold.bound.budgets + more if again else more
+        if not wanted:
+            return True
+        bound = msgspec.structs.replace(hold.bound, budgets=hold.bound.budgets + more)
+        windows = [budget(counter.name, hold.worst, counter.limit, counter.ends) for counter in wanted]
+        try:
+            if hold.store is not self._shared or self._divides:
+                windows = self._part_of(windows)
+            answer = await self._ask(hold.store, bound, windows, hold.ticket)
+        except (SharedAway, LimitsUnavailable):
+            return self.settings.without_redis == "open"
+        if type(answer) is not Ticket:
+            return False
+        hold.bound = bound
+        if again:
+            hold.held += hold.worst
+        return True
+
+    def check_price(self, x: Exchange, deployment: Deployment) -> None:
+        """Raises `PriceUnknown` for a deployment without a price where it must be known."""
+        is_needed = self.settings.unknown_price == "block" or (x.hold is not None and x.hold.bound.budgets)
+        if is_needed and deployment.price is None and self._stand_in_price is None:
+            raise _unknown_price(deployment)
+
+    def _intent(self, x: Exchange, caller: Caller, bound: Bound, worst: int) -> Intent:
+        """What is charged if this process dies before the request ends."""
+        made_of = caller.kind, caller.digest, caller.alias, x.endpoint, x.model
+        kind = self._kinds.get(made_of)
+        if kind is None:
+            if len(self._kinds) >= _MOST_KINDS:  # clients choose the model's name
+                self._kinds.clear()
+            kind = self._kinds[made_of] = Kind(
+                endpoint=x.endpoint.path,
+                operation=x.endpoint.operation,
+                client_format=x.endpoint.client_format,
+                stream=x.wants_stream,
+                model_requested=x.model,
+                model_group=x.plan[0].deployments[0].route,
+                caller_kind=caller.kind,
+                key_digest=caller.digest,
+                key_alias=caller.alias,
+            )
+        names = tuple([counter.name for counter in bound.budgets])
+        return Intent(
+            id=x.id, amount=worst, key_digest=caller.digest, names=names, started_at=x.wall, kind=kind
+        )
+
+    def settle(self, x: Exchange) -> None:
+        """The request has ended: what it took becomes what it used. Never waits, never fails."""
+        hold, caller = x.hold, x.caller
+        nano = x.cost or 0
+        if x.cost is None and x.usage is not None and self._stand_in_price is not None:
+            nano = cost(self._stand_in_price, x.usage, x.envelope) or 0
+        route = x.deployment.route if x.deployment is not None else ""
+        taken: Sequence[str] = ()
+        if hold is not None:
+            x.hold = None
+            taken = self._settle(hold, nano, 0 if x.usage is None else x.usage.total, route)
+        if not nano or caller is None:
+            return
+        digest = caller.key.payer if caller.key is not None else None
+        if digest is not None:
+            if (spent := self._spent.get(digest)) is not None:
+                spent.nano += nano
+            self._charge_others(digest, taken, nano, route, x)
+        self._charge_others(None, taken, nano, route, x)
+
+    def is_used_up(self, x: Exchange) -> bool:
+        """A stream has cost by now what was taken for it, by an estimate."""
+        hold, tap, deployment = x.hold, x.tap, x.deployment
+        if hold is None or not hold.bound.budgets or tap is None or deployment is None:
+            return False
+        usage = Usage(input=tokens_asked(x.envelope), output=tokens_said(tap.deltas, tap.chars))
+        return (cost(deployment.price or self._stand_in_price, usage) or 0) > hold.held
+
+    def lines(self, x: Exchange) -> str:
+        """A key's limits, and what it has spent with this request if that is known: headers of its answers."""
+        key = x.caller.key if x.caller is not None else None
+        if key is None:
+            return ""
+        lines = self._lines.get((key.digest, key.version))
+        if lines is None:
+            if len(self._lines) >= _MOST_BOUNDS:
+                self._lines.clear()
+            lines = self._lines[key.digest, key.version] = header_lines(headers_of(key))
+        spent = self._spent.get(key.payer)
+        if spent is not None and spent.is_known:
+            lines += f"x-litellm-key-spend: {dollars_text(spent.nano + (x.cost or 0))}\r\n"
+        return lines
+
+    # -- for management ----------------------------------------------------------------------------------------------
+
+    async def spend_of(self, key: KeyRow) -> int:
+        """Nano-dollars that a key has spent since its spend was last set to zero. Raises `RecordsUnavailable`."""
+        async with self._ledger.up_to_date():
+            return await self._read(_everything_of(key))
+
+    def budget_reset_at(self, key: KeyRow) -> int | None:
+        """The unix second at which the first of a key's budgets begins anew; None if it never does."""
+        counters = self.settings.budgets_of(key, (), self._wall())
+        return counters[0].ends if counters else None
+
+    def states(self) -> list[BudgetState]:
+        """What is left of budgets that were asked for here: of each key the one with least left, some thousand keys at most."""
+        now = self._wall()
+        least: dict[str | None, BudgetState] = {}
+        for counter, left in islice(self.remaining(), _MOST_SHOWN):
+            known = least.get(counter.digest)
+            if counter.model is None and (known is None or left < known.left):
+                hours = None if counter.ends is None else (counter.ends - now) / 3600
+                least[counter.digest] = BudgetState(counter.digest, counter.alias, left, hours)
+        return list(least.values())
+
+    def remaining(self) -> Iterator[tuple[Counter, int]]:
+        """Budgets that were asked for here, and the nano-dollars that are left of each."""
+        now = self._wall()
+        for counters in list(self._counters.values()):
+            for name, counter in list(counters.items()):
+                if name in self._tallies and (counter.ends is None or counter.ends > now):
+                    yield counter, counter.limit - self._tallies[name]
+
+    # -- as a worker -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Count the gateways, look at the counters, and forget those that are over."""
+        while True:
+            with suppress(SharedAway):
+                await self._look()
+            with suppress(RecordsUnavailable):
+                await self._make_up()
+            await asyncio.sleep(_LOOK)
+
+    async def _look(self) -> None:
+        if not self._is_alone:
+            if self._own_slot is None:
+                answer = await self._shared.take([_GATEWAYS])
+                self._own_slot = answer if isinstance(answer, Ticket) else None
+            (count,) = await self._shared.look([_GATEWAYS])
+            self._gateways = max(1, count or 1)
+        self._forget()
+        counters = [counter for own in self._counters.values() for counter in own.values()]
+        for start in range(0, len(counters), _LOOKED_AT_ONCE):
+            some = counters[start : start + _LOOKED_AT_ONCE]
+            used = await self._shared.look([budget(one.name, 0, one.limit, one.ends) for one in some])
+            for counter, nano in zip(some, used, strict=True):
+                if nano is not None and counter.name not in self._guessed:
+                    self._tallies[counter.name] = nano
+
+    async def _make_up(self) -> None:
+        """Add what the ledger knows to counters that were made without it."""
+        for name, (store, counter) in list(self._guessed.items()):
+            async with self._ledger.up_to_date():
+                known = self._tallies.get(name, 0)
+                missing = await self._read(counter) - known
+            del self._guessed[name]
+            store.charge(name, max(0, missing))
+            self._tallies[name] = self._tallies.get(name, 0) + max(0, missing)
+
+    def _forget(self) -> None:
+        before = self._wall() - _OVER
+        for owner, counters in list(self._counters.items()):
+            for name, counter in list(counters.items()):
+                if counter.ends is not None and counter.ends < before:
+                    del counters[name]
+                    self._tallies.pop(name, None)
+            if not counters:
+                del self._counters[owner]
+
+    # -- what binds --------------------------------------------------------------------------------------------------
+
+    def _bound(self, x: Exchange, caller: Caller, route: Route) -> Bound:
+        key, users = caller.key, self.settings.users
+        user = self.settings.user_of(caller, x.end_user) if users else None
+        models: tuple[str, ...] = ()
+        if key is None:
+            name: tuple[Any, ...] = (caller.kind, 0, user)
+        else:
+            if key.model_budgets or key.model_rpm_limit or key.model_tpm_limit:
+                models = tuple(dict.fromkeys(deployment.route for deployment in route.deployments))
+            name = (key.digest, key.version, user, models)
+        bound = self._bounds.get(name)
+        if bound is None or bound.until <= x.wall:
+            if len(self._bounds) >= _MOST_BOUNDS:
+                self._bounds.clear()
+            bound = self._bounds[name] = self.settings.bound(caller, user, models, x.wall)
+            for counter in bound.budgets:
+                self._counters.setdefault(counter.digest, {})[counter.name] = counter
+        return bound
+
+    def _worst(self, x: Exchange, bound: Bound) -> int:
+        deployments: Sequence[Deployment] = x.plan[0].deployments
+        if len(x.plan) > 1:
+            deployments = [deployment for route in x.plan for deployment in route.deployments]
+        worst, unknown = most(
+            deployments, x.endpoint.operation, x.envelope, x.body_size, stand_in=self._stand_in_price
+        )
+        if unknown is not None and unknown in x.plan[0].deployments:
+            raise _unknown_price(unknown)
+        # What costs nothing is refused too where the budget is used up.
+        return max(1, worst) if x.endpoint.operation != "count_tokens" else 0
+
+    # -- to take -----------------------------------------------------------------------------------------------------
+
+    async def _take(self, bound: Bound, windows: list[Window]) -> tuple[Shared | None, Answer | None]:
+        if self._divides:
+            windows = self._part_of(windows)
+        try:
+            answer = await self._shared.take(windows)
+            if type(answer) is Unknown:
+                answer = await self._ask(self._shared, bound, windows, None)
+        except SharedAway as away:
+            if self.settings.without_redis == "closed":
+                raise _unavailable(f"Limits cannot be checked now: {away}") from None
+            if self.settings.without_redis == "open":
+                return None, None
+        else:
+            if self._local is not None:
+                self._local = None
+                self._local_limits.clear()
+            return self._shared, answer
+        if self._local is None:
+            self._local = MemoryShared(wall=self._wall)
+        local = self._local
+        return local, await self._ask(local, bound, self._part_of(windows), None)
+
+    def _part_of(self, windows: Sequence[Window]) -> list[Window]:
+        """What this gateway may give out alone."""
+        return [
+            self._budget_part(window) if window.kind == "budget" else local_share([window], self._gateways)[0]
+            for window in windows
+        ]
+
+    def _budget_part(self, window: Window) -> Window:
+        limit = self._local_limits.get(window.name)
+        return window if limit is None else msgspec.structs.replace(window, limit=limit)
+
+    async def _ask(
+        self, store: Shared, bound: Bound, windows: Sequence[Window], ticket: Ticket | None
+    ) -> Answer:
+        """Take, or top up; counters that do not exist are made."""
+        for _ in range(_TRIES):
+            answer = await (store.take(windows) if ticket is None else store.top_up(ticket, windows))
+            if type(answer) is not Unknown:
+                return answer
+            counters = {counter.name: counter for counter in bound.budgets}
+            for window in answer.windows:
+                await self._made(store, counters[window.name], window)
+            if store is self._local or self._divides:
+                # The parts of rates and slots have been taken already; those of budgets are known only now.
+                windows = [self._budget_part(window) for window in windows]
+        raise _unavailable("The counters of a budget are being made; try again")
+
+    async def _made(self, store: Shared, counter: Counter, window: Window) -> None:
+        """Have a counter made, by one for all who wait."""
+        name = id(store), counter.name
+        task = self._planting.get(name)
+        if task is None:
+            task = self._planting[name] = spawn(self._plant(store, counter, window), name="plant a counter")
+            task.add_done_callback(lambda _: self._planting.pop(name, None))
+        error = await asyncio.shield(task)
+        if isinstance(error, SharedAway):
+            raise error
+        if error is not None:
+            raise _unavailable("The budget cannot be checked now: the ledger cannot be read")
+
+    async def _plant(
+        self, store: Shared, counter: Counter, window: Window
+    ) -> RecordsUnavailable | SharedAway | None:
+        try:
+            try:
+                async with asyncio.timeout(_PATIENCE), self._ledger.up_to_date():
+                    self._late.setdefault(counter.name, 0)
+                    spent = await self._read(counter)
+            except (RecordsUnavailable, TimeoutError):
+                if not self.settings.serves_without_ledger:
+                    raise RecordsUnavailable("the ledger cannot be read") from None
+                log.warning("the ledger cannot be read: %s counts from zero until it can", counter.whose)
+                spent = self._tallies.get(counter.name, 0)
+                self._guessed[counter.name] = store, counter
+            used = spent
+            if store is self._local or self._divides:
+                used += sum(hold.held for hold in self._open if self._is_held(hold, counter.name))
+                self._local_limits[counter.name] = spent + max(0, counter.limit - spent) // self._gateways
+            await store.seed(window, used)
+        except (RecordsUnavailable, SharedAway) as error:
+            return error
+        finally:
+            late = self._late.pop(counter.name, 0)
+        if late:
+            store.charge(counter.name, late)
+        self._tallies[counter.name] = spent + late
+        return None
+
+    def _is_held(self, hold: Hold, name: str) -> bool:
+        return hold.store is self._shared and any(counter.name == name for counter in hold.bound.budgets)
+
+    async def _read(self, counter: Counter) -> int:
+        """What the ledger says of a counter."""
+        query = LedgerQuery(
+            key_digest=counter.digest,
+            since=counter.starts or None,
+            until=None if counter.ends is None else float(counter.ends),
+        )
+        if counter.model is not None:
+            totals = await self._records.totals(("model_group",), query)
+            return sum(total.cost_nano for total in totals if total.group == (counter.model,))
+        if counter.digest is None and self.settings.is_master_exempt:
+            totals = await self._records.totals(("key_digest",), query)
+            return sum(total.cost_nano for total in totals if total.group != (MASTER.digest,))
+        (total,) = await self._records.totals((), query)
+        return total.cost_nano
+
+    # -- to settle ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, hold: Hold, nano: int, used: int, route: str) -> list[str]:
+        self._open.discard(hold)
+        bound, store, tallies = hold.bound, hold.store, self._tallies
+        actual = {name: used for name, _ in bound.tokens}
+        taken = []
+        for counter in bound.budgets:
+            name = counter.name
+            spent = nano if counter.model is None or counter.model == route else 0
+            actual[name] = spent
+            tallies[name] = tallies.get(name, 0) + spent
+            taken.append(name)
+            if store is not self._shared:
+                self._charge(name, spent)  # so that all know it when their store is back
+            elif self._local is not None:
+                self._local.charge(name, spent - hold.held)
+        store.settle(hold.ticket, actual)
+        return taken
+
+    def _charge_others(
+        self, owner: str | None, taken: Sequence[str], nano: int, route: str, x: Exchange
+    ) -> None:
+        """Counters that the request took nothing of, because it is older than they are or Redis was away."""
+        counters = self._counters.get(owner)
+        if not counters:
+            return
+        is_exempt = owner is None and self.settings.is_master_exempt and x.caller is MASTER
+        for name, counter in counters.items():
+            if (
+                name not in taken
+                and not is_exempt
+                and (counter.model is None or counter.model == route)
+                and counter.starts <= x.wall < (counter.ends or _FOREVER)
+            ):
+                self._tallies[name] = self._tallies.get(name, 0) + nano
+                self._charge(name, nano)
+                if self._local is not None:
+                    self._local.charge(name, nano)
+
+    def _charge(self, name: str, nano: int) -> None:
+        if name in self._late:
+            self._late[name] += nano
+        elif nano:
+            self._shared.charge(name, nano)
+
+    # -- what a key has spent ----------------------------------------------------------------------------------------
+
+    def _know_spent(self, key: KeyRow) -> None:
+        """Have the ledger read, if it is not known or others may have spent since."""
+        spent = self._spent.get(key.payer)
+        if spent is not None and spent.since == key.spend_since:
+            if self._is_alone or self._wall() - spent.asked < _FRESH:
+                return
+        else:
+            if len(self._spent) >= _MOST_BOUNDS:
+                self._spent.clear()
+            spent = self._spent[key.payer] = _Spent(key.spend_since, 0.0)
+        spent.asked = self._wall()
+        spawn(self._read_spent(key, spent), name="read a key's spend")
+
+    async def _read_spent(self, key: KeyRow, spent: _Spent) -> None:
+        with suppress(RecordsUnavailable):
+            async with self._ledger.up_to_date():
+                before = spent.nano
+                nano = await self._read(_everything_of(key))
+            spent.nano += nano - before
+            spent.is_known = True
+
+
+def _everything_of(key: KeyRow) -> Counter:
+    return Counter("", 0, key.spend_since, None, "", key.payer)
+
+
+def _tokens(x: Exchange) -> int:
+    """What a request is counted for until its tokens are known."""
+    if x.endpoint.operation not in _WITH_OUTPUT:
+        return x.body_size // _BYTES_PER_TOKEN + 1
+    said = said_limit(x.envelope)
+    return x.body_size // _BYTES_PER_TOKEN + 1 + (USUAL_OUTPUT if said is None else said)
+
+
+def _unavailable(message: str) -> LimitsUnavailable:
+    return LimitsUnavailable(message, headers={"retry-after": "1"})
+
+
+def _unknown_price(deployment: Deployment) -> PriceUnknown:
+    return PriceUnknown(
+        f"Nobody knows what {deployment.model_name} costs, and a budget or the policy wants to know. Set "
+        f"input_cost_per_token and output_cost_per_token of {deployment.route!r} in its litellm_params, or "
+        "general_settings.cost_per_token, or unknown_price_policy: estimate.",
+        param="model",
+    )

@@ -1,0 +1,165 @@
+"""`penstock keys`: hand out virtual keys, list them, take them away.
+
+It asks a running gateway over HTTP, as `penstock health` does, with the master key of the environment (`LITELLM_MASTER_KEY`,
+`.env` too); an open gateway on this machine needs none. A new key is the only line on the standard output, so that a script
+can keep it. Exit codes: 0 done, 1 the gateway refused or did not answer, 2 a command that was not understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from gateway.banner import reachable
+from gateway.config.environment import load_dotenv, read_environment
+
+_PAGE = 100
+
+
+class _RefusedError(Exception):
+    """Why it was not done, in one line."""
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add `create`, `list`, `info` and `revoke`."""
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    create = commands.add_parser("create", help="make a key and print it; it is shown this once")
+    add = create.add_argument
+    add("--alias", dest="key_alias", metavar="NAME", help="its name in logs and in the ledger")
+    add(
+        "--models",
+        metavar="A,B",
+        help="what it may ask for: names, patterns, access groups (default: everything)",
+    )
+    add("--max-budget", type=float, metavar="DOLLARS", help="what it may spend")
+    add(
+        "--budget-duration",
+        metavar="SPAN",
+        help="when its budget begins anew: 1h, 1d, 30d, 1mo (default: never)",
+    )
+    add("--duration", metavar="SPAN", help="how long it holds: 30m, 12h, 30d, 1mo (default: for ever)")
+    add("--rpm", dest="rpm_limit", type=int, metavar="N", help="requests in any minute")
+    add("--tpm", dest="tpm_limit", type=int, metavar="N", help="tokens in any minute")
+    add("--parallel", dest="max_parallel_requests", type=int, metavar="N", help="requests at the same time")
+    add("--user", dest="user_id", metavar="ID", help="whose it is")
+    add("--json", action="store_true", help="print all that the gateway says of it")
+    _finish(create, _create)
+
+    listing = commands.add_parser("list", help="all keys, the newest first")
+    listing.add_argument("--json", action="store_true", help="print all that the gateway says of them")
+    _finish(listing, _list)
+
+    info = commands.add_parser("info", help="what the gateway knows of a key, as JSON")
+    info.add_argument("key", help="the key, or its digest")
+    _finish(info, _info)
+
+    revoke = commands.add_parser("revoke", help="take keys away, for good")
+    revoke.add_argument("keys", nargs="+", metavar="KEY", help="a key, its digest, or with --alias its name")
+    revoke.add_argument("--alias", action="store_true", help="what is named are aliases")
+    _finish(revoke, _revoke)
+
+
+def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
+    add = parser.add_argument
+    add("--url", help="where the gateway is (default: this machine, as LITELLM_HOST and LITELLM_PORT say)")
+    add("--timeout", type=float, default=10.0, metavar="SECONDS", help="how long to wait (default 10)")
+    parser.set_defaults(run=lambda parsed: _run(run, parsed))
+
+
+def _run(command: Any, parsed: argparse.Namespace) -> int:
+    try:
+        command(parsed)
+    except _RefusedError as refused:
+        print(f"penstock: {refused}", file=sys.stderr)
+        return 1
+    return 0
+
+
+# -- the commands ----------------------------------------------------------------------------------------------------
+
+_FIELDS = (
+    "key_alias", "max_budget", "budget_duration", "duration", "rpm_limit", "tpm_limit", "max_parallel_requests", "user_id"
+)  # fmt: skip
+
+
+def _create(parsed: argparse.Namespace) -> None:
+    fields = {name: getattr(parsed, name) for name in _FIELDS if getattr(parsed, name) is not None}
+    if parsed.models:
+        fields["models"] = [name.strip() for name in parsed.models.split(",") if name.strip()]
+    made = _ask(parsed, "POST", "/key/generate", fields)
+    print(json.dumps(made, indent=2) if parsed.json else made["key"])
+
+
+def _list(parsed: argparse.Namespace) -> None:
+    found: list[dict[str, Any]] = []
+    page = pages = 1
+    while page <= pages:
+        path = f"/key/list?return_full_object=true&size={_PAGE}&page={page}"
+        told = _ask(parsed, "GET", path)
+        found += told["keys"]
+        page, pages = page + 1, told["total_pages"]
+    if parsed.json:
+        print(json.dumps(found, indent=2))
+        return
+    lines = [("ALIAS", "KEY", "STATUS", "SPENT", "BUDGET", "EXPIRES", "DIGEST")]
+    for key in found:
+        budget = "" if key["max_budget"] is None else f"{key['max_budget']:g}"
+        if budget and key["budget_duration"]:
+            budget += f"/{key['budget_duration']}"
+        expires = (key["expires"] or "")[:16]
+        spent = f"{key['spend']:.4f}"
+        lines.append(
+            (key["key_alias"] or "", key["key_name"], key["status"], spent, budget, expires, key["token"])
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _info(parsed: argparse.Namespace) -> None:
+    print(json.dumps(_ask(parsed, "GET", f"/key/info?key={quote(parsed.key, safe='')}"), indent=2))
+
+
+def _revoke(parsed: argparse.Namespace) -> None:
+    name = "key_aliases" if parsed.alias else "keys"
+    told = _ask(parsed, "POST", "/key/delete", {name: parsed.keys})
+    count = len(told["deleted_keys"])
+    print(f"{count} key{'' if count == 1 else 's'} revoked")
+
+
+def _ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None) -> Any:
+    """What the gateway answers. Raises `_RefusedError`."""
+    environ = load_dotenv(Path(".env"), os.environ)
+    environment = read_environment(environ)
+    base = parsed.url or f"http://{reachable(environment.host)}:{environment.port}"
+    if not base.startswith(("http://", "https://")):
+        raise _RefusedError(f"not a URL: {base}")
+    headers = {"content-type": "application/json"}
+    if environment.master_key:
+        headers["authorization"] = f"Bearer {environment.master_key.reveal()}"
+    body = None if fields is None else json.dumps(fields).encode()
+    request = urllib.request.Request(base.rstrip("/") + path, body, headers, method=method)  # noqa: S310 - looked at above
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=parsed.timeout) as response:
+            return json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        raise _RefusedError(f"{base} answered {error.code}: {_message(error)}") from None
+    except (OSError, ValueError, HTTPException) as error:
+        raise _RefusedError(f"{base}: {getattr(error, 'reason', None) or error}") from None
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"]["message"])
+    except (OSError, ValueError, LookupError, TypeError, HTTPException):
+        return str(error.reason)

@@ -1,0 +1,554 @@
+"""The ledger and the keys in Postgres: for several replicas, and for books that outlive the machine.
+
+**The database may be away**, at the start too. Nothing connects before it has to, whatever fails is `RecordsUnavailable`
+within some seconds, and the next call connects anew. Rows wait in the ledger's queue meanwhile; nobody's request does.
+
+**Exactly once.** A batch is one statement in one transaction, and a row whose `id` is there is skipped. So a writer that
+does not know whether its commit arrived sends the batch again. Statements take what they write in the order of its keys:
+two writers with the same rows wait for one another and never in a circle.
+
+**PgBouncer may be in between**, in whatever mode. Whatever is said stands in a transaction, no statement outlives it, all
+names have their schema, locks are the transaction's. A connection on which anything failed is thrown away, because only
+a new one is known to be in order; that also ends what a server does not answer. (Notifications do not get through
+PgBouncer: who `listen`s hears nothing then, and has to look from time to time.)
+
+The tables are in the schema `penstock` and look as those of `records_sqlite` do, with views named as LiteLLM's tables
+(`migrations/postgres`). Migrations are numbered, forward only, and applied under a lock by whoever is first. One that is
+applied while an older version still runs must leave it working: new columns have defaults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from importlib import resources
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import asyncpg
+import msgspec
+from msgspec.structs import replace
+
+from adapters.errors import BadRequest
+from gateway.state.keys import KeyRow
+from gateway.state.records import (
+    EVERYTHING,
+    FLAT,
+    TOKENS,
+    UNITS,
+    AliasTaken,
+    AttemptRow,
+    Description,
+    Dimension,
+    Kind,
+    LedgerQuery,
+    LedgerRow,
+    RecordsUnavailable,
+    Total,
+    flatten,
+    make_row,
+    pieces,
+)
+
+T = TypeVar("T")
+
+log = logging.getLogger("penstock.records")
+
+POOL = 5
+CONNECT_SECONDS = 2.0
+COMMAND_SECONDS = 5.0
+REPORT_SECONDS = 30.0
+HEARTBEAT_SECONDS = 5.0
+"""How often an idle gateway makes sure that its database is there."""
+
+CHANNEL = "penstock_keys"
+"""The channel of notifications; their text is the digest of a key that has changed."""
+
+_MIGRATION_SECONDS = 600.0
+_MIGRATION_LOCK = 0x70656E73746F636B  # "penstock"
+_DELAYS = (0.1, 5.0)
+_MOST_KINDS = 4_000
+_RETRY_AFTER = {"retry-after": "5"}
+
+_KIND = Kind.__struct_fields__
+_ARRAYS = {"int": "bigint[]", "bool": "boolean[]"}
+_KIND_TYPES = [_ARRAYS.get(str(Kind.__annotations__[name]), "text[]") for name in _KIND]
+_ADD_KINDS = (
+    f"INSERT INTO penstock.kind (digest, {', '.join(_KIND)}) "  # noqa: S608 - our own field names
+    f"SELECT * FROM unnest($1::bytea[], {', '.join(f'${n}::{type_}' for n, type_ in enumerate(_KIND_TYPES, 2))}) "
+    "ON CONFLICT (digest) DO NOTHING"
+)
+_FIND_KINDS = "SELECT digest, id FROM penstock.kind WHERE digest = ANY ($1::bytea[])"
+
+_ENTRY: dict[str, str] = {
+    "id": "text",
+    "kind": "bigint",
+    "started_at": "double precision",
+    **dict.fromkeys(("total_us", "ttfb_us", "overhead_us", "cost_nano", "answer_ms"), "bigint"),
+    **dict.fromkeys(("answer_id", "client_ip", "user_agent", "end_user"), "text"),
+    **dict.fromkeys((*TOKENS, *UNITS), "bigint"),
+    **dict.fromkeys(("call_id", "session_id", "error_message"), "text"),
+    **dict.fromkeys(("tags", "tried"), "jsonb"),
+}
+_ADD_ENTRIES = (
+    f"INSERT INTO penstock.entry ({', '.join(_ENTRY)}) "  # noqa: S608 - as _ADD_KINDS
+    f"SELECT * FROM unnest({', '.join(f'${n}::{type_}[]' for n, type_ in enumerate(_ENTRY.values(), 1))}) "
+    "ON CONFLICT (id) DO NOTHING"
+)
+_COLUMNS = ", ".join(FLAT)
+
+_PUT_KEY = (
+    "INSERT INTO penstock.virtual_key (digest, version, alias, created_at, deleted_at, content) "
+    "SELECT $1::text, $2::bigint, $3::text, $4::double precision, $5::double precision, $6::jsonb WHERE $2::bigint = "
+    "coalesce((SELECT version FROM penstock.virtual_key WHERE digest = $1::text), 0) + 1 "
+    "ON CONFLICT (digest) DO UPDATE SET version = excluded.version, alias = excluded.alias, "
+    "deleted_at = excluded.deleted_at, content = excluded.content "
+    "WHERE virtual_key.version = excluded.version - 1 RETURNING digest"
+)
+
+_OWN_DIMENSIONS: dict[Dimension, str] = {
+    "day": "to_char(to_timestamp(started_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "end_user": "coalesce(end_user, '')",
+}
+_OF_DAY = "to_char(to_timestamp(day * 86400) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+_KIND_DIMENSIONS: dict[Dimension, str] = {
+    "model": "model",
+    "model_group": "model_group",
+    "provider": "provider",
+    "key_digest": "coalesce(key_digest, '')",
+}
+_OWN_SUMS = (
+    "count(*) AS requests, count(*) FILTER (WHERE cost_nano IS NULL) AS unpriced, "
+    "sum(input + cache_read + cache_write + cache_write_1h + audio_input + image_input) AS prompt, "
+    "sum(output + reasoning + audio_output + image_output) AS completion, sum(cost_nano) AS cost"
+)
+_DAY_SUMS = "requests, unpriced, prompt, completion, cost"
+_SUMS = (
+    "coalesce(sum(requests), 0)::bigint, coalesce(sum(requests) FILTER (WHERE status = 'failure'), 0)::bigint, "
+    "coalesce(sum(unpriced), 0)::bigint, coalesce(sum(prompt), 0)::bigint, coalesce(sum(completion), 0)::bigint, "
+    "coalesce(sum(cost), 0)::bigint"
+)
+
+_kind_values = attrgetter(*_KIND)
+_json = msgspec.json.Encoder()
+_attempts = msgspec.json.Decoder(tuple[AttemptRow, ...])
+_tags = msgspec.json.Decoder(tuple[str, ...])
+_key = msgspec.json.Decoder(KeyRow)
+
+_UNSTORABLE = (ValueError, asyncpg.exceptions.DataError)
+"""What is wrong with a value and not with the database: asyncpg's own refusal is a ValueError, the server's is not."""
+_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+class PostgresRecords:
+    """`Records` in the Postgres at `dsn`, which reports call `where`. Nothing connects before the first call, or `run`.
+
+    At most `pool` connections, and one that listens. Seconds until a connection, a write and a report fail.
+    """
+
+    name = "records"
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        where: str,
+        pool: int = POOL,
+        connect_seconds: float = CONNECT_SECONDS,
+        command_seconds: float = COMMAND_SECONDS,
+        report_seconds: float = REPORT_SECONDS,
+    ) -> None:
+        self._dsn = dsn
+        self._where = where
+        self._size = pool
+        self._connect_seconds = connect_seconds
+        self._command_seconds = command_seconds
+        self._report_seconds = report_seconds
+        self._pool: asyncpg.Pool | None = None
+        self._opening: asyncio.Task[asyncpg.Pool] | None = None
+        self._is_migrated = False
+        self._error = "not connected yet"
+        self._kinds: dict[Kind, int] = {}
+        """The number of each kind in the database; forgotten when anything fails, it may be another database then."""
+        self._changed: Callable[[str | None], None] = _ignore
+
+    def listen(self, changed: Callable[[str | None], None]) -> None:
+        """See `Records`."""
+        self._changed = changed
+
+    async def append(self, rows: Sequence[LedgerRow]) -> None:
+        """See `Records`. A row that cannot be stored at all raises `ValueError`."""
+        for make_storable in (None, _text, _ascii):
+            storable = rows if make_storable is None else [_cleaned(row, make_storable) for row in rows]
+            try:
+                return await self._write(lambda c, these=storable: self._append(c, these))  # type: ignore[misc]  # mypy cannot infer the default's type
+            except _UNSTORABLE as error:
+                unstorable = error
+        raise ValueError(f"it cannot be stored: {unstorable}") from unstorable
+
+    async def rows(self, query: LedgerQuery, limit: int = 10_000) -> list[LedgerRow]:
+        """See `Records`."""
+        where, arguments = _condition(query)
+        sql = (
+            f"SELECT {_COLUMNS} FROM penstock.ledger {where} "  # noqa: S608 - as _ADD_KINDS
+            f"ORDER BY started_at DESC, id DESC LIMIT {limit:d}"
+        )
+        return [_row(found) for found in await self._report(sql, *arguments)]
+
+    async def totals(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
+        """See `Records`."""
+        own = [name for name in by if name in _OWN_DIMENSIONS]
+        parts: list[str] = []
+        arguments: list[str | float] = []
+        for source, piece in pieces(by, query):
+            key = "kind IN (SELECT id FROM penstock.kind WHERE key_digest = {})"
+            where, more = _condition(piece, key, len(arguments) + 1)
+            arguments += more
+            if source == "entry":
+                chosen = "".join(f", {_OWN_DIMENSIONS[name]} AS {name}" for name in own)
+                part = f"SELECT kind{chosen}, {_OWN_SUMS} FROM penstock.entry {where} GROUP BY "  # noqa: S608 - from the tables above
+                parts.append(part + ", ".join(["kind", *own]))
+            else:
+                chosen = f", {_OF_DAY} AS day" if own else ""
+                where = where.replace("started_at", "day * 86400")
+                parts.append(f"SELECT kind{chosen}, {_DAY_SUMS} FROM penstock.day_total {where}")  # noqa: S608 - as above
+        groups = [_KIND_DIMENSIONS.get(name, name) for name in by]
+        order = ", ".join(f'{group} COLLATE "C"' for group in groups)
+        grouping = f"GROUP BY {', '.join(groups)} ORDER BY {order}" if by else ""
+        sql = (
+            f"WITH part AS ({' UNION ALL '.join(parts)}) SELECT {', '.join([*groups, _SUMS])} "  # noqa: S608 - as above
+            f"FROM part JOIN penstock.kind ON kind.id = part.kind {grouping}"
+        )
+        size = len(by)
+        return [
+            Total(tuple(values[:size]), *values[size:])
+            for values in map(tuple, await self._report(sql, *arguments))
+        ]
+
+    async def keys(self) -> list[KeyRow]:
+        """See `Records`."""
+        found = await self._report("SELECT content FROM penstock.virtual_key ORDER BY created_at, digest")
+        return [_key.decode(content) for (content,) in found]
+
+    async def key(self, digest: str) -> KeyRow | None:
+        """See `Records`."""
+        sql = "SELECT content FROM penstock.virtual_key WHERE digest = $1"
+        found = await self._write(lambda c: c.fetchrow(sql, digest))
+        return None if found is None else _key.decode(found[0])
+
+    async def put_key(self, key: KeyRow) -> bool:
+        """See `Records`. What no text of Postgres can hold (U+0000) is a `BadRequest`."""
+        values = (key.digest, key.version, key.alias, key.created_at, key.deleted_at)
+        try:
+            return await self._write(lambda c: _put_key(c, values, _json.encode(key).decode()))
+        except _UNSTORABLE:
+            raise BadRequest("A key cannot hold the character U+0000") from None
+
+    async def close(self) -> None:
+        """See `Records`. A report that is still being read is broken off."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._pool is not None:
+            self._pool.terminate()
+            with suppress(*_AWAY):
+                await self._pool.close()
+
+    def describe(self) -> Description:
+        """See `Records`."""
+        return Description("postgres", durable=True, where=self._where, error=self._error)
+
+    async def run(self) -> None:
+        """Connect, listen and watch, until cancelled. Never fails: what is away is tried again, more and more seldom."""
+        delay, longest = _DELAYS
+        while True:
+            try:
+                await self._do(_nothing, self._connect_seconds)
+                delay = _DELAYS[0]
+                await self._listen()
+            except RecordsUnavailable:
+                pass
+            except _AWAY as error:
+                self._failed(error)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, longest)
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    async def _report(self, sql: str, *arguments: Any) -> list[Any]:
+        async def read(connection: Any) -> list[Any]:
+            milliseconds = round(self._report_seconds * 1000)
+            await connection.execute(f"SET LOCAL statement_timeout = {milliseconds}")
+            found: list[Any] = await connection.fetch(sql, *arguments)
+            return found
+
+        return await self._do(read, self._report_seconds)
+
+    async def _write(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        return await self._do(work, self._command_seconds)
+
+    async def _do(self, work: Callable[[Any], Awaitable[T]], seconds: float) -> T:
+        """One transaction on a connection of the pool. Raises `RecordsUnavailable`, or what `_UNSTORABLE` names."""
+        if asyncio.current_task() is None:  # a request that was not a task yet is one after its first wait
+            await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(self._connect_seconds + seconds):
+                pool = await self._ready()
+                connection = await pool.acquire()
+                try:
+                    done = await _transaction(connection, work)
+                except BaseException:
+                    self._kinds.clear()
+                    _throw_away(connection)
+                    raise
+                finally:
+                    await pool.release(connection)
+        except asyncpg.ClientConfigurationError as error:
+            raise self._failed(error) from None
+        except _UNSTORABLE:
+            self._works()
+            raise
+        except _AWAY as error:
+            if isinstance(error, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError):
+                self._is_migrated = False  # it is another database than before, an empty one
+            raise self._failed(error) from error
+        self._works()
+        return done
+
+    async def _ready(self) -> asyncpg.Pool:
+        """The pool, when the database is as this version needs it. Whoever cannot wait so long does not stop the others."""
+        if self._pool is not None and self._is_migrated:
+            return self._pool
+        if self._opening is None or self._opening.done():
+            # Not `spawn`, which would log what fails here: that is nothing to be alarmed of.
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening.add_done_callback(_look_at)
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> asyncpg.Pool:
+        if self._pool is None:
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=0,
+                max_size=self._size,
+                timeout=self._connect_seconds,
+                statement_cache_size=0,
+                max_inactive_connection_lifetime=60.0,
+                reset=_leave_as_it_is,
+            )
+        async with asyncio.timeout(_MIGRATION_SECONDS):
+            connection = await self._pool.acquire()
+            try:
+                version = await _transaction(connection, _migrate)
+            except BaseException:
+                _throw_away(connection)
+                raise
+            finally:
+                await self._pool.release(connection)
+        newest = len(migrations())
+        if version > newest:
+            known = f"schema {version}, this version knows {newest}"
+            log.warning(
+                "the database %s was migrated by a newer version (%s); it is used as it is",
+                self._where,
+                known,
+            )
+        self._is_migrated = True
+        return self._pool
+
+    async def _listen(self) -> None:
+        """Until the connection ends or fails."""
+        connection = await asyncpg.connect(self._dsn, timeout=self._connect_seconds, statement_cache_size=0)
+        try:
+            async with asyncio.timeout(self._command_seconds):
+                await connection.add_listener(CHANNEL, lambda *heard: self._changed(heard[-1]))
+            self._changed(None)
+            while True:
+                async with asyncio.timeout(self._command_seconds):
+                    await connection.execute("SELECT 1")
+                self._works()
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+        finally:
+            connection.terminate()
+
+    def _failed(self, error: BaseException) -> RecordsUnavailable:
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if told != self._error:
+            log.warning("the database %s cannot be used: %s", self._where, told)
+        self._error = told
+        self._kinds.clear()
+        return RecordsUnavailable("the database cannot be used now", headers=_RETRY_AFTER)
+
+    def _works(self) -> None:
+        if self._error:
+            log.info("the database %s is connected", self._where)
+        self._error = ""
+
+    # -- what is done there ------------------------------------------------------------------------------------------
+
+    async def _append(self, connection: Any, rows: Sequence[LedgerRow]) -> None:
+        # Of two rows of one batch that are the same the first counts, as it would in two batches.
+        first = {row.id: row for row in reversed(rows)}
+        rows = [first[name] for name in sorted(first)]
+        await self._number_kinds(connection, rows)
+        columns = zip(*(_values(row, self._kinds[row.kind]) for row in rows), strict=True)
+        if rows:
+            await connection.execute(_ADD_ENTRIES, *map(list, columns))
+
+    async def _number_kinds(self, connection: Any, rows: Sequence[LedgerRow]) -> None:
+        """Find or make the number of each kind in `rows`; another process may have done so before."""
+        if len(self._kinds) > _MOST_KINDS:
+            self._kinds.clear()
+        unknown = {row.kind for row in rows if row.kind not in self._kinds}
+        if not unknown:
+            return
+        digests = {kind: hashlib.sha256(_json.encode(_kind_values(kind))).digest() for kind in unknown}
+        by_digest = {digest: kind for kind, digest in digests.items()}
+        ordered = sorted(by_digest)
+        columns = zip(*(_kind_values(by_digest[digest]) for digest in ordered), strict=True)
+        await connection.execute(_ADD_KINDS, ordered, *map(list, columns))
+        numbers = dict(await connection.fetch(_FIND_KINDS, ordered))
+        self._kinds.update({kind: numbers[digest] for kind, digest in digests.items()})
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """All schema changes in their order: number, file name, SQL."""
+    folder = resources.files("gateway.state") / "migrations" / "postgres"
+    files = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name
+    )
+    return [(int(file.name.split("_")[0]), file.name, file.read_text("utf-8")) for file in files]
+
+
+async def _transaction(connection: Any, work: Callable[[Any], Awaitable[T]]) -> T:
+    """Without a rollback: whoever calls throws the connection away if it fails."""
+    await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+    done = await work(connection)
+    await connection.execute("COMMIT")
+    return done
+
+
+def _ignore(digest: str | None) -> None:
+    """Nobody wants to know."""
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Whoever waited has been told what failed; if nobody did, that is no news."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _throw_away(connection: Any) -> None:
+    """At once: a rollback could wait for a server that does not answer."""
+    with suppress(asyncpg.InterfaceError):  # the pool has noticed its end already
+        connection.terminate()
+
+
+async def _nothing(connection: Any) -> None:
+    await connection.execute("SELECT 1")
+
+
+async def _leave_as_it_is(connection: Any) -> None:
+    """Asyncpg would reset a connection whenever it comes back; ours have nothing to forget."""
+
+
+async def _migrate(connection: Any) -> int:
+    """Bring the database up to date, whoever else may be doing so at the same time; the version that it has then."""
+    await connection.execute(
+        f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK}); CREATE SCHEMA IF NOT EXISTS penstock; "
+        "CREATE TABLE IF NOT EXISTS penstock.schema_version "
+        "(version integer PRIMARY KEY, name text, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    applied = {
+        version for (version,) in await connection.fetch("SELECT version FROM penstock.schema_version")
+    }
+    for version, name, sql in migrations():
+        if version not in applied:
+            await connection.execute(sql)
+            add = "INSERT INTO penstock.schema_version (version, name) VALUES ($1, $2)"
+            await connection.execute(add, version, name)
+            applied.add(version)
+    return max(map(int, applied))
+
+
+async def _put_key(connection: Any, values: Sequence[Any], content: str) -> bool:
+    try:
+        written = await connection.fetchrow(_PUT_KEY, *values, content)
+    except asyncpg.UniqueViolationError:
+        raise AliasTaken(f"Key with alias '{values[2]}' already exists.", param="key_alias") from None
+    if written is not None:
+        await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, values[0])
+    return written is not None
+
+
+def _values(row: LedgerRow, kind: int) -> tuple[Any, ...]:
+    """The values of `_ENTRY`."""
+    usage = row.usage
+    return (
+        row.id,
+        kind,
+        row.started_at,
+        row.total_us,
+        row.ttfb_us,
+        row.overhead_us,
+        row.cost_nano,
+        row.answer_ms,
+        row.answer_id,
+        row.client_ip,
+        row.user_agent,
+        row.end_user,
+        *(getattr(usage, name) for name in TOKENS),
+        *(getattr(usage.units, name) for name in UNITS),
+        row.call_id,
+        row.session_id,
+        row.error_message,
+        _json.encode(row.tags).decode(),
+        _json.encode(row.tried).decode(),
+    )
+
+
+def _row(found: Any) -> LedgerRow:
+    flat = dict(found)
+    flat["tags"] = _tags.decode(flat["tags"])
+    flat["attempts"] = _attempts.decode(flat["attempts"])
+    return make_row(**flat)
+
+
+def _condition(
+    query: LedgerQuery, key: str = "key_digest = {}", first: int = 1
+) -> tuple[str, list[str | float]]:
+    conditions: dict[str, str | float | None] = {
+        "id = {}": query.id,
+        key: query.key_digest,
+        "end_user = {}": query.end_user,
+        "started_at >= {}": query.since,
+        "started_at < {}": query.until,
+    }
+    used = {condition: value for condition, value in conditions.items() if value is not None}
+    parts = [condition.format(f"${number}") for number, condition in enumerate(used, first)]
+    return "WHERE " + " AND ".join(parts) if used else "", list(used.values())
+
+
+# -- text that no text of Postgres can hold ---------------------------------------------------------------------------
+
+
+def _cleaned(row: LedgerRow, clean: Callable[[str], str]) -> LedgerRow:
+    flat = flatten(row)
+    texts = {name: clean(value) for name, value in flat.items() if isinstance(value, str)}
+    attempts = [
+        replace(a, deployment_id=clean(a.deployment_id), model=clean(a.model), provider=clean(a.provider))
+        for a in row.attempts
+    ]
+    return make_row(**{**flat, **texts, "tags": tuple(map(clean, row.tags)), "attempts": attempts})
+
+
+def _text(value: str) -> str:
+    """Without U+0000, and with `?` for header bytes that were not UTF-8 and arrive as lone surrogates."""
+    return value.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def _ascii(value: str) -> str:
+    """For a database whose encoding is none of Unicode."""
+    return _text(value).encode("ascii", "replace").decode()

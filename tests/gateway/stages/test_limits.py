@@ -1,0 +1,574 @@
+"""May they, now: rates, slots and budgets, all or nothing, in memory and in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from gateway.state.records import EVERYTHING, RecordsUnavailable
+from gateway.state.shared import budget
+from tests.e2e.process import Process, penstock
+from tests.faulty import FaultyProxy
+from tests.harness import (
+    FakeProvider,
+    Gateway,
+    by_model,
+    chat_answer,
+    chat_events,
+    entry,
+    events,
+    gateway,
+    whole,
+    written,
+)
+
+CHAT = "/v1/chat/completions"
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+MASTER = {"authorization": "Bearer sk-the-master-key"}
+PRICES = {"input_cost_per_token": "0.001", "output_cost_per_token": "0.001"}
+
+
+def question(model: str = "m", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": HELLO, "max_tokens": 10, **more}
+
+
+def config(provider: FakeProvider, *models: dict[str, Any], general: Any = None, **litellm: Any) -> str:
+    """A keyed gateway; `m` costs a tenth of a cent a token, either way."""
+    base = f"{provider.url}/v1"
+    listed = models or (entry("m", "openai/m", base, **PRICES), entry("n", "openai/n", base))
+    return json.dumps({
+        "model_list": listed,
+        "router_settings": {"num_retries": 0},
+        "litellm_settings": litellm,
+        "general_settings": {"master_key": "sk-the-master-key", **(general or {})},
+    })  # fmt: skip
+
+
+async def key_of(gw: Gateway, **limits: Any) -> dict[str, str]:
+    """The header of a new key."""
+    made = await gw.post("/key/generate", limits, headers=MASTER)
+    assert made.status == 200, await made.text()
+    return {"authorization": f"Bearer {(await made.json())['key']}"}
+
+
+async def error_of(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+    error: dict[str, Any] = (await answer.json())["error"]
+    return error
+
+
+@pytest_asyncio.fixture(params=["memory", "redis"])
+async def environ(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Limits in memory, and in a Redis with a prefix of the test's own."""
+    if request.param == "memory":
+        return {}
+    monkeypatch.setattr("gateway.state.open.PREFIX", f"test:{uuid4().hex}:")
+    return {"REDIS_URL": request.getfixturevalue("redis_url")}
+
+
+async def test_without_limits_nothing_is_taken(provider: FakeProvider, tmp_path: Path) -> None:
+    """A key without limits, and the master key, pass without a hold."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw)
+        for headers in (MASTER, key):
+            assert (await gw.post(CHAT, question("n"), headers=headers)).status == 200
+
+
+async def test_rpm(provider: FakeProvider, tmp_path: Path, environ: dict[str, str]) -> None:
+    """As many as the limit, not one more; what is refused is not counted."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path, environ) as gw:
+        key = await key_of(gw, rpm_limit=5)
+        answers = await asyncio.gather(*(gw.post(CHAT, question(), headers=key) for _ in range(20)))
+        assert Counter(answer.status for answer in answers) == {200: 5, 429: 15}
+        refused = next(answer for answer in answers if answer.status == 429)
+        error = await error_of(refused)
+        assert error["type"] == "throttling_error"
+        assert error["message"].startswith("Rate limit exceeded for api_key: ")
+        assert "Limit type: requests. Current limit: 5, Remaining: 0. Limit resets at: " in error["message"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.headers["rate_limit_type"] == "requests"
+        assert refused.headers["x-ratelimit-limit-requests"] == "5"
+        assert refused.headers["x-ratelimit-api_key-remaining-requests"] == "0"
+        assert answers[0].headers["x-litellm-key-rpm-limit"] == "5"
+        rows = await gw.rows()
+    assert Counter(row.reason for row in rows) == {"": 5, "rate_limited": 15}
+    assert len(provider.requests) == 5
+
+
+async def test_tpm_settles_with_the_truth(
+    provider: FakeProvider, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """What was estimated too high is given back, and what really was counts."""
+    provider.will(whole(chat_answer()))  # 15 tokens each
+    async with gateway(config(provider), tmp_path, environ) as gw:
+        key = await key_of(gw, tpm_limit=100)
+        statuses = []
+        for _ in range(10):
+            statuses.append((await gw.post(CHAT, question(), headers=key)).status)
+            await asyncio.sleep(0.02)  # a settlement may wait some milliseconds for others
+    passed = statuses.count(200)
+    assert statuses == [200] * passed + [429] * (10 - passed)
+    assert 15 * passed <= 100
+    assert passed >= 4
+
+
+async def test_parallel(provider: FakeProvider, tmp_path: Path, environ: dict[str, str]) -> None:
+    """Slots are free again when a request ends, also one whose client left."""
+    provider.will(events([*chat_events("a", done=False), None], end="hang"))
+    async with gateway(config(provider, general={"max_parallel_requests": 2}), tmp_path, environ) as gw:
+        key = await key_of(gw)
+        own = await key_of(gw, max_parallel_requests=1)
+        streams = [
+            await gw.session.post(gw.url + CHAT, json=question(stream=True), headers=key) for _ in range(2)
+        ]
+        refused = await gw.post(CHAT, question(stream=True), headers=key)
+        assert refused.status == 429
+        assert "Limit type: max_parallel_requests. Current limit: 2" in (await error_of(refused))["message"]
+        async with gw.session.post(gw.url + CHAT, json=question(stream=True), headers=own) as other:
+            assert other.status == 200
+            assert (await gw.post(CHAT, question(stream=True), headers=own)).status == 429
+        for stream in streams:
+            stream.close()
+        await gw.quiet()
+        await asyncio.sleep(0.05)
+        provider.will(whole(chat_answer()))
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+
+
+async def test_a_budget_for_a_hundred(
+    provider: FakeProvider, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """A thousand at once on a budget for a hundred: at most so many pass, and nothing is overspent."""
+    words = whole(chat_answer(usage={"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20}))
+    provider.will(words)
+    async with gateway(config(provider), tmp_path, environ) as gw:
+        key = await key_of(gw, max_budget=2.0)  # 100 * 20 tokens * $0.001
+        statuses: Counter[int] = Counter()
+
+        async def ask(times: int) -> None:
+            for _ in range(times):
+                statuses[(await gw.post(CHAT, question(), headers=key)).status] += 1
+
+        await asyncio.gather(*(ask(10) for _ in range(100)))
+        rows = await gw.rows()
+        spent = sum(row.cost_nano or 0 for row in rows)
+    assert sum(statuses.values()) == 1000
+    assert set(statuses) == {200, 422}
+    assert 0 < statuses[200] <= 100
+    assert spent == statuses[200] * 20_000_000 <= 2_000_000_000
+    assert len(provider.requests) == statuses[200]
+
+
+async def test_the_words_of_a_used_up_budget(provider: FakeProvider, tmp_path: Path) -> None:
+    """LiteLLM's message, type and status, which a setting may change; and what a smaller answer would do."""
+    provider.will(whole(chat_answer()))
+    text = config(provider, budget_exceeded_status_code=429)
+    async with gateway(text, tmp_path) as gw:
+        key = await key_of(gw, max_budget=0.2, key_alias="team-a")
+        refused = await gw.post(CHAT, question(max_tokens=1000), headers=key)
+        error = await error_of(refused)
+        assert (refused.status, error["type"], error["code"]) == (429, "budget_exceeded", "429")
+        assert error["message"].startswith("Budget has been exceeded! Key=team-a Current cost: 0.0, ")
+        assert "Max budget: 0.2" in error["message"]
+        assert "max_tokens" in error["message"]
+        assert refused.headers["x-should-retry"] == "false"
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+        (row, *_) = [row for row in await gw.rows() if row.http_status == 429]
+    assert (row.reason, row.cost_nano) == ("budget_exceeded", 0)
+
+
+async def test_without_max_tokens(provider: FakeProvider, tmp_path: Path) -> None:
+    """What is not said is bounded: by the model, or by 16,384 tokens."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, max_budget=16.0)
+        body = {"model": "m", "messages": HELLO}
+        assert (await gw.post(CHAT, body, headers=key)).status == 422
+        key = await key_of(gw, max_budget=17.0)
+        assert (await gw.post(CHAT, body, headers=key)).status == 200
+
+
+async def test_a_budget_remembers(provider: FakeProvider, tmp_path: Path) -> None:
+    """A counter that nobody has any more is made anew from the ledger."""
+    provider.will(whole(chat_answer()))
+    text = config(provider)
+    async with gateway(text, tmp_path) as gw:
+        key = await key_of(gw, max_budget=0.05)
+        assert [(await gw.post(CHAT, question(), headers=key)).status for _ in range(3)] == [422] * 3
+        key = await key_of(gw, max_budget=0.1)
+        assert [(await gw.post(CHAT, question(), headers=key)).status for _ in range(2)] == [200, 200]
+    async with gateway(text, tmp_path) as gw:
+        statuses = [(await gw.post(CHAT, question(), headers=key)).status for _ in range(3)]
+        assert statuses[-1] == 422
+        (total,) = await gw.rt.records.totals()
+        assert total.cost_nano <= 100_000_000
+
+
+async def test_the_whole_gateways_budget(
+    provider: FakeProvider, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """It binds the master key too, unless that is exempt."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider, max_budget=0.1, budget_duration="1d"), tmp_path, environ) as gw:
+        statuses = [(await gw.post(CHAT, question(), headers=MASTER)).status for _ in range(8)]
+        assert statuses[0] == 200
+        assert statuses[-1] == 422
+        refused = await gw.post(CHAT, question(), headers=MASTER)
+        assert "Gateway over 1d budget" in (await error_of(refused))["message"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 86_400
+
+
+async def test_an_exempt_master_key(provider: FakeProvider, tmp_path: Path) -> None:
+    """Its requests neither count nor are refused."""
+    provider.will(whole(chat_answer()))
+    text = config(provider, max_budget=0.1, master_key_exempt_from_budget=True)
+    async with gateway(text, tmp_path) as gw:
+        for _ in range(10):
+            assert (await gw.post(CHAT, question(), headers=MASTER)).status == 200
+        key = await key_of(gw)
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+
+
+async def test_open_mode_has_a_budget_too(provider: FakeProvider, tmp_path: Path) -> None:
+    """Who has no key spends the gateway's money all the same."""
+    provider.will(whole(chat_answer()))
+    text = json.dumps({
+        "model_list": [entry("m", "openai/m", f"{provider.url}/v1", **PRICES)],
+        "litellm_settings": {"max_budget": 0.06},
+    })  # fmt: skip
+    async with gateway(text, tmp_path) as gw:
+        statuses = [(await gw.post(CHAT, question())).status for _ in range(5)]
+    assert statuses[0] == 200
+    assert statuses[-1] == 422
+
+
+async def test_gateway_rates_and_users(provider: FakeProvider, tmp_path: Path) -> None:
+    """Limits as general settings have them: of all, and of single users."""
+    provider.will(whole(chat_answer()))
+    general = {"rpm_limit": 4, "user_rate_limit": {"user-1": {"rpm": 1, "tpm": 5000}}}
+    async with gateway(config(provider, general=general), tmp_path) as gw:
+        mine = question(user="user-1")
+        assert (await gw.post(CHAT, mine, headers=MASTER)).status == 200
+        refused = await gw.post(CHAT, mine, headers=MASTER)
+        assert (await error_of(refused))["message"].startswith("Rate limit exceeded for user: user-1.")
+        statuses = [(await gw.post(CHAT, question(), headers=MASTER)).status for _ in range(4)]
+        assert statuses == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize(("policy", "plain", "with_budget"), [("warn", 200, 400), ("block", 400, 400), ("estimate", 200, 200)])  # fmt: skip
+async def test_an_unknown_price(
+    provider: FakeProvider, tmp_path: Path, policy: str, plain: int, with_budget: int
+) -> None:
+    """Nobody spends what nobody can count, unless the operator wants it."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider, general={"unknown_price_policy": policy}), tmp_path) as gw:
+        assert (await gw.post(CHAT, question("n"), headers=MASTER)).status == plain
+        key = await key_of(gw, max_budget=1.0)
+        answer = await gw.post(CHAT, question("n"), headers=key)
+        assert answer.status == with_budget
+        if with_budget == 400:
+            error = await error_of(answer)
+            assert "input_cost_per_token" in error["message"]
+            assert error["param"] == "model"
+
+
+async def test_a_models_budget_and_rate(provider: FakeProvider, tmp_path: Path) -> None:
+    """Those of one model leave the others alone, and count under an alias and in a fallback too."""
+    provider.will(whole(chat_answer()))
+    base = f"{provider.url}/v1"
+    models = [entry(name, f"openai/{name}", base, **PRICES) for name in ("m", "n")]
+    async with gateway(config(provider, *models), tmp_path) as gw:
+        key = await key_of(
+            gw,
+            model_max_budget={"m": {"budget_limit": 0.06, "time_period": "1d"}},
+            model_rpm_limit={"n": 1},
+        )
+        statuses = [(await gw.post(CHAT, question("m"), headers=key)).status for _ in range(4)]
+        assert statuses[0] == 200
+        assert statuses[-1] == 422
+        statuses = [(await gw.post(CHAT, question("n"), headers=key)).status for _ in range(2)]
+        assert statuses == [200, 429]
+
+
+async def test_a_stream_whose_client_leaves_is_settled(provider: FakeProvider, tmp_path: Path) -> None:
+    """What was relayed is what it cost; the rest is given back."""
+    provider.will(events(chat_events("a", "b", "c", done=False), end="hang"))
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, max_budget=10.0)
+        async with gw.connect() as (reader, writer):
+            writer.write(written(CHAT, question(stream=True, max_tokens=9000), key))
+            await reader.readuntil(b'"c"')
+            assert await used(gw) > 9_000_000_000
+        await gw.quiet()
+        (row,) = [row for row in await gw.rows() if row.endpoint == CHAT]
+        assert row.usage_source == "estimated"
+        assert await used(gw) == row.cost_nano
+
+
+async def used(gw: Gateway) -> int:
+    """What the only budget's counter holds."""
+    ((counter, _),) = list(gw.rt.limiter.remaining())
+    (nano,) = await gw.rt.shared.look([budget(counter.name, 0, 0)])
+    assert nano is not None
+    return nano
+
+
+async def test_a_budget_that_is_younger_than_a_request(provider: FakeProvider, tmp_path: Path) -> None:
+    """A request that was under way when its key got a budget counts for it all the same."""
+    provider.will(
+        events([*chat_events("a", done=False)[:1], None, *chat_events("a", "b")[1:]]), whole(chat_answer())
+    )
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw)
+        stream = await gw.session.post(gw.url + CHAT, json=question(stream=True), headers=key)
+        token = key["authorization"].removeprefix("Bearer ")
+        changed = await gw.post("/key/update", {"key": token, "max_budget": 1.0}, headers=MASTER)
+        assert changed.status == 200
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+        provider.gate.set()
+        await stream.read()
+        await gw.quiet()
+        rows = [row for row in await gw.rows() if row.endpoint == CHAT]
+        assert len(rows) == 2
+        assert await used(gw) == sum(row.cost_nano or 0 for row in rows)
+
+
+async def test_headers_of_a_key(provider: FakeProvider, tmp_path: Path) -> None:
+    """What a key may and what it has spent, this request included."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, max_budget=5, tpm_limit=100_000)
+        first = await gw.post(CHAT, question(), headers=key)
+        assert first.headers["x-litellm-key-max-budget"] == "5.0"
+        assert first.headers["x-litellm-key-tpm-limit"] == "100000"
+        second = await gw.post(CHAT, question(), headers=key)
+        assert second.headers["x-litellm-key-spend"] == "0.03"
+        row = gw.rt.keyring.rows()[0]
+        await gw.quiet()
+        assert await gw.rt.limiter.spend_of(row) == 30_000_000
+
+
+async def test_redis_goes_and_comes_back(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the store of all is away this gateway goes on alone, and what it spent is known afterwards."""
+    monkeypatch.setattr("gateway.state.open.PREFIX", f"test:{uuid4().hex}:")
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path, {"REDIS_URL": redis_url}) as gw:
+        key = await key_of(gw, max_budget=0.1, rpm_limit=100)
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+        shared: Any = gw.rt.shared
+        connect, shared._connect = shared._connect, _never
+        shared._degrade("a test")
+        assert (await (await gw.get("/health")).json())["limits"] == "degraded"
+        assert b"penstock_shared_degraded 1.0" in await (await gw.get("/metrics")).read()
+        statuses = [(await gw.post(CHAT, question(), headers=key)).status for _ in range(10)]
+        assert statuses[0] == 200
+        assert statuses[-1] == 422
+        spent = sum(row.cost_nano or 0 for row in await gw.rows())
+        assert spent <= 100_000_000
+        shared._connect = connect
+        while not shared.available:
+            await asyncio.sleep(0.01)
+        assert (await gw.post(CHAT, question(), headers=key)).status == 422
+        assert await used(gw) == spent
+        assert (await (await gw.get("/health")).json())["limits"] == "ok"
+
+
+@pytest.mark.parametrize("fault", ["stall", "refuse"])
+async def test_a_network_that_fails(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """No request fails or waits for long; nothing is overspent, and afterwards all is counted."""
+    monkeypatch.setattr("gateway.state.open.PREFIX", f"test:{uuid4().hex}:")
+    provider.will(whole(chat_answer()))
+    proxy = FaultyProxy(redis_url)
+    await proxy.start()
+    try:
+        async with gateway(config(provider), tmp_path, {"REDIS_URL": proxy.url}) as gw:
+            key = await key_of(gw, max_budget=0.2)
+            assert (await gw.post(CHAT, question(), headers=key)).status == 200
+            getattr(proxy, fault)()
+            statuses = [(await gw.post(CHAT, question(), headers=key)).status for _ in range(3)]
+            assert statuses == [200] * 3
+            assert not gw.rt.shared.available
+            proxy.heal()
+            while not gw.rt.shared.available:
+                await asyncio.sleep(0.01)
+            statuses = [(await gw.post(CHAT, question(), headers=key)).status for _ in range(12)]
+            assert statuses[-1] == 422
+            await gw.quiet()
+            await asyncio.sleep(0.05)  # settlements wait some milliseconds for others
+            spent = sum(row.cost_nano or 0 for row in await gw.rows())
+            assert spent <= 200_000_000
+            assert await used(gw) == spent
+    finally:
+        await proxy.close()
+
+
+async def test_a_retry_takes_more(provider: FakeProvider, tmp_path: Path) -> None:
+    """An attempt that may be billed, though nobody saw its answer, keeps its room; another is made only if there is more."""
+    broken = whole(b"this is no answer")
+    base = f"{provider.url}/v1"
+    models = [entry("m", "openai/m", base, **PRICES, max_retries=1)]
+    async with gateway(config(provider, *models), tmp_path) as gw:
+        provider.will(broken, whole(chat_answer()))
+        key = await key_of(gw, max_budget=0.2)
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+        assert len(provider.requests) == 2
+        provider.will(broken, whole(chat_answer()))
+        key = await key_of(gw, max_budget=0.08)
+        assert (await gw.post(CHAT, question(), headers=key)).status == 502
+        assert len(provider.requests) == 3
+
+
+async def test_a_fallback_has_its_own_budget(provider: FakeProvider, tmp_path: Path) -> None:
+    """A model whose budget is used up is no way out for another one, and pays for what it answers."""
+    base = f"{provider.url}/v1"
+    models = [entry(name, f"openai/{name}", base, **PRICES) for name in ("m", "n")]
+    async with gateway(config(provider, *models, fallbacks=[{"m": ["n"]}]), tmp_path) as gw:
+        refused = whole({"error": {"message": "no"}}, 500)
+        provider.will(by_model({"m": refused, "n": whole(chat_answer())}))
+        key = await key_of(gw, model_max_budget={"n": {"budget_limit": 0.07, "time_period": "1d"}})
+        statuses = [(await gw.post(CHAT, question(), headers=key)).status for _ in range(4)]
+        assert statuses[0] == 200
+        assert statuses[-1] != 200
+        rows = [row for row in await gw.rows() if row.endpoint == CHAT]
+        assert sum(row.cost_nano or 0 for row in rows) <= 70_000_000
+
+
+async def _never() -> bool:
+    return False
+
+
+@pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
+async def test_what_limits_do_without_redis(
+    provider: FakeProvider, tmp_path: Path, policy: str, status: int
+) -> None:
+    """An operator may choose: everything passes, or nothing that has a limit."""
+    provider.will(whole(chat_answer()))
+    text = config(provider, general={"limits_without_redis": policy})
+    async with gateway(text, tmp_path, {"REDIS_URL": "redis://127.0.0.1:1"}) as gw:
+        key = await key_of(gw, rpm_limit=1)
+        statuses = [(await gw.post(CHAT, question(), headers=key)).status for _ in range(3)]
+        assert statuses == [status] * 3
+        assert (await gw.post(CHAT, question(), headers=MASTER)).status == 200
+
+
+async def test_several_workers_without_redis_divide(provider: FakeProvider, tmp_path: Path) -> None:
+    """Where nothing is shared each worker gives out its part of the limits of keys that exist, so that all keep them."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path) as gw:
+        fast, dear = await key_of(gw, rpm_limit=8), await key_of(gw, max_budget=0.4)
+    async with gateway(config(provider), tmp_path, {"NUM_WORKERS": "4"}) as gw:
+        statuses = [(await gw.post(CHAT, question(), headers=fast)).status for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        statuses = [(await gw.post(CHAT, question(), headers=dear)).status for _ in range(12)]
+        assert statuses[0] == 200
+        assert 15_000_000 * statuses.count(200) <= 100_000_000
+
+
+async def test_a_ledger_that_cannot_be_read(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting begins at zero, and what was spent before is added as soon as it can be read."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, max_budget=0.2)
+        real = gw.rt.records.totals
+        monkeypatch.setattr(gw.rt.records, "totals", _unreadable)
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+
+        async def totals(by: Any = (), query: Any = EVERYTHING) -> Any:
+            return [replace(total, cost_nano=total.cost_nano + 10**9) for total in await real(by, query)]
+
+        monkeypatch.setattr(gw.rt.records, "totals", totals)
+        await gw.rt.limiter._make_up()
+        assert (await gw.post(CHAT, question(), headers=key)).status == 422
+
+
+async def test_a_ledger_that_must_be_read(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the operator wants it so, nothing passes that cannot be counted."""
+    provider.will(whole(chat_answer()))
+    text = config(provider, general={"fail_closed_budget_enforcement": True})
+    async with gateway(text, tmp_path) as gw:
+        key = await key_of(gw, max_budget=0.2)
+        monkeypatch.setattr(gw.rt.records, "totals", _unreadable)
+        refused = await gw.post(CHAT, question(), headers=key)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+
+
+async def _unreadable(*_: Any) -> Any:
+    raise RecordsUnavailable("away")
+
+
+async def test_a_stream_is_cut(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that says more than it was asked for does not spend what was not reserved."""
+    monkeypatch.setattr("gateway.stages.limits._SECONDS", 0.02)
+    words = [event for _ in range(400) for event in chat_events("word", done=False)[1:2]]
+    provider.will(events([*chat_events("a", done=False)[:1], *words], end="hang"))
+    async with gateway(config(provider, general={"on_budget": "cut"}), tmp_path) as gw:
+        key = await key_of(gw, max_budget=1.0)
+        answer = await gw.wire(CHAT, question(stream=True), key)
+        assert b"on_budget is cut" in answer.body
+        await gw.quiet()
+        (row,) = [row for row in await gw.rows() if row.endpoint == CHAT]
+        assert row.reason == "budget_exceeded"
+
+
+async def test_two_gateways_share_a_budget(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes with one Redis: together they let no more pass than the budget is for."""
+    text = config(provider, max_budget=2.0)
+    usage = {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20}
+    provider.will(whole(chat_answer(usage=usage)))
+    database = await _empty_database(redis_url)
+    statuses: Counter[int] = Counter()
+    async with AsyncExitStack() as stack:
+        processes = []
+        for name in ("one", "two"):
+            folder = tmp_path / name
+            folder.mkdir()
+            (folder / "config.yaml").write_text(text)
+            made = penstock("--config", "config.yaml", folder=folder, environ={"REDIS_URL": database})
+            processes.append(await stack.enter_async_context(made))
+
+        async def ask(process: Process, times: int) -> None:
+            for _ in range(times):
+                statuses[(await process.post(CHAT, question(), headers=MASTER)).status] += 1
+
+        await asyncio.gather(*(ask(processes[number % 2], 10) for number in range(100)))
+    assert sum(statuses.values()) == 1000
+    assert set(statuses) == {200, 422}
+    assert 0 < statuses[200] <= 100
+    assert len(provider.requests) == statuses[200]
+
+
+async def _empty_database(url: str) -> str:
+    """A database of this Redis that nobody uses: processes have the usual prefix."""
+    for number in range(1, 16):
+        database = f"{url.rsplit('/', 1)[0]}/{number}"
+        client = Redis.from_url(database)
+        try:
+            if not await client.dbsize():
+                return database
+        finally:
+            await client.aclose()
+    raise AssertionError("no database of this Redis is empty")
