@@ -208,7 +208,7 @@ def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
         match part:
             case Text() | Refusal():
                 text += part.text
-            case Thinking(signature=None):
+            case Thinking() if not part.signature:  # Anthropic's clients say that nobody signed it by ""
                 plan += part.text
             case Thinking() | RedactedThinking():
                 continue

@@ -11,7 +11,6 @@ it amounts to, `bench.run` says.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import sys
@@ -283,16 +282,16 @@ def stored() -> tuple[Operation, int]:
 
 
 def journaled() -> tuple[Operation, int]:
-    folder = tempfile.TemporaryDirectory()
-    journal, rows = Journal(Path(folder.name)), some_rows()
-    numbers = itertools.count(BATCH, BATCH)
+    rows = some_rows()
 
-    def write(_: object = folder) -> None:
-        last = next(numbers)
-        journal.write(rows, last)
-        journal.forget(last)
+    def fill() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            journal = Journal(Path(folder))
+            for number in range(1, 21):
+                journal.write(rows, number)
+            journal.close(20)
 
-    return write, BATCH
+    return fill, 20 * BATCH
 
 
 def offered() -> tuple[Operation, int]:

@@ -47,7 +47,7 @@ import msgspec
 
 from gateway.background.supervisor import spawn
 from gateway.state.journal import Intent, Journal
-from gateway.state.records import LedgerRow, Records, RecordsUnavailable
+from gateway.state.records import LedgerQuery, LedgerRow, Records, RecordsUnavailable
 
 log = logging.getLogger("penstock.ledger")
 
@@ -65,7 +65,7 @@ _PATIENCE = 1.0
 _MANY = 5_000
 """Seconds and rows that the books let pass, at most, when the loop is late."""
 _ENOUGH = 3.0
-"""Seconds that an end waits for a store when the rows are safe in the journal."""
+"""Seconds that an end waits for a store when the rows are safe in the journal, and a start for what it has."""
 
 
 class Ledger:
@@ -199,6 +199,8 @@ class Ledger:
         except OSError as error:
             self._say_disk(error)
             return
+        stored = await self._stored({intent.id for intent in orphans})
+        orphans = [intent for intent in orphans if intent.id not in stored]
         for intent in orphans:
             self.offer(_orphan(intent, charge=charge))
         if orphans:
@@ -207,6 +209,18 @@ class Ledger:
             )
         if self._journal.has_backlog:
             self._wake.set()
+
+    async def _stored(self, requests: set[str]) -> set[str]:
+        """Which of these have a row, as far as the store can say now. It will not take a second one in any case; but metrics
+        and the log would count it.
+        """
+        found: set[str] = set()
+        with suppress(RecordsUnavailable, TimeoutError):
+            async with asyncio.timeout(_ENOUGH):
+                for request in requests:
+                    if await self._records.rows(LedgerQuery(id=request), 1):
+                        found.add(request)
+        return found
 
     async def close(self) -> None:
         """Let go of the journal, after `drain`."""
@@ -252,9 +266,9 @@ class Ledger:
             async with asyncio.timeout(timeout):
                 await self._write_patiently()
         left = self.waiting
-        if left and self._journal is not None:
+        if left:
             self._begin_to_keep()
-            await self._write_journal()
+        await self._write_journal()
         lost = 0 if self._is_kept() else len(self._queue) + len(self._spilled)
         if lost:
             log.error("%d ledger rows could not be written within %s s and are lost", lost, timeout)

@@ -274,6 +274,14 @@ def test_a_conversation() -> None:
     ]
 
 
+@pytest.mark.parametrize("signature", [None, ""])
+def test_thoughts_that_nobody_signed_go_back(signature: str | None) -> None:
+    """Clients of Anthropic's format say so by an empty signature."""
+    turn = Message("assistant", (Thinking("I ask.", signature), ToolCall("c1", "f", "{}")))
+    (_, written) = asked(question(messages=(Message("user", (Text("Hi"),)), turn)))["messages"]
+    assert written["tool_plan"] == "I ask."
+
+
 def test_pictures() -> None:
     """A picture is an address, or its data as one."""
     parts = (Text("Look"), Image(media_type="image/png", data="eA==", detail="low"))

@@ -508,3 +508,11 @@ def test_embeddings() -> None:
 def test_it_is_registered() -> None:
     """Ollama's row speaks this format."""
     assert FORMATS[PROVIDERS["ollama"].format] is ollama
+
+
+@pytest.mark.parametrize("signature", [None, ""])
+def test_thoughts_that_nobody_signed_go_back(signature: str | None) -> None:
+    """Clients of Anthropic's format say so by an empty signature."""
+    turn = Message("assistant", (Thinking("I ask.", signature), ToolCall("c1", "f", "{}")))
+    (_, written) = asked(question(messages=(Message("user", (Text("Hi"),)), turn)))["messages"]
+    assert written["thinking"] == "I ask."

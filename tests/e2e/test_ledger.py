@@ -1,10 +1,8 @@
-"""What is left of the books when a process is killed, and what `penstock ledger` says of them."""
+"""What is left of the books when a process is killed, and what becomes of them at the next start."""
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import json
 import signal
 import sqlite3
@@ -13,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import COMMAND, Process, penstock, question, run
+from tests.e2e.process import Process, penstock, question, run
+from tests.harness import FakeProvider, chat_events, entry, events
 
 CONFIG = json.dumps(
     {
@@ -138,58 +137,38 @@ async def test_a_journal_that_cannot_be_written(tmp_path: Path, config: str) -> 
         await ask(process, 1)
 
 
-# -- the commands ----------------------------------------------------------------------------------------------------
-
-
-async def test_verify_and_export(tmp_path: Path, config: str) -> None:
-    """Both read the file while the gateway runs. A total that does not agree is exit code 1."""
-    async with penstock("--config", config, folder=tmp_path) as process:
-        await ask(process, 4)
-        await process.rows_written(4)
-        code, out, err = await run("ledger", "verify", folder=tmp_path)
-        assert (code, err) == (0, "")
-        assert out.endswith("rows and totals agree\n")
-        _, out, _ = await run("ledger", "export", folder=tmp_path)
-        assert [row["model_group"] for row in csv.DictReader(io.StringIO(out))] == ["demo"] * 4
-        _, out, _ = await run(
-            "ledger", "export", "--since", "2100-01-01", "--format", "jsonl", folder=tmp_path
+@pytest.mark.parametrize("policy", ["charge", "release"])
+async def test_requests_whose_end_nobody_saw(provider: FakeProvider, tmp_path: Path, policy: str) -> None:
+    """A budget binds a stream that is under way at a kill -9: the next start enters what was reserved, in one row."""
+    provider.will(events(chat_events("one", done=False), end="hang"))
+    costs = {"input_cost_per_token": "0.000001", "output_cost_per_token": "0.000001"}
+    more = {
+        "virtual_keys": [{"key": "sk-a-key-with-a-budget", "key_alias": "bot", "max_budget": 5}],
+        "general_settings": {"on_orphan": policy},
+    }
+    models = [entry("gpt-4o", "openai/gpt-4o", f"{provider.url}/v1", **costs)]
+    (tmp_path / "config.yaml").write_text(json.dumps({"model_list": models, **more}))
+    async with penstock("--config", "config.yaml", folder=tmp_path) as process:
+        body = {**question("gpt-4o"), "max_tokens": 1000}
+        headers = {"authorization": "Bearer sk-a-key-with-a-budget"}
+        asked = asyncio.get_running_loop().create_task(
+            process.post("/v1/chat/completions", body, headers=headers)
         )
-        assert out == ""
-        _, out, _ = await run("ledger", "export", "--key", "sk-nobody", "--format", "jsonl", folder=tmp_path)
-        assert out == ""
-    with closing(sqlite3.connect(tmp_path / "data" / "penstock.db")) as db, db:
-        db.execute("UPDATE day_total SET requests = 5")
-    code, out, err = await run("ledger", "verify", folder=tmp_path)
-    assert code == 1
-    assert "requests of everything: the total says 5, the rows add up to 4" in out
-
-
-async def test_commands_that_cannot_be_carried_out(tmp_path: Path) -> None:
-    """No ledger, no database, no such date: one line, and nothing is made."""
-    code, _, err = await run("ledger", "verify", folder=tmp_path)
-    assert (code, "there is no ledger" in err) == (1, True)
-    assert not (tmp_path / "data").exists()
-    nowhere = {"DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/nothing"}
-    code, _, err = await run("ledger", "export", folder=tmp_path, environ=nowhere)
-    assert (code, "secret" in err) == (1, False)
-    code, _, err = await run("ledger", "export", "--since", "yesterday", folder=tmp_path)
-    assert (code, "not a date" in err) == (2, True)
-    for words in (("ledger", "--help"), ("ledger", "verify", "--help"), ("ledger", "export", "--help")):
-        code, out, _ = await run(*words, folder=tmp_path)
-        assert (code, out.startswith("usage: penstock ledger")) == (0, True)
-
-
-async def test_a_reader_that_leaves(tmp_path: Path, config: str) -> None:
-    """`penstock ledger export | head` ends as a command in a pipe should."""
-    async with penstock("--config", config, folder=tmp_path) as process:
-        await ask(process, 30)
-        await process.rows_written(30)
-    shell = await asyncio.create_subprocess_exec(
-        "bash",
-        "-c",
-        f"PENSTOCK_DATA_DIR={tmp_path}/data {COMMAND} ledger export | head -n 1",
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await shell.communicate()
-    assert (out.decode().startswith("started,cost,id,"), err) == (True, b"")
+        await provider.asked()
+        while not files(tmp_path):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        await process.ended()
+        await asyncio.wait([asked])
+        assert asked.exception() is not None
+        assert process.rows() == []
+    async with penstock("--config", "config.yaml", folder=tmp_path) as process:
+        (row,) = await process.rows_written(1)
+        process.send_signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert len(process.rows()) == 1
+    assert (row["status"], row["key_alias"]) == ("orphaned", "bot")
+    assert row["cost_nano"] >= 1_000_000 if policy == "charge" else row["cost_nano"] == 0
+    assert not (tmp_path / "data" / "journal").exists()
+    assert (await run("ledger", "verify", folder=tmp_path))[0] == 0

@@ -519,3 +519,41 @@ async def test_a_row_is_safe_before_its_intent_is_void(tmp_path: Path) -> None:
     (orphan,) = await again.store.rows(LedgerQuery())
     assert (orphan.status, orphan.cost_nano) == ("orphaned", 500)
     await again.end()
+
+
+async def test_a_peaceful_end_leaves_no_orphans(tmp_path: Path) -> None:
+    """What ended in the last moment before the end is void too."""
+    life = Life(tmp_path / "journal", Away())
+    ledger = await life.start()
+    ledger.intent(intent("a"))
+    while not all(ledger._intents.values()):
+        await asyncio.sleep(0.001)
+    await life.stop()
+    ledger.offer(row("a"))
+    assert await life.end() == 0
+    assert left(tmp_path) == []
+
+
+async def test_a_row_that_the_store_has_is_no_orphan(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kill between the row and what makes its intent void: nobody hears of an orphan, and the row stays as it was."""
+    store = Away()
+    life = Life(tmp_path / "journal", store)
+    ledger = await life.start()
+    ledger.intent(intent("a"))
+    while not all(ledger._intents.values()):
+        await asyncio.sleep(0.001)
+    await store.append([row("a", cost_nano=1)])
+    await life.kill()
+    heard: list[LedgerRow] = []
+    again = Life(tmp_path / "journal", store)
+    again.ledger._listeners = [heard.extend]
+    await again.start()
+    while again.journal.has_backlog:
+        await asyncio.sleep(0.001)
+    await again.ledger.settle_listeners()
+    assert (heard, [found.cost_nano for found in await store.rows(LedgerQuery())]) == ([], [1])
+    assert "orphaned" not in caplog.text
+    await again.end()
+    assert left(tmp_path) == []

@@ -1,0 +1,83 @@
+"""`penstock ledger`, as an operator calls it: beside a gateway that runs, in a pipe, without a ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import COMMAND, Process, penstock, question, run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    params = {"model": "openai/gpt-4o", "mock_response": "hi"}
+    config = {"model_list": [{"model_name": "demo", "litellm_params": params}]}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    return "config.yaml"
+
+
+async def ask(process: Process, count: int) -> None:
+    for _ in range(count):
+        answer = await process.post("/v1/chat/completions", question("demo", stream=False))
+        assert answer.status == 200
+
+
+async def test_verify_and_export(tmp_path: Path, config: str) -> None:
+    """Both read the file while the gateway runs. A total that does not agree is exit code 1."""
+    async with penstock("--config", config, folder=tmp_path) as process:
+        await ask(process, 4)
+        await process.rows_written(4)
+        code, out, err = await run("ledger", "verify", folder=tmp_path)
+        assert (code, err) == (0, "")
+        assert out.endswith("rows and totals agree\n")
+        _, out, _ = await run("ledger", "export", folder=tmp_path)
+        assert [row["model_group"] for row in csv.DictReader(io.StringIO(out))] == ["demo"] * 4
+        _, out, _ = await run(
+            "ledger", "export", "--since", "2100-01-01", "--format", "jsonl", folder=tmp_path
+        )
+        assert out == ""
+        _, out, _ = await run("ledger", "export", "--key", "sk-nobody", "--format", "jsonl", folder=tmp_path)
+        assert out == ""
+    with closing(sqlite3.connect(tmp_path / "data" / "penstock.db")) as db, db:
+        db.execute("UPDATE day_total SET requests = 5")
+    code, out, err = await run("ledger", "verify", folder=tmp_path)
+    assert code == 1
+    assert "requests of everything: the total says 5, the rows add up to 4" in out
+
+
+async def test_commands_that_cannot_be_carried_out(tmp_path: Path) -> None:
+    """No ledger, no database, no such date: one line, and nothing is made."""
+    code, _, err = await run("ledger", "verify", folder=tmp_path)
+    assert (code, "there is no ledger" in err) == (1, True)
+    assert not (tmp_path / "data").exists()
+    nowhere = {"DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/nothing"}
+    code, _, err = await run("ledger", "export", folder=tmp_path, environ=nowhere)
+    assert (code, "secret" in err) == (1, False)
+    code, _, err = await run("ledger", "export", "--since", "yesterday", folder=tmp_path)
+    assert (code, "not a date" in err) == (2, True)
+    for words in (("ledger", "--help"), ("ledger", "verify", "--help"), ("ledger", "export", "--help")):
+        code, out, _ = await run(*words, folder=tmp_path)
+        assert (code, out.startswith("usage: penstock ledger")) == (0, True)
+
+
+async def test_a_reader_that_leaves(tmp_path: Path, config: str) -> None:
+    """`penstock ledger export | head` ends as a command in a pipe should."""
+    async with penstock("--config", config, folder=tmp_path) as process:
+        await ask(process, 30)
+        await process.rows_written(30)
+    shell = await asyncio.create_subprocess_exec(
+        "bash",
+        "-c",
+        f"PENSTOCK_DATA_DIR={tmp_path}/data {COMMAND} ledger export | head -n 1",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await shell.communicate()
+    assert (out.decode().startswith("started,cost,id,"), err) == (True, b"")
