@@ -38,7 +38,7 @@ _CONTROLS = frozenset({
 })  # fmt: skip
 _REFUSED = frozenset({
     "api_base", "api_key", "api_version", "azure_ad_token", "base_url", "custom_llm_provider", "extra_headers",
-    "headers", "organization", "region_name",
+    "headers", "models", "organization", "region_name",
 })  # fmt: skip
 _REFUSED_PREFIXES = ("aws_", "vertex_", "mock_testing_", "azure_")
 _STREAMED = frozenset({"chat", "completions"})

@@ -15,7 +15,11 @@ ANSWERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.path)
+@pytest.mark.parametrize(
+    "endpoint",
+    [row for row in ENDPOINTS if row.operation in ANSWERS],
+    ids=lambda endpoint: endpoint.path,
+)
 async def test_every_endpoint_serves(provider: FakeProvider, gw: Gateway, endpoint: object) -> None:
     """Each row answers in its format, asks the provider's path for its operation, and leaves a row with its name."""
     (row,) = [row for row in ENDPOINTS if row is endpoint]
@@ -36,6 +40,37 @@ async def test_every_endpoint_serves(provider: FakeProvider, gw: Gateway, endpoi
         "count_tokens": "/v1/messages/count_tokens",
     }
     assert provider.requests[0].path == expected.get(row.operation, f"/v1/{row.operation}")
+
+
+TASKS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "images": ({"prompt": "x"}, {"created": 1, "data": [{"url": "https://example.com/a.png"}]}),
+    "speech": ({"input": "x", "voice": "alloy"}, {}),
+    "transcriptions": ({}, {"text": "x"}),
+    "translations": ({}, {"text": "x"}),
+}
+
+
+@pytest.mark.parametrize(
+    "endpoint", [row for row in ENDPOINTS if row.operation in TASKS], ids=lambda endpoint: endpoint.path
+)
+async def test_every_path_of_a_task_serves(provider: FakeProvider, gw: Gateway, endpoint: object) -> None:
+    """So does each path of what is no chat, the model in the path too; sound comes as a form."""
+    (row,) = [row for row in ENDPOINTS if row is endpoint]
+    fields, answer = TASKS[row.operation]
+    sound = whole(b"sound", headers={"content-type": "audio/mpeg"})
+    provider.will(sound if row.operation == "speech" else whole(answer))
+    path = row.path.replace("{model}", "gpt-4o")
+    if row.operation in {"transcriptions", "translations"}:
+        form = (
+            b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ngpt-4o\r\n--b\r\nContent-Disposition: '
+            b'form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--b--\r\n'
+        )
+        got = await gw.post(path, form, headers={"content-type": "multipart/form-data; boundary=b"})
+    else:
+        got = await gw.post(path, {"model": "gpt-4o", **fields})
+    (booked,) = await gw.rows()
+    assert got.status == 200, await got.text()
+    assert (booked.endpoint, booked.operation, booked.status) == (row.path, row.operation, "success")
 
 
 def test_paths_are_there_with_and_without_v1() -> None:

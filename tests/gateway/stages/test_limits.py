@@ -403,7 +403,8 @@ async def test_a_network_that_fails(
             getattr(proxy, fault)()
             statuses = [(await gw.post(CHAT, question(), headers=key)).status for _ in range(3)]
             assert statuses == [200] * 3
-            assert not gw.rt.shared.available
+            is_away = not gw.rt.shared.available
+            assert is_away
             proxy.heal()
             while not gw.rt.shared.available:
                 await asyncio.sleep(0.01)
