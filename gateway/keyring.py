@@ -154,7 +154,7 @@ class Keyring:
             return MASTER
         caller = self._configured.get(digest) or self._callers.get(digest)
         if caller is not None:
-            return _alive(caller)
+            return self._alive(caller)
         if self._records is None or not key.startswith(PREFIX) or self._is_nobody(digest):
             return self._nobody()
         return None
@@ -181,7 +181,26 @@ class Keyring:
             if len(self._nobodies) > _MOST_NOBODIES:
                 del self._nobodies[next(iter(self._nobodies))]
             return self._nobody()
-        return _alive(caller)
+        return self._alive(caller)
+
+    def _alive(self, caller: Caller) -> Caller:
+        """The caller, if its key may be used. Raises `Unauthorized`."""
+        row = caller.key
+        if row is not None:
+            check_state(row)
+            check_time(row, time.time())
+            if row.successor is not None:
+                check_state(self._last(row))  # who takes away a key means the one before it too
+        return caller
+
+    def _last(self, row: KeyRow) -> KeyRow:
+        """What replaced the key that replaced it, and so on."""
+        for _ in range(len(self._callers)):
+            after = self.find(row.successor) if row.successor is not None else None
+            if after is None:
+                break
+            row = after
+        return row
 
     def _is_nobody(self, digest: str) -> bool:
         until = self._nobodies.get(digest)
@@ -338,17 +357,13 @@ def _caller(row: KeyRow) -> Caller:
     return Caller("key", row.payer, row.alias, row)
 
 
-def _alive(caller: Caller) -> Caller:
-    """The caller, if its key may be used. Raises `Unauthorized`."""
-    row = caller.key
-    if row is not None:
-        if row.deleted_at is not None:
-            raise InvalidKey("Authentication Error, Invalid API key provided.", param="key")
-        if row.blocked:
-            message = "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin."
-            raise BlockedKey(message, param="key")
-        check_time(row, time.time())
-    return caller
+def check_state(row: KeyRow) -> None:
+    """Raises `InvalidKey` for a deleted key, `BlockedKey` for a blocked one."""
+    if row.deleted_at is not None:
+        raise InvalidKey("Authentication Error, Invalid API key provided.", param="key")
+    if row.blocked:
+        message = "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin."
+        raise BlockedKey(message, param="key")
 
 
 def check_time(row: KeyRow, now: float) -> None:

@@ -15,7 +15,7 @@ A model's limits are those of the name that its deployments have in `model_list`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, time, tzinfo
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -171,10 +171,9 @@ class Settings(Struct, frozen=True, kw_only=True, eq=False):
     def budgets_of(self, key: KeyRow, models: Sequence[str], now: float) -> list[Counter]:
         """A key's budgets in their present periods, its own first."""
         whose = f"Key={key.alias or key.name}"
-        counters = [
-            self._counter(f"key:{key.payer}", whose, limit, now, key=key)
-            for limit in _strictest(key.budgets).values()
-        ]
+        counters = _strictest(
+            self._counter(f"key:{key.payer}", whose, limit, now, key=key) for limit in key.budgets
+        )
         for model in models:
             limit = key.model_budgets.get(model)
             if limit is not None:
@@ -216,14 +215,14 @@ class Settings(Struct, frozen=True, kw_only=True, eq=False):
         )
 
 
-def _strictest(limits: Sequence[BudgetLimit]) -> dict[str | None, BudgetLimit]:
-    """One limit for each length of period: two of a length have one counter."""
-    found: dict[str | None, BudgetLimit] = {}
-    for limit in limits:
-        other = found.get(limit.duration)
-        if other is None or limit.max_budget < other.max_budget:
-            found[limit.duration] = limit
-    return found
+def _strictest(counters: Iterable[Counter]) -> list[Counter]:
+    """One of each name: `1d` and `24h` are one period, and have one counter."""
+    found: dict[str, Counter] = {}
+    for counter in counters:
+        other = found.get(counter.name)
+        if other is None or counter.limit < other.limit:
+            found[counter.name] = counter
+    return list(found.values())
 
 
 def headers_of(key: KeyRow) -> list[tuple[str, str]]:

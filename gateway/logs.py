@@ -120,7 +120,8 @@ class Redactor:
 def _masked(match: re.Match[str]) -> str:
     if match["key"] is not None:
         return mask(match["key"])
-    return (match["scheme"] or match["label"] or match["userinfo"] or match["query"]) + _MASK
+    stop = "." if match["label"] and match[0].endswith(".") else ""  # the sentence's
+    return (match["scheme"] or match["label"] or match["userinfo"] or match["query"]) + _MASK + stop
 
 
 def _spellings(secret: str) -> Iterable[str]:

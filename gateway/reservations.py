@@ -5,7 +5,7 @@ The most is found from what is known beforehand:
 * what goes in: one token for every two bytes of the body, where words have one for every three to five; a file in it
   (base64) or behind a link counts as what vendors make of large pictures and of documents; never more than the model reads;
 * what comes out: `max_tokens`, but no more than the model writes; without it what the model writes at most; where that is
-  not known, 16,384 tokens. For each of `n` answers;
+  not known, 16,384 tokens. For each of `n` answers, and of each prompt if there are several;
 * the dearest kind of token that the request may use: what is written to a cache costs more than what is read, long prompts
   have a price of their own, as have service tiers;
 * pictures, characters, searches and seconds as they are asked for; a second of sound for every 4,000 bytes.
@@ -45,6 +45,17 @@ _PICTURE_TOKENS = 6_500
 """OpenAI's largest picture (https://platform.openai.com/docs/guides/image-generation: 6,240 at 1536x1024, high)."""
 _SEARCHES = 10
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_MOST_DIGITS = 400
+_MOST_NUMBER = 10**15
+_FILES = frozenset({b"data", b"url", b"image_url", b"file_data", b"bytes"})
+"""Fields whose value may be a file."""
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\\"
+_THINKS_ON_TOP = frozenset({"anthropic", "bedrock", "bedrock_invoke", "vertex"})
+"""Formats in which what a model thinks may be added to `max_tokens` (`adapters.anthropic_questions`)."""
+_THOUGHT = 16_384
+"""The most that a word for how much to think stands for there."""
+_TOKENS_PER_SEARCH = 25_000
+"""Cohere cuts long documents into pieces of 500 tokens, query included, and counts a hundred of them as one search."""
 _CHATS = frozenset({"chat", "completions"})
 
 
@@ -157,11 +168,16 @@ def _most_of_task(
 ) -> int | None:
     sent = size * _USUAL_BYTES_PER_SECOND // _BYTES_PER_SECOND
     usage = unreported(operation, price, question, sent=sent, said=0)
+    if operation == "images":
+        pictures = max(1, usage.units.images, _answers(question))
+        usage = msgspec.structs.replace(usage, units=Units(images=pictures))
     if operation == "images" and price.image_output is not None:
-        pictures = max(1, usage.units.images)
         usage = Usage(input=asked, image_output=pictures * _PICTURE_TOKENS, units=Units(images=pictures))
     elif operation in {"transcriptions", "translations"} and price.millisecond is None:
         usage = Usage(audio_input=size // _FILE_BYTES_PER_TOKEN, output=OUTPUT)
+    elif usage.units.searches:
+        searches = usage.units.searches + asked // _TOKENS_PER_SEARCH
+        usage = msgspec.structs.replace(usage, units=Units(searches=searches))
     elif usage.input:
         usage = msgspec.structs.replace(usage, input=asked, audio_output=2 * usage.audio_output)
     return cost(price, usage, question)
@@ -181,12 +197,23 @@ def tokens_in(question: Mapping[str, Raw], size: int) -> int:
 
 def _tokens_of(text: bytes) -> int:
     words = tokens = 0
+    field = before = b""
     for piece in text.split(b'"'):
-        if len(piece) >= _FILE and b" " not in piece[:_FILE] and piece[:_FILE].isascii():
+        if len(piece) >= _FILE and before.strip() == b":" and _is_file(field, piece):
             tokens += _FILE_TOKENS + len(piece) // _FILE_BYTES_PER_TOKEN
         else:
             words += len(piece) + 1
+        field, before = before, piece
     return tokens + words // _BYTES_PER_TOKEN
+
+
+def _is_file(field: bytes, value: bytes) -> bool:
+    """Text could say that it is one, to be counted for less: it is base64 from end to end, in a field that holds files."""
+    if field not in _FILES:
+        return False
+    if value.startswith(b"data:"):
+        value = value[value.find(b",") + 1 :]
+    return not value.translate(None, _BASE64)
 
 
 def tokens_out(deployment: Deployment, question: Mapping[str, Raw]) -> int:
@@ -195,31 +222,75 @@ def tokens_out(deployment: Deployment, question: Mapping[str, Raw]) -> int:
     limit = deployment.target.max_output_tokens
     if said is None:
         said = limit or OUTPUT
-    elif limit is not None and said > limit:
+    elif deployment.target.provider.format in _THINKS_ON_TOP:
+        said += _thoughts(deployment, question, said)
+    if limit is not None and said > limit:
         said = limit
-    return said * _answers(question)
+    return said * _answers(question, deployment.defaults)
 
 
 def said_limit(question: Mapping[str, Raw], defaults: Mapping[str, object] | None = None) -> int | None:
-    """What the request, or else its deployment, says that an answer may have of tokens."""
+    """What the request, or else its deployment, says that an answer may have of tokens.
+
+    Of several words that say it the largest counts: providers read one and pass over the others.
+    """
+    found = None
     for name in _LIMITS:
         if name in question:
             number = _number(question[name])
-            if number is not None:
-                return number
-    for name in _LIMITS if defaults else ():
-        value = (defaults or {}).get(name)
-        if isinstance(value, int):
-            return value
-    return None
+        elif defaults and name in defaults:
+            value = defaults[name]
+            number = value if isinstance(value, int) else None
+        else:
+            continue
+        if number is not None and (found is None or number > found):
+            found = number
+    return found
 
 
-def _answers(question: Mapping[str, Raw]) -> int:
-    if "n" not in question and "best_of" not in question:
+def _thoughts(deployment: Deployment, question: Mapping[str, Raw], said: int) -> int:
+    if "supports_adaptive_thinking" in deployment.target.flags:
+        return 0
+    budget = 0
+    for name in ("reasoning_effort", "thinking"):
+        if name in question or name in deployment.defaults:
+            budget = _THOUGHT
+    if "thinking" in question:
+        thinking = msgspec.json.decode(question["thinking"])
+        wanted = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+        budget = max(budget, wanted if isinstance(wanted, int) else 0)
+    return budget if said <= budget else 0
+
+
+def _answers(question: Mapping[str, Raw], defaults: Mapping[str, object] | None = None) -> int:
+    """How many are made at most: `n` of each prompt."""
+    most_answers = 1
+    for name in ("n", "best_of"):
+        if name in question:
+            most_answers = max(most_answers, _number(question[name]) or 1)
+        elif defaults and name in defaults:
+            value = defaults[name]
+            most_answers = max(most_answers, value if isinstance(value, int) else 1)
+    return most_answers * (_prompts(question["prompt"]) if "prompt" in question else 1)
+
+
+def _prompts(raw: Raw) -> int:
+    """A list of texts, or of lists of tokens, is several; a list of tokens is one."""
+    if not bytes(raw).startswith(b"["):
         return 1
-    return max(1, *(_number(question[name]) or 1 for name in ("n", "best_of") if name in question), 1)
+    items = msgspec.json.decode(raw, type=list[Raw])
+    return max(1, sum(bytes(item)[:1] in (b'"', b"[") for item in items))
 
 
 def _number(raw: Raw) -> int | None:
+    """A whole number, however it is written: some providers take `1e3`, `1000.0` and `"1000"` too."""
     text = bytes(raw)
-    return int(text) if text.isdigit() and len(text) < 16 else None
+    if text.isdigit() and len(text) < 16:
+        return int(text)
+    if len(text) > _MOST_DIGITS:
+        return None
+    try:
+        number = float(msgspec.json.decode(raw))
+    except (TypeError, ValueError, OverflowError, msgspec.DecodeError):
+        return None
+    return int(min(number, _MOST_NUMBER)) if number >= 0 else None

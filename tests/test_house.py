@@ -51,7 +51,6 @@ DEBTORS: dict[str, str] = {
     "gateway/exchange.py": "a record that the stages fill, tested by each of them",
     "gateway/runtime.py": "a bag, tested by all who reach into it",
     "gateway/__main__.py": "two lines that call the command line",
-    "tests/faulty.py": "used by the tests of everything else",
     "tests/harness.py": "used by the tests of everything else",
     "tests/recorded.py": "used by the tests of everything else",
 }

@@ -99,7 +99,11 @@ async def regenerate(rt: Runtime, caller: Caller, fields: Fields, key: str | Non
 
     # The new one comes first, so that there is no moment without a key; the name goes over when the old one lets go of it.
     row = await rt.keyring.change(digest, make)
-    await _change(rt, caller, old.digest, end, "replaced")
+    try:
+        await _change(rt, caller, old.digest, end, "replaced")
+    except KeyNotFound:  # somebody else was quicker, and nobody will know the new one
+        await _change(rt, caller, digest, lambda row: replace(row, deleted_at=now), "taken back")
+        raise
     if fresh.alias is not None:
         row = await _change(rt, caller, digest, lambda row: replace(row, alias=fresh.alias), "named")
     return _made(row, text)

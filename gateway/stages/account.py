@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from adapters.errors import GatewayError, UpstreamError
+from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
 from adapters.types import NO_UNITS, Usage
 from gateway.estimates import tokens_asked, tokens_said, unreported
 from gateway.exchange import Attempt, Exchange
@@ -143,23 +143,31 @@ def _fits(usage: Usage) -> bool:
 
 
 def _unreported(x: Exchange) -> Usage | None:
-    """Nothing was counted: a whole answer of a provider that does not, or a client that left while one was at work.
+    """Nothing was counted: a whole answer of a provider that does not, or a client that left while one was at work, or
+    whose own `timeout` has ended it.
 
-    A provider charges for what it has read.
+    A provider charges for what it has read, each time.
     """
     asked = x.attempts[-1] if x.attempts else None
-    if (
-        x.error is not None
-        or asked is None
-        or asked.error is not None
-        or x.endpoint.operation == "count_tokens"
-    ):
+    if asked is None or x.endpoint.operation == "count_tokens":
         return None
-    if x.cancelled and asked.deployment.mock:
+    given_up = sum(_is_given_up(attempt) for attempt in x.attempts) if _is_given_up(asked, x) else 0
+    if not given_up and (x.error is not None or asked.error is not None):
         return None
-    said = 0 if x.cancelled else max(4, x.client.written)
+    if (x.cancelled or given_up) and asked.deployment.mock:
+        return None
+    said = 0 if x.cancelled or given_up else max(4, x.client.written)
     price = asked.deployment.price
-    return unreported(x.endpoint.operation, price, x.envelope, sent=x.body_size, said=said)
+    usage = unreported(x.endpoint.operation, price, x.envelope, sent=x.body_size, said=said)
+    return msgspec.structs.replace(usage, input=usage.input * given_up) if given_up > 1 else usage
+
+
+def _is_given_up(attempt: Attempt, x: Exchange | None = None) -> bool:
+    """The provider was at work when the time was over; with `x`, the client's own time."""
+    error = attempt.error
+    if not isinstance(error, UpstreamTimeout) or error.code == "connect_timeout":
+        return False
+    return x is None or x.controls.is_hasty
 
 
 def _row(x: Exchange) -> LedgerRow:

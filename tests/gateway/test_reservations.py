@@ -49,7 +49,17 @@ def test_input_and_output() -> None:
     ("fields", "tokens"),
     [
         ({"max_tokens": 100}, 100),
-        ({"max_completion_tokens": 50, "max_tokens": 100}, 50),
+        ({"max_completion_tokens": 50, "max_tokens": 100}, 100),
+        ({"max_completion_tokens": 1, "max_output_tokens": 100}, 100),
+        ({"max_tokens": "100"}, 100),
+        ({"max_tokens": 100.0}, 100),
+        ({"max_tokens": 100, "n": "3"}, 300),
+        ({"max_tokens": 100, "n": 3.0}, 300),
+        ({"max_tokens": -1}, 16_384),
+        ({"max_tokens": [1] * 1000}, 16_384),
+        ({"max_tokens": 10, "prompt": ["a", "b", "c"]}, 30),
+        ({"max_tokens": 10, "prompt": [[1, 2], [3]], "n": 2}, 40),
+        ({"max_tokens": 10, "prompt": [1, 2, 3]}, 10),
         ({"max_tokens": 100, "n": 3}, 300),
         ({"max_tokens": 10**9}, 16_384),
         ({}, 16_384),
@@ -66,6 +76,36 @@ def test_nobody_knows_how_long() -> None:
     unknown = deployment("openai/nobody-knows-it")
     assert tokens_out(unknown, question()[0]) == OUTPUT
     assert tokens_out(replace(unknown, defaults={"max_tokens": 7}), question()[0]) == 7
+
+
+def test_a_deployments_defaults_count() -> None:
+    """`n` and another word for `max_tokens` may stand in the configuration."""
+    one = replace(deployment("openai/gpt-4o"), defaults={"n": 4, "max_completion_tokens": 900})
+    assert tokens_out(one, question(max_tokens=10)[0]) == 3_600
+    assert tokens_out(one, question(max_tokens=10, n=1, max_completion_tokens=5)[0]) == 10
+
+
+def test_what_a_model_thinks_may_be_added() -> None:
+    """Claude before adaptive thinking: its budget of thoughts comes on top of a `max_tokens` that has no room for it."""
+    claude = deployment("anthropic/claude-sonnet-4-5")
+    assert tokens_out(claude, question(max_tokens=100, reasoning_effort="high")[0]) >= 100 + 4096
+    thinking = {"type": "enabled", "budget_tokens": 30_000}
+    assert tokens_out(claude, question(max_tokens=100, thinking=thinking)[0]) == 30_100
+    assert tokens_out(claude, question(max_tokens=31_000, thinking=thinking)[0]) == 31_000
+    assert tokens_out(deployment(), question(max_tokens=100, reasoning_effort="high")[0]) == 100
+
+
+def test_text_that_says_it_is_a_file() -> None:
+    """Text without blanks is text, whatever field it is in."""
+    text = "Hello,world;" * 4_000
+    for content in (
+        text,
+        [{"type": "text", "text": text + " a"}],
+        [{"type": "text", "text": f'"data": "{text}" a'}],
+        [{"type": "image_url", "image_url": {"url": f"data:{text} "}}, {"type": "text", "text": "a b"}],
+    ):
+        asked, size = question(messages=[{"role": "user", "content": content}, {"content": "a b"}])
+        assert tokens_in(asked, size) >= len(text) // 2
 
 
 def test_the_dearest_counts() -> None:
@@ -103,6 +143,11 @@ def test_other_operations() -> None:
     """Pictures by number and size, speech by its characters, sound by its bytes, a count of tokens for nothing."""
     picture = Price(image=40_000_000 * MILLION)
     assert worst(deployment(price=picture), "images", prompt="a cat", n=3) == 120_000_000
+    assert worst(deployment(price=picture), "images", prompt="a cat", n="3") == 120_000_000
+    ranking = Price(search=2_000_000 * MILLION)
+    short, long = ["a"] * 100, ["word " * 2_000] * 100
+    assert worst(deployment(price=ranking), "rerank", query="q", documents=short) == 2_000_000
+    assert worst(deployment(price=ranking), "rerank", query="q", documents=long) >= 5 * 2_000_000
     speech = Price(character=15_000 * MILLION)
     assert worst(deployment(price=speech), "speech", input="abcd") == 60_000
     sound = Price(millisecond=100 * MILLION)
