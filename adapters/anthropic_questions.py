@@ -154,7 +154,9 @@ def _marked(block: dict[str, Any], cache: Raw | None) -> dict[str, Any]:
 def text_block(part: Text) -> dict[str, Any]:
     """A `text` block with its citations and cache mark."""
     block: dict[str, Any] = {"type": "text", "text": part.text}
-    if part.citations is not None and b'_location"' in bytes(part.citations):  # another vendor's are not understood
+    if part.citations is not None and b'_location"' in bytes(
+        part.citations
+    ):  # another vendor's are not understood
         block["citations"] = part.citations
     return _marked(block, part.cache)
 

@@ -100,7 +100,9 @@ def allow_many_files() -> int:
 async def open_runtime(config: Config, environment: Environment, environ: Mapping[str, str]) -> Runtime:
     """Build what requests need. Nothing here waits for another machine."""
     general = config.general
-    records, warnings = await asyncio.to_thread(open_records, Path(environment.data_dir), database_of(general))
+    records, warnings = await asyncio.to_thread(
+        open_records, Path(environment.data_dir), database_of(general)
+    )
     for warning in warnings:
         log.warning("%s", warning)
     try:

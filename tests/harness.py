@@ -479,6 +479,8 @@ async def gateway(
             yield Gateway(rt, f"http://127.0.0.1:{port}", session)
     finally:
         await runner.cleanup()
+        await rt.finish_errands(1.0)
+        await rt.signers.close()
         await rt.upstreams.close()
         await supervisor.stop()
         await rt.shared.close()

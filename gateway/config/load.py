@@ -328,7 +328,11 @@ class _Sections:
         if not isinstance(written, Mapping) or "host" not in written.items:
             return {}
         found = {}
-        for name, read in (("host", self._reader.text), ("port", self._reader.integer), ("password", self._reader.secret)):
+        for name, read in (
+            ("host", self._reader.text),
+            ("port", self._reader.integer),
+            ("password", self._reader.secret),
+        ):
             if name in written.items:
                 found[f"redis_{name}"] = read(written.items[name].value, join(path, name))
         return {name: value for name, value in found.items() if value} if found.get("redis_host") else {}

@@ -236,7 +236,7 @@ class PostgresRecords:
     async def key(self, digest: str) -> KeyRow | None:
         """See `Records`."""
         sql = "SELECT content FROM penstock.virtual_key WHERE digest = $1"
-        found = await self._write(lambda c: c.fetchrow(sql, digest))
+        found = await self._write(lambda c: c.fetchrow(sql, _text(digest)))
         return None if found is None else _key.decode(found[0])
 
     async def put_key(self, key: KeyRow) -> bool:
@@ -526,7 +526,11 @@ def _condition(
         "started_at >= {}": query.since,
         "started_at < {}": query.until,
     }
-    used = {condition: value for condition, value in conditions.items() if value is not None}
+    used = {
+        condition: _text(value) if isinstance(value, str) else value
+        for condition, value in conditions.items()
+        if value is not None
+    }
     parts = [condition.format(f"${number}") for number, condition in enumerate(used, first)]
     return "WHERE " + " AND ".join(parts) if used else "", list(used.values())
 

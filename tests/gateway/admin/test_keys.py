@@ -471,6 +471,28 @@ async def test_regenerate_with_grace(keyed: Gateway, monkeypatch: pytest.MonkeyP
     assert (await ask(keyed, new))[0] == 200
 
 
+async def test_who_takes_away_a_key_means_the_one_before_it_too(keyed: Gateway) -> None:
+    """Blocked or deleted, it does not go on under the name that it had before, which holds for its time of grace."""
+    first = await made(keyed)
+    second = (await call(keyed, "/key/regenerate", {"key": first, "grace_period": "1h"}))[1]["key"]
+    third = (await call(keyed, "/key/regenerate", {"key": second}))[1]["key"]
+    assert [(await ask(keyed, key))[0] for key in (first, second, third)] == [200, 401, 200]
+    assert (await call(keyed, "/key/block", {"key": third}))[0] == 200
+    assert [(await ask(keyed, key))[0] for key in (first, third)] == [401, 401]
+    assert (await call(keyed, "/key/unblock", {"key": third}))[0] == 200
+    assert [(await ask(keyed, key))[0] for key in (first, third)] == [200, 200]
+    assert (await call(keyed, "/key/delete", {"keys": [third]}))[0] == 200
+    assert [(await ask(keyed, key))[0] for key in (first, third)] == [401, 401]
+
+
+async def test_several_regenerate_at_once(keyed: Gateway) -> None:
+    """One of them does; what the others have made lives no longer."""
+    old = await made(keyed)
+    found = await asyncio.gather(*(call(keyed, "/key/regenerate", {"key": old}) for _ in range(4)))
+    assert sorted(status for status, _ in found) == [200, 404, 404, 404]
+    assert (await call(keyed, "/key/list"))[1]["total_count"] == 1
+
+
 async def test_reset_spend(keyed: Gateway) -> None:
     """Nothing is spent from now on; the ledger keeps its rows."""
     key = await made(keyed, max_budget=1)

@@ -300,9 +300,21 @@ def test_defaults_from_the_environment(folder: Path) -> None:
 def test_where_postgres_is(folder: Path) -> None:
     """An address that leads nowhere is an error that shows nothing of it, what has no effect in one is a notice."""
     for text, environ, why in (
-        ("general_settings: {database_url: 'mysql://u:hidden@h/d'}", {}, "config.yaml:1:34: .* must begin with postgres"),
-        ("{}", {"DATABASE_URL": "postgres://u:hidden@h/d?sslmode=maybe"}, "environment: .* sslmode must be one of"),
-        ("general_settings: {database_connection_pool_limit: 0}", {}, "config.yaml:1:52: must be more than 0"),
+        (
+            "general_settings: {database_url: 'mysql://u:hidden@h/d'}",
+            {},
+            "config.yaml:1:34: .* must begin with postgres",
+        ),
+        (
+            "{}",
+            {"DATABASE_URL": "postgres://u:hidden@h/d?sslmode=maybe"},
+            "environment: .* sslmode must be one of",
+        ),
+        (
+            "general_settings: {database_connection_pool_limit: 0}",
+            {},
+            "config.yaml:1:52: must be more than 0",
+        ),
     ):
         with pytest.raises(ConfigInvalid, match=why) as caught:
             config(text, environ)
@@ -311,7 +323,10 @@ def test_where_postgres_is(folder: Path) -> None:
     assert severity == "notice"
     assert "pgbouncer, schema have no effect in the address of Postgres" in line
     loaded = config("general_settings: {database_connection_pool_limit: 7, database_connect_timeout: 3}")
-    assert (loaded.general.database_connection_pool_limit, loaded.general.database_connect_timeout) == (7, 3.0)
+    assert (loaded.general.database_connection_pool_limit, loaded.general.database_connect_timeout) == (
+        7,
+        3.0,
+    )
 
 
 # -- entries -----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,22 @@ from gateway.config.postgres import PostgresUrlInvalid, read_postgres_url
 def understood(url: str) -> tuple[object, str | None, str | None, str | None]:
     """Addresses, user, password and database, as the client that is used understands what was made of `url`."""
     nothing = dict.fromkeys(
-        ("host", "port", "user", "password", "passfile", "database", "ssl", "service", "servicefile")
-        + ("direct_tls", "server_settings", "target_session_attrs", "krbsrvname", "gsslib")
+        (
+            "host",
+            "port",
+            "user",
+            "password",
+            "passfile",
+            "database",
+            "ssl",
+            "service",
+            "servicefile",
+            "direct_tls",
+            "server_settings",
+            "target_session_attrs",
+            "krbsrvname",
+            "gsslib",
+        )
     )
     addresses, told = _parse_connect_dsn_and_args(dsn=read_postgres_url(url).dsn.reveal(), **nothing)
     return addresses, told.user, told.password, told.database

@@ -29,6 +29,7 @@ from tests.harness import (
     entry,
     events,
     gateway,
+    hang,
     whole,
     written,
 )
@@ -95,7 +96,7 @@ async def test_rpm(provider: FakeProvider, tmp_path: Path, environ: dict[str, st
         refused = next(answer for answer in answers if answer.status == 429)
         error = await error_of(refused)
         assert error["type"] == "throttling_error"
-        assert error["message"].startswith("Rate limit exceeded for api_key: ")
+        assert error["message"].startswith("Rate limit exceeded for api_key: ***. Limit type: ")
         assert "Limit type: requests. Current limit: 5, Remaining: 0. Limit resets at: " in error["message"]
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert refused.headers["rate_limit_type"] == "requests"
@@ -315,6 +316,51 @@ async def test_a_stream_whose_client_leaves_is_settled(provider: FakeProvider, t
         (row,) = [row for row in await gw.rows() if row.endpoint == CHAT]
         assert row.usage_source == "estimated"
         assert await used(gw) == row.cost_nano
+
+
+async def test_a_client_without_patience_pays_as_one_that_leaves(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    """Its own `timeout` ends the request, and the provider has read the question; once for each attempt."""
+    provider.will(hang)
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, max_budget=10.0)
+        answer = await gw.post(CHAT, question(timeout=0.1), headers=key)
+        assert answer.status == 504
+        again = await gw.post(CHAT, question(timeout=0.1, num_retries=1), headers=key)
+        assert again.status == 504
+        first, second = [row for row in await gw.rows(2) if row.endpoint == CHAT]
+        assert (first.usage_source, first.input > 0, first.output) == ("estimated", True, 0)
+        assert second.input == 2 * first.input
+        assert first.cost_nano is not None
+        assert await used(gw) == 3 * first.cost_nano > 0
+
+
+async def test_two_words_for_one_period(provider: FakeProvider, tmp_path: Path) -> None:
+    """`1d`, `24h` and `daily` are one counter, of which a request takes once."""
+    provider.will(whole(chat_answer()))
+    windows = [{"max_budget": 0.07, "budget_duration": "24h"}, {"max_budget": 5, "budget_duration": "daily"}]
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, max_budget=1, budget_duration="1d", budget_limits=windows)
+        assert [(await gw.post(CHAT, question(), headers=key)).status for _ in range(3)] == [200, 200, 422]
+        assert await used(gw) == 30_000_000
+
+
+async def test_two_words_for_the_length_of_an_answer(provider: FakeProvider, tmp_path: Path) -> None:
+    """Providers read one of them and pass over the other: what is taken is enough for either."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, max_budget=1.0)
+        for small, large in (
+            ("max_tokens", "max_completion_tokens"),
+            ("max_completion_tokens", "max_tokens"),
+        ):
+            body = question(**{small: 1, large: 5000})
+            assert (await gw.post(CHAT, body, headers=key)).status == 422
+            assert (await gw.post("/v1/messages", body, headers=key)).status == 422
+        prompts = {"model": "m", "prompt": ["a"] * 200, "max_tokens": 10}
+        assert (await gw.post("/v1/completions", prompts, headers=key)).status == 422
+    assert provider.requests == []
 
 
 async def used(gw: Gateway) -> int:

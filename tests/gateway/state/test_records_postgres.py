@@ -401,6 +401,9 @@ async def test_a_key_with_what_no_text_holds(records: PostgresRecords) -> None:
     with pytest.raises(BadRequest):
         await records.put_key(replace(KEY, alias="a\0"))
     assert await records.keys() == []
+    assert await records.key("a\0b") is None
+    assert await records.rows(LedgerQuery(key_digest="a\0b", end_user="\ud800")) == []
+    assert (await records.totals((), LedgerQuery(key_digest="a\0b")))[0].requests == 0
 
 
 async def test_news_of_changed_keys(
