@@ -184,8 +184,8 @@ class Limiter:
                 self._ledger.intent(self._intent(x, caller, bound, worst))
 
     async def top_up(self, x: Exchange, route: Route, *, again: bool) -> bool:
-        """Take what another attempt, of a deployment of this route, needs: of that model's budgets, and of all `again` if
-        the last one may be billed too. False if there is no room for it.
+        """Take what another attempt, of a deployment of this route, needs: of that model's limits, and of all budgets `again`
+        if the last one may be billed too. False if there is no room for it.
         """
         hold = x.hold
         if x.caller is None:
@@ -196,14 +196,26 @@ class Limiter:
             except (BudgetExceeded, RateLimited, PriceUnknown, LimitsUnavailable):
                 return False
             return True
-        known = {counter.name for counter in hold.bound.budgets}
-        now = self._bound(x, x.caller, route)
+        before, now = hold.bound, self._bound(x, x.caller, route)
+        known = {name for name, _ in before.tokens}
+        known.update(counter.name for counter in before.budgets)
+        known.update(window.name for window in before.fixed)
         more = tuple(counter for counter in now.budgets if counter.name not in known)
-        wanted = hold.bound.budgets + more if again else more
-        if not wanted:
+        fixed = tuple(window for window in now.fixed if window.name not in known)
+        counted = tuple((name, limit) for name, limit in now.tokens if name not in known)
+        wanted = before.budgets + more if again else more
+        if not (wanted or fixed or counted):
             return True
-        bound = msgspec.structs.replace(hold.bound, budgets=hold.bound.budgets + more)
+        bound = msgspec.structs.replace(
+            before,
+            budgets=before.budgets + more,
+            fixed=before.fixed + fixed,
+            tokens=before.tokens + counted,
+        )
         windows = [budget(counter.name, hold.worst, counter.limit, counter.ends) for counter in wanted]
+        windows += fixed
+        tokens = _tokens(x) if counted else 0
+        windows += [rate(name, min(tokens, limit), limit) for name, limit in counted]
         try:
             if hold.store is not self._shared or self._divides:
                 windows = self._part_of(windows)

@@ -115,7 +115,7 @@ class Hour:
     async def _ask(
         self, method: str, path: str, headers: Mapping[str, str], data: str | None, shows: str
     ) -> Any:
-        body = b""
+        body = bytearray()
         async with self._session.request(
             method,
             self._gateway.url + path,
@@ -189,8 +189,10 @@ class Hour:
             await self.post(MESSAGES, asked, headers)
             stream = {**asked, "stream": True, "messages": [{"role": "user", "content": "in the stream"}]}
             await self.post(CHAT, stream, headers)
-        for body in ([], {"model": 1}, {"model": "o", "api_key": CANARIES["stranger"], "messages": HELLO}):
-            await self.post(CHAT, body, headers)
+        smuggled = {"model": "o", "api_key": CANARIES["stranger"], "messages": HELLO}
+        wrongs: list[Any] = [smuggled, {"model": 1}, []]
+        for wrong in wrongs:
+            await self.post(CHAT, wrong, headers)
 
 
 def found(where: str, text: str | bytes, secrets: Mapping[str, str]) -> list[str]:
@@ -243,13 +245,18 @@ async def guarded(redis_url: str) -> AsyncIterator[str]:
     """The Redis for a user with a password."""
     user = f"canary-{uuid4().hex}"
     async with Redis.from_url(redis_url) as redis:
-        await redis.execute_command(
-            "ACL", "SETUSER", user, "on", f">{CANARIES['redis']}", "~*", "&*", "+@all"
+        await redis.acl_setuser(
+            user,
+            enabled=True,
+            passwords=f"+{CANARIES['redis']}",
+            keys=["*"],
+            channels=["*"],
+            categories=["+@all"],
         )
         try:
             yield f"redis://{user}:{CANARIES['redis']}@{urlsplit(redis_url).netloc.rpartition('@')[2]}/0"
         finally:
-            await redis.execute_command("ACL", "DELUSER", user)
+            await redis.acl_deluser(user)
 
 
 def with_password(database_url: str) -> str:

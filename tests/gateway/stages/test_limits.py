@@ -336,6 +336,21 @@ async def test_a_client_without_patience_pays_as_one_that_leaves(
         assert await used(gw) == 3 * first.cost_nano > 0
 
 
+async def test_a_models_rate_holds_in_a_fallback_too(provider: FakeProvider, tmp_path: Path) -> None:
+    """Also for a request that falls under other limits from the beginning."""
+    provider.will(by_model({"m": whole({"error": {}}, status=500), "n": whole(chat_answer())}))
+    base = f"{provider.url}/v1"
+    models = [entry(name, f"openai/{name}", base, **PRICES) for name in ("m", "n")]
+    text = json.loads(config(provider, *models))
+    text["router_settings"]["fallbacks"] = [{"m": ["n"]}]
+    for limit in ("model_rpm_limit", "model_tpm_limit"):
+        async with gateway(json.dumps(text), tmp_path) as gw:
+            key = await key_of(gw, max_budget=10, **{limit: {"n": 1}})
+            statuses = [(await gw.post(CHAT, question(), headers=key)).status for _ in range(3)]
+            assert statuses == [200, 502, 502]
+            assert (await gw.post(CHAT, question("n"), headers=key)).status == 429
+
+
 async def test_two_words_for_one_period(provider: FakeProvider, tmp_path: Path) -> None:
     """`1d`, `24h` and `daily` are one counter, of which a request takes once."""
     provider.will(whole(chat_answer()))
@@ -355,7 +370,7 @@ async def test_two_words_for_the_length_of_an_answer(provider: FakeProvider, tmp
             ("max_tokens", "max_completion_tokens"),
             ("max_completion_tokens", "max_tokens"),
         ):
-            body = question(**{small: 1, large: 5000})
+            body = question() | {small: 1, large: 5000}
             assert (await gw.post(CHAT, body, headers=key)).status == 422
             assert (await gw.post("/v1/messages", body, headers=key)).status == 422
         prompts = {"model": "m", "prompt": ["a"] * 200, "max_tokens": 10}
