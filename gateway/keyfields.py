@@ -103,6 +103,7 @@ def configured_keys(config: Config) -> list[KeyRow]:
     report = Report()
     rows: dict[str, KeyRow] = {}
     aliases: set[str] = set()
+    master = config.general.master_key.reveal() if config.general.master_key else None
     for index, written in enumerate(config.virtual_keys):
         path = f"virtual_keys[{index}]"
         try:
@@ -112,6 +113,8 @@ def configured_keys(config: Config) -> list[KeyRow]:
         except BadRequest as error:
             report.error(written.place, f"{path}.{error.param}" if error.param else path, error.message)
             continue
+        if key == master:
+            report.error(written.place, path, "this is the master key, which no limit binds; give it another")
         if row.digest in rows:
             report.error(written.place, path, "this key stands in the list twice")
         if row.alias in aliases:

@@ -312,6 +312,10 @@ virtual_keys:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        (
+            "virtual_keys: [{key: sk-0123456789abcdef}]\ngeneral_settings: {master_key: sk-0123456789abcdef}",
+            "config.yaml:1:16: this is the master key",
+        ),
         ("virtual_keys: [{key: short}]", "config.yaml:1:16: A key has 16 to 512"),
         ("virtual_keys: [{key: sk-0123456789abcdef, budget_duration: soon}]", "'soon' is no duration"),
         (
