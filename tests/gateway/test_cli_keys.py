@@ -104,7 +104,7 @@ async def test_refusals(
         assert captured.out == ""
         assert captured.err.startswith("penstock: ")
         assert told in captured.err
-    monkeypatch.setenv("LITELLM_MASTER_KEY", "wrong")
+    monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-another-master-key")
     assert await run("list") == 1
     assert "answered 401: Authentication Error, Invalid API key provided." in capsys.readouterr().err
 

@@ -385,7 +385,10 @@ async def test_a_wrong_secret_is_the_operators_business(
 ) -> None:
     """The caller learns that the gateway's credentials were refused, and nothing of them."""
     question = {"model": "claude", "messages": [{"role": "user", "content": "hi"}]}
-    async with fake_provider() as provider, gateway(config(provider.url, "wrong"), tmp_path) as ours:
+    async with (
+        fake_provider() as provider,
+        gateway(config(provider.url, "another-secret-of-aws"), tmp_path) as ours,
+    ):
         provider.will(strict(b"{}", "application/json"))
         response = await ours.post("/v1/chat/completions", question)
         assert response.status == 502
