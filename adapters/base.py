@@ -35,7 +35,9 @@ from adapters.types import (
     ChatResponse,
     Delta,
     FinishReason,
+    Opaque,
     Operation,
+    Part,
     Reply,
     Target,
     Usage,
@@ -59,6 +61,11 @@ def leaves_out(target: Target, field: str, *, what: str = "", why: str = "") -> 
     if target.dropped is not None and field not in target.dropped:
         target.dropped.append(field)
     return True
+
+
+def kind_of(part: Part) -> str:
+    """What a part of a message is, in words for an error."""
+    return f"'{part.kind}'" if isinstance(part, Opaque) else type(part).__name__.lower()
 
 
 class Cutter(Protocol):

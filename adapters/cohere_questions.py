@@ -13,14 +13,13 @@ from typing import Any
 
 from msgspec import Raw
 
-from adapters.base import leaves_out
+from adapters.base import kind_of, leaves_out
 from adapters.envelope import seal
 from adapters.types import (
     ChatRequest,
     Document,
     Image,
     Message,
-    Opaque,
     Part,
     RedactedThinking,
     Refusal,
@@ -192,12 +191,8 @@ def _write_part(part: Part, target: Target) -> list[dict[str, Any]]:
         detail = {} if part.detail is None else {"detail": part.detail}
         return [{"type": "image_url", "image_url": url | detail}]
     if not isinstance(part, (Thinking, RedactedThinking)):
-        leaves_out(target, "messages", what=f"{_kind(part)} in a user's message")
+        leaves_out(target, "messages", what=f"{kind_of(part)} in a user's message")
     return []
-
-
-def _kind(part: Part) -> str:
-    return repr(part.kind) if isinstance(part, Opaque) else type(part).__name__.lower()
 
 
 def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
@@ -216,7 +211,7 @@ def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
                 function = {"name": part.name, "arguments": part.arguments or "{}"}
                 calls.append({"id": part.id, "type": "function", "function": function})
             case _:
-                leaves_out(target, "messages", what=f"{_kind(part)} in an assistant's message")
+                leaves_out(target, "messages", what=f"{kind_of(part)} in an assistant's message")
     if not text and not calls:
         return []
     written: dict[str, Any] = {"role": "assistant"}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,6 +36,7 @@ def other_fields(envelope: Mapping[str, Raw], decoder: msgspec.json.Decoder[S]) 
     return {name: raw for name, raw in envelope.items() if name not in known}
 
 
+@cache
 def _fields_of(decoder: msgspec.json.Decoder[S]) -> frozenset[str]:
     return frozenset(decoder.type.__struct_fields__)
 
@@ -58,12 +60,12 @@ def _decode(data: bytes | Raw, decoder: msgspec.json.Decoder[T], name: str) -> T
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise _bad_value(error, name) from None
+        raise bad_value(error, name) from None
     except msgspec.DecodeError as error:
         raise MalformedJson(f"Invalid JSON payload: {error}", param="request_body") from None
 
 
-def _bad_value(error: msgspec.ValidationError, name: str) -> BadRequest:
+def bad_value(error: msgspec.ValidationError, name: str) -> BadRequest:
     """A complaint of msgspec (``Expected `str`, got `int` - at `$.voice.id` ``) as an error with its place."""
     found = _PLACE.match(str(error))
     text, path = (found["text"], found["path"] or "") if found else (str(error), "")

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from adapters.base import leaves_out
+from adapters.base import kind_of, leaves_out
 from adapters.envelope import seal
 from adapters.errors import BadRequest
 from adapters.types import (
@@ -25,7 +25,6 @@ from adapters.types import (
     Document,
     Image,
     Message,
-    Opaque,
     Part,
     Reasoning,
     RedactedThinking,
@@ -210,13 +209,9 @@ def _write_image(part: Part, target: Target) -> str | None:
     if isinstance(part, Image) and part.data is not None:
         return part.data
     if _text_of(part) is None and not isinstance(part, (Thinking, RedactedThinking)):
-        kind = "an image by its address" if isinstance(part, Image) else _kind(part)
+        kind = "an image by its address" if isinstance(part, Image) else kind_of(part)
         leaves_out(target, "messages", what=f"{kind} in a user's message")
     return None
-
-
-def _kind(part: Part) -> str:
-    return repr(part.kind) if isinstance(part, Opaque) else type(part).__name__.lower()
 
 
 def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
@@ -235,7 +230,7 @@ def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
                 function = {"name": part.name, "arguments": _arguments(part)}
                 calls.append({"id": part.id, "function": function})
             case _:
-                leaves_out(target, "messages", what=f"{_kind(part)} in an assistant's message")
+                leaves_out(target, "messages", what=f"{kind_of(part)} in an assistant's message")
     if not text and not calls:
         return []
     written: dict[str, Any] = {"role": "assistant", "content": text}

@@ -18,7 +18,6 @@ signatures, which a tool loop must send back, in `thinking_blocks`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +25,9 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from adapters.envelope import decode, seal
-from adapters.errors import BadRequest, GatewayError, MalformedJson
+from adapters.envelope import decode
+from adapters.errors import BadRequest, GatewayError
+from adapters.fields import bad_value, read_fields
 from adapters.framing import SseCutter
 from adapters.openai_answers import read_error, read_response, read_stream
 from adapters.openai_editor import pass_response, pass_stream
@@ -120,7 +120,7 @@ def read_request(envelope: Mapping[str, Raw]) -> ChatRequest:
     for name in ("messages", "model"):
         if given(envelope.get(name, wire.NOTHING)) is None:
             raise BadRequest(f"/chat/completions: Missing required parameter: '{name}'.", param=name)
-    asked = _decode_question({name: raw for name, raw in envelope.items() if name in _QUESTION_FIELDS})
+    asked = read_fields(envelope, _QUESTION)
     system, messages = _read_messages(asked.messages)
     tool_choice, unspoken = _read_tool_choice(asked), _read_unspoken(envelope)
     if isinstance(asked.tool_choice, (wire.AllowedTools, wire.CustomToolChoice)):
@@ -151,30 +151,6 @@ def read_request(envelope: Mapping[str, Raw]) -> ChatRequest:
         extra={k: v for k, v in envelope.items() if k not in _QUESTION_FIELDS and k not in wire.UNSPOKEN},
         unspoken=unspoken,
     )
-
-
-def _decode_question(fields: Mapping[str, Raw]) -> wire.ChatQuestion:
-    try:
-        return _QUESTION.decode(seal(fields))
-    except msgspec.ValidationError as error:
-        raise _bad_value(error) from None
-    except msgspec.DecodeError as error:
-        raise MalformedJson(f"Invalid JSON payload: {error}", param="request_body") from None
-
-
-_PLACE = re.compile(r"^(?P<text>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
-_MISSING = re.compile(r"missing required field `(?P<field>.*)`")
-
-
-def _bad_value(error: msgspec.ValidationError, prefix: str = "") -> BadRequest:
-    """A complaint of msgspec (``Expected `str`, got `int` - at `$.messages[0].role` ``) as an error with its place."""
-    found = _PLACE.match(str(error))
-    text, path = (found["text"], found["path"] or "") if found else (str(error), "")
-    missing = _MISSING.search(text)
-    places = [prefix, path, missing["field"] if missing else ""]
-    param = ".".join(place for place in places if place)
-    verb = "Missing required parameter" if missing else f"Invalid value ({text.replace('`', '')}) for"
-    return BadRequest(f"{verb}: '{param}'." if missing else f"{verb} '{param}'.", param=param or None)
 
 
 def _read_unspoken(envelope: Mapping[str, Raw]) -> dict[str, Raw]:
@@ -342,7 +318,7 @@ def _read_tools(asked: wire.ChatQuestion) -> tuple[Tool | Opaque, ...]:
             else:
                 tools.append(Opaque(NAME, kind, raw))
         except msgspec.ValidationError as error:
-            raise _bad_value(error, f"tools[{at}]") from None
+            raise bad_value(error, f"tools[{at}]") from None
     return (*tools, *(_read_function(function) for function in asked.functions or ()))
 
 

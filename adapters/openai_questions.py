@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters import mistral
-from adapters.base import leaves_out
+from adapters.base import kind_of, leaves_out
 from adapters.envelope import seal
 from adapters.errors import BadRequest, Unsupported
 from adapters.types import (
@@ -243,7 +243,7 @@ def _write_assistant(message: Message, target: Target) -> list[dict[str, Any]]:
                 call = {"id": _call_id(part.id, target), "type": "function", "function": function}
                 calls.append(call | _mark(part.cache, target))
             case _:
-                leaves_out(target, "messages", what=f"{_kind(part)} in an assistant's message")
+                leaves_out(target, "messages", what=f"{kind_of(part)} in an assistant's message")
     if not texts and not calls:
         return []
     content: Any = "".join(text.text for text in texts) if texts else None
@@ -291,10 +291,6 @@ def _write_detail(part: Thinking | RedactedThinking) -> dict[str, Any]:
     return {"type": "reasoning.text", "text": part.text, "signature": part.signature}
 
 
-def _kind(part: Part) -> str:
-    return f"'{part.kind}'" if isinstance(part, Opaque) else type(part).__name__.lower()
-
-
 def _write_text(part: Text, target: Target) -> dict[str, Any]:
     return {"type": "text", "text": part.text} | _mark(part.cache, target)
 
@@ -321,7 +317,7 @@ def _write_part(part: Part, target: Target) -> Any:
         case Thinking() | RedactedThinking():
             return None
         case _:
-            leaves_out(target, "messages", what=f"{_kind(part)} in a user's message")
+            leaves_out(target, "messages", what=f"{kind_of(part)} in a user's message")
             return None
 
 

@@ -98,17 +98,21 @@ async def _begin_elsewhere(
     """`begin`, from an answer that may only say where the real one is."""
     deployment = attempt.deployment
     response, reply, follow = await _follow(rt, x, question, deployment, response)
+    give_up = (
+        partial(_give_up, rt, deployment, follow.cancel) if follow is not None and follow.cancel else None
+    )
     try:
         if x.wants_stream and reply is None:
             answer = await _first_event(rt, x, question, response)
-            if follow is not None and follow.cancel:
-                answer.give_up = partial(_give_up, rt, deployment, follow.cancel)
+            answer.give_up = give_up
             return answer
         answer = _finished(rt, x, question, response, (reply or await _read(rt, response),))
         if x.wants_stream:
             raise UpstreamMalformed(f"{deployment.provider} did not stream its answer")
     except BaseException:
         response.abort()
+        if give_up is not None and reply is None:  # the stream that was promised has not begun
+            give_up()
         raise
     return answer
 

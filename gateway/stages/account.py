@@ -48,7 +48,7 @@ def open_books(rt: Runtime, x: Exchange) -> None:
 
 def insist(rt: Runtime) -> None:
     """Refuse what cannot be booked, where the operator wants that (`on_ledger_failure`). Raises `RecordsUnavailable`."""
-    if rt.ledger.is_full and rt.config.general.on_ledger_failure == "refuse":
+    if rt.config.general.on_ledger_failure == "refuse" and rt.ledger.is_full:
         raise RecordsUnavailable(
             "The gateway cannot keep its books now; try again later", headers={"retry-after": "5"}
         )

@@ -283,6 +283,25 @@ async def test_nobody_waits_for_an_answer_that_is_elsewhere(tmp_path: Path) -> N
     assert row.status == "client_disconnected"
 
 
+async def test_nobody_waits_for_a_stream_that_has_not_begun(tmp_path: Path) -> None:
+    """The same holds for a stream that was promised and says nothing: the caller's time is over, the provider is told."""
+    async with fake_provider() as provider, gateway(models(provider), tmp_path) as gw:
+        urls = {
+            "stream": f"{provider.url}/v1/streams/p1",
+            "cancel": f"{provider.url}/v1/predictions/p1/cancel",
+        }
+        silent = events([b": hi\n\n"], end="hang")
+        provider.will(whole({"id": "p1", "status": "starting", "urls": urls}, 201), silent, whole({}))
+        question = {"model": "llama", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        answer = await gw.post("/v1/chat/completions", {**question, "stream_timeout": 0.2})
+        assert answer.status == 504
+        await provider.asked(3)
+        assert (provider.requests[-1].method, provider.requests[-1].path) == (
+            "POST",
+            "/v1/predictions/p1/cancel",
+        )
+
+
 async def test_an_address_of_somebody_else_is_not_followed(tmp_path: Path) -> None:
     """A provider's answer cannot send the gateway, or its key, to another host."""
     async with (

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from asyncpg.connect_utils import _parse_connect_dsn_and_args
 from hypothesis import given
@@ -65,8 +67,6 @@ def test_spellings(url: str, addresses: object, user: str, password: str | None,
 @given(st.text(min_size=1, alphabet=st.characters(codec="utf-8", exclude_characters="\0")).filter(str.strip))
 def test_any_password(password: str) -> None:
     """A password that is encoded as it should be arrives as it was, and is shown nowhere."""
-    from urllib.parse import quote  # noqa: PLC0415
-
     url = f"postgres://u:{quote(password, safe='')}@h/d"
     assert understood(url)[2] == password
     read = read_postgres_url(url)
