@@ -33,13 +33,13 @@ from gateway.admin.routes import CALLER, PAGES, Page
 from gateway.background.lag import LoopLag
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
+from gateway.background.retention import Retention
 from gateway.background.supervisor import Supervisor
 from gateway.config.environment import Environment
 from gateway.config.model import Config, GeneralSettings
 from gateway.config.postgres import read_postgres_url
 from gateway.credentials import Signers
 from gateway.endpoints import ENDPOINTS, dialect_of
-from gateway.health import Health
 from gateway.keyfields import configured_keys
 from gateway.keyring import ANONYMOUS, Keyring
 from gateway.limits import settings_of
@@ -48,10 +48,13 @@ from gateway.metrics import DeploymentState, Metrics
 from gateway.outbox import Outbox
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
+from gateway.routing.health import Health
+from gateway.routing.router import Router
 from gateway.runtime import Runtime
 from gateway.server import Runner, through_aiohttp
 from gateway.stages import auth
 from gateway.state.open import Database, open_journal, open_records, open_shared
+from gateway.state.pruning import DAY
 from gateway.state.records import RecordsUnavailable
 from gateway.state.shared_memory import MemoryShared
 from gateway.upstreams import Upstreams, proxies_from_environment
@@ -65,6 +68,8 @@ _ERRANDS = 2.0
 """Seconds that what nobody waits for may take on the way out."""
 _FIRST_KEYS = 2.0
 """Seconds that the start waits for the virtual keys."""
+_RETENTION_INTERVAL = 60.0
+"""Seconds between two looks for old rows, at least."""
 _LONG_PASSWORD = 12
 """Characters of a password that is taken out of logs wherever it appears; a shorter one may be a word of its own."""
 _FILES = 131_072
@@ -122,6 +127,7 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     await ledger.open(charge=general.on_orphan == "charge")
     limiter = Limiter(settings_of(config), shared, records, ledger, workers=environment.num_workers)
     outbox = Outbox(asyncio.get_running_loop())
+    health = Health(cooldown=config.router.cooldown_time, enabled=not config.router.disable_cooldowns)
     rt = Runtime(
         config=config,
         environment=environment,
@@ -130,7 +136,8 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
         outbox=outbox,
         upstreams=Upstreams(proxy=proxies_from_environment(environ), outbox=outbox),
         signers=Signers(),
-        health=Health(cooldown=config.router.cooldown_time, enabled=not config.router.disable_cooldowns),
+        health=health,
+        router=Router(config.router, health),
         records=records,
         ledger=ledger,
         shared=shared,
@@ -305,7 +312,8 @@ async def serve(
     """Run until SIGTERM or SIGINT, then drain. `shared`: other workers listen there too. Raises `CannotStart`."""
     loop = asyncio.get_running_loop()
     await rt.shared.start()
-    supervisor = Supervisor([rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records, LoopLag(rt.metrics)])
+    workers = [rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records, LoopLag(rt.metrics), *_retention(rt)]
+    supervisor = Supervisor(workers)
     rt.metrics.watch_workers = lambda: [(state.name, state.restarts) for state in supervisor.states()]
     supervisor.start()
     runner = Runner(
@@ -340,6 +348,17 @@ async def serve(
         await rt.ledger.drain(timeout=10.0)
         await rt.ledger.close()
         await rt.records.close()
+
+
+def _retention(rt: Runtime) -> Iterator[Retention]:
+    """Who deletes old rows, if the configuration says how old."""
+    general = rt.config.general
+    if general.maximum_spend_logs_retention_period is None:
+        return
+    interval = max(_RETENTION_INTERVAL, general.maximum_spend_logs_retention_interval or DAY)
+    retention = Retention(rt.records, general.maximum_spend_logs_retention_period, interval=interval)
+    rt.metrics.watch_retention = lambda: (retention.pruned, retention.finished_at)
+    yield retention
 
 
 def _on_signal(rt: Runtime, stop: asyncio.Event) -> None:

@@ -52,6 +52,8 @@ class Deployment(Struct, frozen=True, kw_only=True, eq=False):
     """Which pool of connections it uses: they are never shared between credentials."""
     weight: float = 1.0
     order: int = 0
+    params: ModelParams | None = None
+    """What was written of it, for whoever needs more of that than stands here."""
     timeout: float | None = None
     stream_timeout: float | None = None
     max_retries: int | None = None
@@ -97,6 +99,8 @@ class Route(Struct, frozen=True, eq=False):
     name: str
     deployments: tuple[Deployment, ...]
     hidden: bool = False
+    notes: dict[Any, Any] = msgspec.field(default_factory=dict)
+    """What `gateway.routing` prepares once for all its requests."""
 
 
 class Unserved(Struct, frozen=True):
@@ -370,6 +374,7 @@ class Routes:
             scope=_scope(key, credentials if signer else {}),
             weight=_weight(params),
             order=params.order or 0,
+            params=params,
             timeout=params.timeout,
             stream_timeout=params.stream_timeout,
             max_retries=params.max_retries,

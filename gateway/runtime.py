@@ -14,12 +14,13 @@ from gateway.config.model import Config
 from gateway.credentials import Signers
 from gateway.deadlines import Deadlines
 from gateway.exchange import Exchange
-from gateway.health import Health
 from gateway.keyring import Keyring
 from gateway.logs import RefusalLog
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.routes import Routes
+from gateway.routing.health import Health
+from gateway.routing.router import Router
 from gateway.siblings import Siblings
 from gateway.state.records import Records
 from gateway.state.shared import Shared
@@ -64,6 +65,7 @@ class Runtime:
         upstreams: Upstreams,
         signers: Signers,
         health: Health,
+        router: Router,
         records: Records,
         ledger: Ledger,
         shared: Shared,
@@ -80,6 +82,7 @@ class Runtime:
         self.upstreams = upstreams
         self.signers = signers
         self.health = health
+        self.router = router
         self.records = records
         self.ledger = ledger
         self.shared = shared

@@ -75,6 +75,8 @@ def settle(rt: Runtime, x: Exchange) -> None:
         price = x.deployment.price if x.deployment is not None else None
         x.cost = cost(price, usage, x.envelope)
     x.usage = usage
+    if usage is not None and x.deployment is not None:
+        rt.health.used(x.deployment.id, x.at.ended, usage.total)
     rt.limiter.settle(x)
     rt.ledger.offer(_row(x))
 
@@ -100,7 +102,16 @@ def _let_go(rt: Runtime, x: Exchange) -> None:
     elif x.cancelled or x.error is not None:
         rt.health.released(deployment.id)
     else:
-        rt.health.succeeded(deployment.id, attempt.seconds)
+        rt.health.succeeded(deployment.id, attempt.seconds, per_token=_per_token(x, attempt))
+
+
+def _per_token(x: Exchange, attempt: Attempt) -> float | None:
+    """Seconds per output token, as far as that can be told: of a stream since its first event, else of the whole answer."""
+    if x.tap is not None:
+        tokens = x.tap.usage.completion - 1 if x.tap.usage is not None else x.tap.deltas - 1
+        return (x.at.ended - x.at.first_event) / tokens if tokens > 0 else None
+    tokens = 0 if x.usage is None else x.usage.completion
+    return attempt.seconds / tokens if tokens else None
 
 
 def _usage(x: Exchange) -> Usage | None:

@@ -14,22 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import random
 
 import msgspec
 
 from adapters.errors import (
-    ContentPolicyViolation,
-    ContextWindowExceeded,
     GatewayError,
     NoDeployment,
     Unsupported,
     UpstreamAuth,
     UpstreamError,
-    UpstreamForbidden,
-    UpstreamNotFound,
-    UpstreamOutOfMoney,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
@@ -38,15 +31,11 @@ from gateway.estimates import tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange
 from gateway.questions import question_for
 from gateway.routes import Deployment, Route
+from gateway.routing.retries import goes_on, may_repeat, wait_before
 from gateway.runtime import Runtime
 from gateway.upstreams import Prepared
 
 log = logging.getLogger("penstock")
-
-_POINTLESS_TO_REPEAT = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney, Unsupported)
-_ANOTHER_MODEL_MAY = (ContextWindowExceeded, ContentPolicyViolation)
-_shuffle = random.Random()  # noqa: S311 - shares of traffic, no secrets
-os.register_at_fork(after_in_child=_shuffle.seed)  # workers are forked, and shall not shuffle alike
 
 
 async def ask(rt: Runtime, x: Exchange) -> Answer:
@@ -61,28 +50,26 @@ async def ask(rt: Runtime, x: Exchange) -> Answer:
         except GatewayError as error:
             if first is None:
                 first = error
-            if not _goes_on(error):
+            if not goes_on(error):
                 break
     if first is None:
         raise NoDeployment(f"No deployments available for {x.model!r}")
     raise _told(first, x)
 
 
-def _goes_on(error: GatewayError) -> bool:
-    return error.elsewhere or isinstance(error, (*_ANOTHER_MODEL_MAY, NoDeployment))
-
-
 async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
     asked: list[Deployment] = []
     last: UpstreamError | Unsupported | None = None
     while last is None or len(asked) <= _retries(rt, x, route):
-        deployment = _choose(rt, route, asked, last)
+        deployment = rt.router.choose(route, x, rt.now(), asked)
+        if deployment is None and last is not None and may_repeat(last):
+            deployment = rt.router.again(route, x, rt.now(), asked)
         if deployment is None:
             break
         if x.hold is not None and last is not None and not await _has_room(rt, x, route):
             break
         if last is not None and deployment in asked and isinstance(last, UpstreamError):
-            wait = _wait_before(len(asked), last, rt.limits.retry_pause)
+            wait = wait_before(len(asked), last, rt.limits.retry_pause)
             if wait > rt.limits.longest_retry_wait:
                 break
             await asyncio.sleep(wait)
@@ -125,38 +112,6 @@ def _retries(rt: Runtime, x: Exchange, route: Route) -> int:
     return own[0] if own else rt.config.router.num_retries
 
 
-def _choose(
-    rt: Runtime, route: Route, asked: list[Deployment], last: GatewayError | None
-) -> Deployment | None:
-    """An available deployment that was not asked yet, else the one asked longest ago, if that makes sense."""
-    now = rt.now()
-    if last is None and len(route.deployments) == 1:  # 1.2 us less for what most routes are
-        return route.deployments[0] if rt.health.is_available(route.deployments[0].id, now) else None
-    available = [d for d in route.deployments if rt.health.is_available(d.id, now)]
-    fresh = [d for d in available if d not in asked]
-    if fresh:
-        lowest = min(d.order for d in fresh)
-        return _by_weight([d for d in fresh if d.order == lowest])
-    if last is None or isinstance(last, _POINTLESS_TO_REPEAT):
-        return None
-    repeatable = [d for d in asked if d in available]
-    return min(repeatable, key=asked.count) if repeatable else None
-
-
-def _by_weight(deployments: list[Deployment]) -> Deployment:
-    if len(deployments) == 1:
-        return deployments[0]
-    weights = [d.weight for d in deployments]
-    return _shuffle.choices(deployments, weights if any(weights) else None)[0]
-
-
-def _wait_before(attempt: int, last: UpstreamError, pause: float) -> float:
-    """Seconds before the same deployment is asked again: what it wished, else full jitter below 1, 2, 4 … 16 pauses."""
-    if last.retry_after is not None:
-        return max(0.0, last.retry_after)
-    return _shuffle.uniform(0, pause * min(16.0, 2.0 ** (attempt - 1)))
-
-
 def _all_cooling(rt: Runtime, route: Route) -> NoDeployment:
     now = rt.now()
     waits = [rt.health.look(d.id).cooled_until - now for d in route.deployments]
@@ -184,7 +139,7 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
         prepared = prepare(rt, x, deployment, question, question.calls[0], signer)
     x.attempts.append(attempt)
     x.deployment = deployment
-    rt.health.began(deployment.id)
+    rt.health.began(deployment.id, attempt.started)
     try:
         if prepared is None and signer is not None:
             await signer.renew()

@@ -22,6 +22,7 @@ from adapters.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
+from gateway.routing.windows import Minute
 
 log = logging.getLogger("penstock")
 
@@ -40,11 +41,31 @@ def _is_the_callers(error: GatewayError) -> bool:
 
 
 class Condition:
-    """One deployment. Times are `Runtime.now`'s."""
+    """One deployment. Times are `Runtime.now`'s. What is `elsewhere` was told by other processes."""
 
-    __slots__ = ("cooled_until", "failures", "in_flight", "last_reason", "latency", "successes")
+    __slots__ = (
+        "cooled_until",
+        "elsewhere_in_flight",
+        "elsewhere_requests",
+        "elsewhere_tokens",
+        "failures",
+        "in_flight",
+        "last_reason",
+        "latency",
+        "per_token",
+        "requests",
+        "successes",
+        "tokens",
+    )
 
     def __init__(self) -> None:
+        self.requests = Minute()
+        """Requests that it was asked in the last minute."""
+        self.tokens = Minute()
+        """Tokens that requests used which ended in the last minute."""
+        self.elsewhere_in_flight = 0
+        self.elsewhere_requests = 0
+        self.elsewhere_tokens = 0
         self.in_flight = 0
         self.successes = 0
         self.failures = 0
@@ -52,6 +73,8 @@ class Condition:
         self.last_reason = ""
         self.latency: float | None = None
         """Seconds to the first event (streams) or the answer, a moving average."""
+        self.per_token: float | None = None
+        """Seconds per output token of whole answers and of streams after their first event, a moving average."""
 
 
 class Health:
@@ -80,12 +103,18 @@ class Health:
         condition = self._conditions.get(deployment_id)
         return condition is None or condition.cooled_until <= now
 
-    def began(self, deployment_id: str) -> None:
+    def began(self, deployment_id: str, now: float) -> None:
         """It is being asked."""
-        self.of(deployment_id).in_flight += 1
+        condition = self.of(deployment_id)
+        condition.in_flight += 1
+        condition.requests.add(now, 1)
 
-    def succeeded(self, deployment_id: str, seconds: float | None) -> None:
-        """It answered, after `seconds`."""
+    def used(self, deployment_id: str, now: float, tokens: int) -> None:
+        """A request that it answered has ended, and has used so many tokens in all."""
+        self.of(deployment_id).tokens.add(now, tokens)
+
+    def succeeded(self, deployment_id: str, seconds: float | None, *, per_token: float | None = None) -> None:
+        """It answered, after `seconds`, and needed `per_token` seconds for each token of its answer."""
         condition = self.of(deployment_id)
         condition.in_flight -= 1
         condition.successes += 1
@@ -93,6 +122,10 @@ class Health:
         if seconds is not None:
             condition.latency = (
                 seconds if condition.latency is None else 0.8 * condition.latency + 0.2 * seconds
+            )
+        if per_token is not None:
+            condition.per_token = (
+                per_token if condition.per_token is None else 0.8 * condition.per_token + 0.2 * per_token
             )
 
     def released(self, deployment_id: str) -> None:

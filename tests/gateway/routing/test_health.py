@@ -13,11 +13,11 @@ from adapters.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from gateway.health import Health
+from gateway.routing.health import Health
 
 
 def fail(health: Health, error: GatewayError, *, is_last: bool) -> None:
-    health.began("a")
+    health.began("a", 100.0)
     health.failed("a", error, 100.0, peers=["a"] if is_last else ["a", "b"])
 
 
@@ -59,11 +59,11 @@ def test_conditions_count() -> None:
     """In flight, successes, failures and latency are counted, and a wrong question is nobody's failure."""
     health = Health()
     fail(health, UpstreamRefused("x"), is_last=False)
-    health.began("a")
+    health.began("a", 100.0)
     health.succeeded("a", 1.0)
-    health.began("a")
+    health.began("a", 100.0)
     health.succeeded("a", 2.0)
-    health.began("a")
+    health.began("a", 100.0)
     condition = health.of("a")
     assert (condition.in_flight, condition.successes, condition.failures) == (1, 2, 0)
     assert condition.latency == pytest.approx(1.2)
@@ -72,7 +72,7 @@ def test_conditions_count() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     """Any number of wildcard models does not fill the memory, and what is in flight is not forgotten."""
     health = Health()
-    health.began("busy")
+    health.began("busy", 100.0)
     for number in range(20_000):
         health.of(f"d{number}")
     assert len(health._conditions) <= 10_000

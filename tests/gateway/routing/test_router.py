@@ -1,0 +1,71 @@
+"""The choice among deployments."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from adapters.errors import UpstreamOverloaded
+from gateway.routing.health import Health
+from tests.gateway.routing.choosing import Asked, route_of, router_of
+
+
+def test_shares_follow_the_weights() -> None:
+    """Requests are shared by weight, and a weight of zero gets none while there are others."""
+    route, router = route_of({"weight": 3}, {"weight": 1}, {"weight": 0}), router_of()
+    drawn = Counter(
+        found.target.model for _ in range(4_000) if (found := router.choose(route, Asked(), 100.0))
+    )
+    assert drawn["c"] == 0
+    assert 2_700 < drawn["a"] < 3_300  # 11 standard deviations
+    last = router.choose(route, Asked(), 100.0, asked=route.deployments[:2])
+    assert last is route.deployments[2]
+
+
+def test_a_lower_order_comes_first() -> None:
+    """As long as one of the lowest order can be asked, no other is."""
+    route, router = route_of({"order": 2}, {"order": 1}, {"order": 1}), router_of()
+    first, *others = route.deployments
+    assert {router.choose(route, Asked(), 100.0) for _ in range(50)} == set(others)
+    assert router.choose(route, Asked(), 100.0, asked=others) is first
+
+
+def test_what_cools_down_is_left_out() -> None:
+    """A deployment that cools down is neither chosen nor asked again; `consider` says why."""
+    health = Health(cooldown=5.0)
+    route, router = route_of({}, {}), router_of(health)
+    first, second = route.deployments
+    health.began(first.id, 100.0)
+    health.failed(first.id, UpstreamOverloaded("x"), 100.0, peers=[first.id, second.id])
+    assert router.choose(route, Asked(), 101.0) is second
+    assert router.choose(route, Asked(), 101.0, asked=[second]) is None
+    assert router.again(route, Asked(), 101.0, asked=[first, second]) is second
+    chosen, left_out = router.consider(route, Asked(), 101.0)
+    assert (chosen.deployment, chosen.share, chosen.why_not) == (second, 1.0, "")
+    assert (left_out.deployment, left_out.why_not) == (first, "it cools down for 4.0 s more")
+    assert router.choose(route, Asked(), 105.0, asked=[second]) is first
+
+
+def test_the_one_asked_least_is_asked_again() -> None:
+    """When all were asked, the one with the fewest attempts is next, and among those the one asked first."""
+    route, router = route_of({}, {}), router_of()
+    first, second = route.deployments
+    assert router.again(route, Asked(), 100.0, asked=[first, second]) is first
+    assert router.again(route, Asked(), 100.0, asked=[first, second, first]) is second
+
+
+def test_one_deployment_is_chosen_once() -> None:
+    """The only deployment of a route is chosen without drawing, and not when it was asked."""
+    route, router = route_of({}), router_of()
+    (only,) = route.deployments
+    assert router.choose(route, Asked(), 100.0) is only
+    assert router.choose(route, Asked(), 100.0, asked=[only]) is None
+    (considered,) = router.consider(route, Asked(), 100.0)
+    assert considered.share == 1.0
+
+
+def test_levels_are_considered_in_order() -> None:
+    """`consider` shows deployments of a higher order after those that are asked first."""
+    route, router = route_of({"order": 2}, {"order": 1}), router_of()
+    first, second = router.consider(route, Asked(), 100.0)
+    assert first.deployment.order == 1
+    assert (second.share, second.why_not) == (0.0, "order 2 comes later")
