@@ -19,6 +19,9 @@ RATE = 200
 """Chunks per second of a paced stream, where nothing else is said."""
 MOST_STREAMS = 256
 """With more the provider's core is full before nginx's is 60 % busy."""
+_FEW_STREAMS = 32
+_BUSY = 0.6
+"""Share of a core that "busy" keeps busy."""
 
 
 @dataclass
@@ -97,12 +100,19 @@ def fit(short: Tally, long: Tally) -> tuple[float, float]:
 
 
 def busy_streams(subject: Subject) -> int:
-    """How many streams keep the gateway's core about 60 % busy."""
-    tally = closed_loop(subject.question(f"c200-r{RATE}", 200), 32, 1.0, subject.watched, warm=0.5)
-    subject.note("calibration", tally)
-    if not tally.cpu:
-        return MOST_STREAMS
-    return max(4, min(MOST_STREAMS, round(0.65 * tally.chunks / (tally.cpu * RATE))))
+    """How many streams keep the gateway's core about 60 % busy.
+
+    A chunk costs less the more of them come at once, so what few streams cost says too little: the number is corrected twice.
+    """
+    streams = _FEW_STREAMS
+    for _ in range(3):
+        question = subject.question(f"c200-r{RATE}", 200)
+        tally = closed_loop(question, streams, 1.0, subject.watched, warm=0.5)
+        subject.note("calibration", tally)
+        if not tally.cpu:
+            return MOST_STREAMS
+        streams = max(4, min(MOST_STREAMS, round(_BUSY * tally.chunks / (tally.cpu * RATE))))
+    return streams
 
 
 def latency(subject: Subject, seconds: float) -> Figures:

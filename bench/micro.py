@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Raw, Struct
+from multidict import CIMultiDict
 
 from adapters import CLIENTS, FORMATS, PROVIDERS, SAME
 from adapters.envelope import open_envelope, seal
@@ -36,13 +37,16 @@ from gateway.background.limiter import Limiter
 from gateway.config.load import load
 from gateway.endpoints import ENDPOINTS
 from gateway.exchange import Hold
-from gateway.inbound import Endpoint
+from gateway.inbound import NO_CONTROLS, Controls, Endpoint, Head
 from gateway.keyring import ANONYMOUS, Caller
 from gateway.limits import Settings
 from gateway.logs import JsonFormat
 from gateway.metrics import Metrics
 from gateway.pricing import Price, PriceTable
 from gateway.routes import Deployment, Route, compile_routes
+from gateway.routing.health import Health
+from gateway.routing.router import Router
+from gateway.routing.strategies import STRATEGIES
 from gateway.state.journal import Intent, Journal
 from gateway.state.keys import BudgetLimit, KeyRow
 from gateway.state.records import AttemptRow, LedgerRow, make_row
@@ -166,6 +170,44 @@ class Asking(Struct):
     id: str = ""
     model: str = "bench"
     wants_stream: bool = False
+
+
+class Choosing(Struct):
+    """What a router looks at of an exchange."""
+
+    http: Head
+    envelope: dict[str, Raw]
+    caller: Caller | None = ANONYMOUS
+    controls: Controls = NO_CONTROLS
+    wants_stream: bool = False
+
+
+def choice(size: int = 0, *, deployments: int = 3, limits: str = "", settings: str = "{}") -> Case:
+    """Choosing one of several deployments, for a chat of so many bytes; `limits` are those of each."""
+
+    def case() -> tuple[Operation, int]:
+        entry = f"{{model_name: m, litellm_params: {{model: openai/gpt-4o, api_key: k, {limits}}}}}"
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(f"model_list: [{', '.join([entry] * deployments)}]\nrouter_settings: {settings}\n")
+            file.flush()
+            config = load(Path(file.name), {}).config
+        found = compile_routes(config, {}, PriceTable.load()).find("m")
+        assert found
+        health = Health()
+        for position, one in enumerate(found.deployments):  # all that strategies look at
+            health.began(one.id, 100.0)
+            health.succeeded(one.id, 100.0, 1.0 + position / 10, per_token=0.01)
+            health.used(one.id, 100.0, Usage(input=1))
+        router = Router(config.router, health)
+        chat = next(one for one in ENDPOINTS if one.path == "/v1/chat/completions")
+        messages = msgspec.json.encode([{"role": "user", "content": "word " * (size // 5)}])
+        head = Head(chat, CIMultiDict(), remote=None, keep_alive=True)
+        x = Choosing(head, {"messages": Raw(messages)})
+        if router.affinity is not None:
+            router.affinity.remember(x, found.deployments[0].id, 100.0)
+        return lambda: router.choose(found, x, 101.0), 1
+
+    return case
 
 
 def admission(limited: str | None) -> Case:
@@ -333,6 +375,22 @@ CASES: dict[str, Case] = {
     "request: route": route,
     "request: all of it, Python alone": lambda: Alone().requests(),
     "request: settle": lambda: Alone().settles(),
+    **{
+        f"routing: {strategy}, one of {count}": choice(
+            deployments=count, settings=f"{{routing_strategy: {strategy}}}"
+        )
+        for strategy in STRATEGIES
+        for count in (1, 3, 10)
+    },
+    "routing: one of three, no limits": choice(),
+    "routing: one of three, rpm, tpm, parallel": choice(limits="rpm: 9, tpm: 9, max_parallel_requests: 9"),
+    "routing: one of three, by tags": choice(
+        limits="tags: [default]", settings="{enable_tag_filtering: true}"
+    ),
+    "routing: one of three, a budget": choice(limits="max_budget: 9, budget_duration: 1d"),
+    "routing: one of three, affinity, short": choice(settings="{prompt_cache_affinity: true}"),
+    "routing: one of three, affinity, 5 kB": choice(5_000, settings="{prompt_cache_affinity: true}"),
+    "routing: one of three, affinity, 100 kB": choice(100_000, settings="{prompt_cache_affinity: true}"),
     "answer: pass_response, OpenAI": pass_response("openai"),
     "answer: pass_response, Anthropic": pass_response("anthropic"),
     "request: admitted and settled, no limit": admission(None),

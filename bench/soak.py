@@ -5,6 +5,8 @@ event loop and that of the streams' chunks are noted. What leaks or slows down s
 from the ledger, or if memory in the last tenth is over a fifth more than in the second tenth (the first one fills caches).
 
     python -m bench.soak --minutes 60
+    python -m bench.soak --outage 180      # without a database instead, see bench.outage
+    python -m bench.soak --kills 50
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from bench import machine
+from bench import machine, outage
 from bench.cases import RATE, Subject
 from bench.load import Client, Load, Watched, percentile
 from bench.peers import PEERS
@@ -149,7 +151,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="An hour of everything at once.")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--every", type=float, default=10, help="seconds between looks")
+    parser.add_argument("--outage", type=float, help="instead: so many seconds without a database")
+    parser.add_argument("--kills", type=int, help="instead: so many kills under load")
     arguments = parser.parse_args()
+    if arguments.outage or arguments.kills:
+        sys.exit(outage.run(seconds=arguments.outage or 0, count=arguments.kills or 0))
     sys.exit(run(arguments.minutes, arguments.every))
 
 

@@ -28,6 +28,7 @@ PAGES: Mapping[str, tuple[str, ...]] = {
     "/anthropic/v1/models": ("llm_api_routes", "anthropic_routes", "info_routes"),
     "/key/info": ("info_routes", "management_routes", "key_management_routes"),
     "/key/health": ("info_routes", "management_routes", "key_management_routes"),
+    "/router/explain": ("info_routes", "management_routes"),
 }
 """The groups that a management page belongs to, as far as keys may see it at all."""
 

@@ -30,32 +30,35 @@ from adapters import CLIENTS
 from adapters.errors import BadRequest, Bug, Draining, GatewayError, MethodNotAllowed, RouteNotFound
 from gateway import __version__, access, cors
 from gateway.admin.routes import CALLER, PAGES, Page
+from gateway.background.credentials import LateCredentials
+from gateway.background.fleet import Fleet
 from gateway.background.lag import LoopLag
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
 from gateway.background.retention import Retention
-from gateway.background.supervisor import Supervisor
+from gateway.background.spending import SpendReader
+from gateway.background.supervisor import Supervisor, Worker
+from gateway.compiled import compile_config, secrets_of, with_stored
 from gateway.config.environment import Environment
 from gateway.config.model import Config, GeneralSettings
 from gateway.config.postgres import read_postgres_url
 from gateway.credentials import Signers
 from gateway.endpoints import ENDPOINTS, dialect_of
-from gateway.keyfields import configured_keys
 from gateway.keyring import ANONYMOUS, Keyring
-from gateway.limits import settings_of
 from gateway.logs import RefusalLog, log_requests, redactor
 from gateway.metrics import DeploymentState, Metrics
+from gateway.named_credentials import AWAY, Credentials, credentials_of
 from gateway.outbox import Outbox
 from gateway.pricing import PriceTable
-from gateway.routes import Routes, compile_routes
+from gateway.probing import Prober
 from gateway.routing.health import Health
-from gateway.routing.router import Router
 from gateway.runtime import Runtime
 from gateway.server import Runner, through_aiohttp
 from gateway.stages import auth
 from gateway.state.open import Database, open_journal, open_records, open_shared
 from gateway.state.pruning import DAY
-from gateway.state.records import RecordsUnavailable
+from gateway.state.records import Records, RecordsUnavailable
+from gateway.state.sealing import CannotOpen, CannotSeal, Sealer
 from gateway.state.shared_memory import MemoryShared
 from gateway.upstreams import Upstreams, proxies_from_environment
 
@@ -70,8 +73,6 @@ _FIRST_KEYS = 2.0
 """Seconds that the start waits for the virtual keys."""
 _RETENTION_INTERVAL = 60.0
 """Seconds between two looks for old rows, at least."""
-_LONG_PASSWORD = 12
-"""Characters of a password that is taken out of logs wherever it appears; a shorter one may be a word of its own."""
 _FILES = 131_072
 _TRICK = re.compile(r"//|%2e|;|\\|%5c|%00", re.IGNORECASE)
 
@@ -114,9 +115,11 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
         shared = open_shared(config.router.redis_url.reveal() if config.router.redis_url else None)
     except ValueError as error:
         raise CannotStart(f"the address of Redis cannot be used: {error}") from None
-    routes = compile_routes(config, environ, PriceTable.load())
-    _keep_secret(config, routes)
-    keyring = Keyring(general.master_key, records, configured_keys(config))
+    redactor.add(*secrets_of(config, environment))
+    sealer = Sealer(salt.reveal() if (salt := environment.salt_key or general.master_key) else None)
+    credentials = await _first_credentials(records, sealer)
+    compiled = compile_config(config, environ, PriceTable.load(), credentials)
+    keyring = Keyring(general.master_key, records, compiled.keys)
     records.listen(keyring.hear)
     if not isinstance(shared, MemoryShared):
         keyring.listen(shared)
@@ -125,20 +128,18 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     journal, journals_all = open_journal(Path(environment.data_dir), records)
     ledger = Ledger(records, [metrics.observe, log_requests], journal=journal, journals_all=journals_all)
     await ledger.open(charge=general.on_orphan == "charge")
-    limiter = Limiter(settings_of(config), shared, records, ledger, workers=environment.num_workers)
+    limiter = Limiter(compiled.limits, shared, records, ledger, workers=environment.num_workers)
     outbox = Outbox(asyncio.get_running_loop())
-    health = Health(cooldown=config.router.cooldown_time, enabled=not config.router.disable_cooldowns)
     rt = Runtime(
-        config=config,
+        compiled=compiled,
         environment=environment,
-        routes=routes,
         keyring=keyring,
         outbox=outbox,
         upstreams=Upstreams(proxy=proxies_from_environment(environ), outbox=outbox),
         signers=Signers(),
-        health=health,
-        router=Router(config.router, health),
+        health=Health(),
         records=records,
+        sealer=sealer,
         ledger=ledger,
         shared=shared,
         limiter=limiter,
@@ -147,14 +148,37 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
         cors_headers=cors.headers_for(general.allowed_origins, credentials=general.cors_allow_credentials),
         now=time.monotonic,  # not the loop's clock: uvloop's stands still within a turn and counts milliseconds
     )
-    metrics.know(_model_labels(routes))
     metrics.watch_deployments = partial(_deployment_states, rt)
     metrics.watch_records = lambda: bool(records.describe().error)
     metrics.watch_ledger = lambda: (ledger.waiting, ledger.dropped)
     metrics.watch_journal = lambda: (ledger.journal_bytes, bool(ledger.journal_error))
     metrics.watch_budgets = limiter.states
+    metrics.watch_spending = rt.health.spending.dollars_left
+    metrics.watch_retries = lambda: rt.attempts.refused
+    metrics.watch_cooldowns = partial(_cooldowns, rt)
     metrics.watch_shared = lambda: shared.available
+    metrics.watch_config = lambda: rt.reloader.state if rt.reloader else (True, 0.0)
+    metrics.watch_credentials = lambda: len(rt.credentials.unreadable)
+    if credentials is AWAY:
+        late = lambda found: rt.follow(with_stored(rt.compiled, found))  # noqa: E731 - of the configuration in force then
+        rt.late_credentials = LateCredentials(records, sealer, late)
     return rt
+
+
+async def _first_credentials(records: Records, sealer: Sealer) -> Credentials:
+    """The store's named credentials, if it is quick. Raises `CannotStart` where they belong to another salt key."""
+    try:
+        async with asyncio.timeout(_FIRST_KEYS):
+            found = await credentials_of(records, sealer)
+    except (RecordsUnavailable, TimeoutError):
+        log.warning("the named credentials cannot be read yet; models that need them are off until then")
+        return AWAY
+    except (CannotSeal, CannotOpen) as error:
+        await records.close()
+        raise CannotStart(str(error)) from None
+    for name in found.unreadable:
+        log.error("%s; models that need it are off", found.why_not(name))
+    return found
 
 
 async def _first_keys(keyring: Keyring) -> None:
@@ -181,28 +205,6 @@ def database_of(general: GeneralSettings) -> Database | None:
     )
 
 
-def _keep_secret(config: Config, routes: Routes) -> None:
-    """Tell the logs which words must never be in them."""
-    if config.general.master_key:
-        redactor.add(config.general.master_key.reveal())
-    if config.general.database_url:
-        redactor.add(config.general.database_url.reveal())
-        password = read_postgres_url(config.general.database_url.reveal()).password
-        if password and len(password.reveal()) >= _LONG_PASSWORD:
-            redactor.add(password.reveal())
-    for written in config.virtual_keys:
-        redactor.add(written.key.reveal())
-    for secret in routes.secrets():
-        redactor.add(secret.reveal())
-
-
-def _model_labels(routes: Routes) -> set[str]:
-    known = {route.name for route in routes.configured()}
-    return known | {
-        deployment.target.model for route in routes.configured() for deployment in route.deployments
-    }
-
-
 def _deployment_states(rt: Runtime) -> Iterator[DeploymentState]:
     now = rt.now()
     for route in rt.routes.configured():
@@ -216,6 +218,14 @@ def _deployment_states(rt: Runtime) -> Iterator[DeploymentState]:
                 deployment.origin,
                 2 if cooling else (1 if condition.last_reason else 0),
             )
+
+
+def _cooldowns(rt: Runtime) -> Iterator[tuple[tuple[str, ...], int]]:
+    """How often each deployment that is configured was left out, by the labels of its series."""
+    known = {one.id: one for route in rt.routes.configured() for one in route.deployments}
+    for deployment_id, status, times in rt.health.cooldowns():
+        if (one := known.get(deployment_id)) is not None:
+            yield (one.model_name, one.id, one.origin, one.provider, str(status)), times
 
 
 # -- what is bound ---------------------------------------------------------------------------------------------------
@@ -312,10 +322,16 @@ async def serve(
     """Run until SIGTERM or SIGINT, then drain. `shared`: other workers listen there too. Raises `CannotStart`."""
     loop = asyncio.get_running_loop()
     await rt.shared.start()
-    workers = [rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records, LoopLag(rt.metrics), *_retention(rt)]
-    supervisor = Supervisor(workers)
+    workers: list[Worker] = [rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records]
+    late = [rt.late_credentials] if rt.late_credentials else []
+    reloader = [rt.reloader] if rt.reloader else []
+    workers.append(SpendReader(rt.health.spending, rt.records, rt.ledger))
+    workers += [LoopLag(rt.metrics), Prober(rt)]
+    supervisor = Supervisor([*workers, *_retention(rt), *_fleet(rt), *late, *reloader])
     rt.metrics.watch_workers = lambda: [(state.name, state.restarts) for state in supervisor.states()]
     supervisor.start()
+    if rt.reloader is not None:
+        loop.add_signal_handler(signal.SIGHUP, rt.reloader.ask, "SIGHUP")
     runner = Runner(
         build_app(rt),
         rt,
@@ -348,6 +364,15 @@ async def serve(
         await rt.ledger.drain(timeout=10.0)
         await rt.ledger.close()
         await rt.records.close()
+
+
+def _fleet(rt: Runtime) -> Iterator[Fleet]:
+    """Who tells other processes of this one's deployments, if there can be any."""
+    if isinstance(rt.shared, MemoryShared):
+        return
+    fleet = Fleet(rt.shared, rt.health, lambda: rt.routes, rt.now)
+    rt.metrics.watch_fleet = lambda: 1 + fleet.others
+    yield fleet
 
 
 def _retention(rt: Runtime) -> Iterator[Retention]:

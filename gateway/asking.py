@@ -47,7 +47,7 @@ async def begin(
 
     Raises `UpstreamError`, and whatever interrupts the request.
     """
-    seconds = _first_event_seconds(rt, x, attempt.deployment)
+    seconds = first_event_seconds(rt, x, attempt.deployment)
     deadline = rt.deadlines.start(seconds, partial(_too_late, x, attempt.deployment, seconds))
     response: Response | None = None
     try:
@@ -222,7 +222,8 @@ def _too_late(x: Exchange, deployment: Deployment, seconds: float) -> None:
     )
 
 
-def _first_event_seconds(rt: Runtime, x: Exchange, deployment: Deployment) -> float:
+def first_event_seconds(rt: Runtime, x: Exchange, deployment: Deployment) -> float:
+    """Seconds within which this deployment must begin to answer the request."""
     router = rt.config.router
     if x.wants_stream:
         for seconds in (x.controls.stream_timeout, deployment.stream_timeout, router.stream_timeout):

@@ -35,8 +35,12 @@ from gateway import __version__, malformed
 from gateway.admin.routes import exposition
 from gateway.app import CannotStart, allow_many_files, claim, open_runtime, serve
 from gateway.banner import banner, reachable
+from gateway.cli_check import add_arguments as add_check_arguments
+from gateway.cli_check import check, told_once
 from gateway.cli_keys import add_commands as add_key_commands
 from gateway.cli_ledger import add_commands as add_ledger_commands
+from gateway.cli_routing import add_commands as add_routing_commands
+from gateway.cli_sealing import add_arguments as add_rotation_arguments
 from gateway.config.environment import (
     LEVELS,
     MOST_WORKERS,
@@ -45,15 +49,14 @@ from gateway.config.environment import (
     most_verbose,
     read_environment,
 )
-from gateway.config.load import Loaded, load
 from gateway.config.model import Config, ModelEntry, ModelParams, Place
-from gateway.config.problems import ConfigInvalid, Problem, Report
+from gateway.config.problems import ConfigInvalid
 from gateway.config.schema import config_schema
+from gateway.config.source import Source, Written
 from gateway.keyfields import configured_keys
 from gateway.logs import JsonFormat, PlainFormat, QueuedHandler, scrub
 from gateway.logs import setup as set_up_logging
-from gateway.pricing import PriceTable
-from gateway.routes import Routes, compile_routes
+from gateway.reload import Reloader, ask_supervisor
 from gateway.runtime import Runtime
 from gateway.siblings import Siblings
 from gateway.workers import Worker, supervise
@@ -145,9 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--version", action="version", version=f"penstock {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _serve_parser(commands)
-    check = commands.add_parser("check", help="validate a configuration and print its routes")
-    check.add_argument("file", nargs="?", help="the configuration (default: --config's own default)")
-    check.set_defaults(run=_check)
+    told = "validate a configuration and print what was understood of it"
+    add_check_arguments(commands.add_parser("check", help=told, description=told))
+    add_routing_commands(commands)
     health = commands.add_parser("health", help="ask a running gateway how it is; exit code 0 if it is well")
     health.add_argument("--url", help="ask there (default: /health at the host and port of the environment)")
     health.add_argument("--host", help="where it listens, if a flag told it so (LITELLM_HOST, HOST)")
@@ -156,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     health.set_defaults(run=_health)
     add_key_commands(commands.add_parser("keys", help="hand out virtual keys, list them, take them away"))
     add_ledger_commands(commands.add_parser("ledger", help="does the ledger add up, and what is in it"))
+    told = "seal with another salt key what the store keeps sealed (LITELLM_SALT_KEY)"
+    add_rotation_arguments(commands.add_parser("rotate-salt", help=told, description=told))
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     config = commands.add_parser("config", help="about configuration files")
     about = config.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -242,17 +247,17 @@ class _Refused(argparse.Action):
 class _Settings(Struct, frozen=True):
     """All that the command line, the environment and the file say, in that order of precedence."""
 
-    config: Config
+    source: Source
+    written: Written
     environment: Environment
-    environ: dict[str, str]
-    notices: tuple[Problem, ...]
+    """As it was written, but for the address to listen on."""
     log_level: str
     json_logs: bool | None
 
 
 def _serve(parsed: argparse.Namespace) -> int:
     if parsed.validate_config:
-        return _check(argparse.Namespace(file=parsed.config))
+        return check(parsed.config)
     if parsed.health:
         return _health(argparse.Namespace(url=None, host=parsed.host, port=parsed.port, timeout=4.0))
     if parsed.nothing_to_prepare:
@@ -316,39 +321,26 @@ def _settings(parsed: argparse.Namespace) -> _Settings:
     told = {name: str(value) for name, value in flags.items() if value is not None}
     environ |= told
     path = parsed.config or environ.get("CONFIG_FILE_PATH")
-    loaded = load(Path(path) if path else None, environ, strict=parsed.strict)
-    configured_keys(loaded.config)
-    environ |= {name: secret.reveal() for name, secret in loaded.config.environment_variables.items()}
-    environ |= told
-    os.environ.update(environ)  # libraries look there, for instance for certificates
-    environment = read_environment(environ)
-    errors = tuple(problem for problem in environment.problems if problem.severity == "error")
-    if errors:
-        raise ConfigInvalid(errors)
-    _refuse_separate_counts(loaded, environment.num_workers)
-    environment = replace(environment, host=_every_address(environment.host, environ))
+    source = Source(
+        Path(path) if path else None,
+        environ,
+        told=told,
+        amend=partial(_with_flags, parsed=parsed),
+        strict=parsed.strict,
+    )
+    written = source.read()
+    configured_keys(written.config)
+    os.environ.update(written.environ)  # libraries look there, for instance for certificates
+    environment = written.environment
     return _Settings(
-        config=_with_flags(loaded.config, parsed),
-        environment=environment,
-        environ=environ,
-        notices=(*environment.problems, *loaded.notices),
+        source=source,
+        written=written,
+        environment=replace(environment, host=_every_address(environment.host, environ)),
         log_level=most_verbose(
-            environment.log_level, *(["DEBUG"] if loaded.config.litellm.set_verbose else [])
+            environment.log_level, *(["DEBUG"] if written.config.litellm.set_verbose else [])
         ),
         json_logs=True if parsed.json_logs or environment.json_logs else None,
     )
-
-
-def _refuse_separate_counts(loaded: Loaded, workers: int) -> None:
-    """Each worker would allow the whole of a budget or a limit once more. Raises ConfigInvalid."""
-    router = loaded.config.router
-    if workers == 1 or router.redis_url or router.redis_host or not loaded.limits:
-        return
-    message = f"{workers} workers can share a limit or a budget through Redis only: set REDIS_URL, or run one"
-    report = Report()
-    for path, place in loaded.limits.items():
-        report.error(place, path, message)
-    report.settle()
 
 
 def _every_address(host: str, environ: Mapping[str, str]) -> str:
@@ -378,9 +370,13 @@ def _with_flags(config: Config, parsed: argparse.Namespace) -> Config:
 
 async def _run(settings: _Settings, worker: Worker | None) -> None:
     host, port = settings.environment.host, settings.environment.port
-    rt = await open_runtime(settings.config, settings.environment, settings.environ)
+    written = settings.written
+    rt = await open_runtime(written.config, settings.environment, written.environ)
+    rt.reloader = reloader = Reloader(rt, settings.source, written)
+    if worker:
+        reloader.tell_workers = ask_supervisor
     if worker is None or worker.speaks:
-        for problem in _told_once(settings.notices, settings.config, rt.routes):
+        for problem in told_once(written.notices, written.config, rt.routes):
             log.log(logging.WARNING if problem.severity == "warning" else logging.INFO, "%s", problem)
     _count_log_drops(rt)
     ready = asyncio.Event()
@@ -410,82 +406,6 @@ def _count_log_drops(rt: Runtime) -> None:
 
 
 # -- the others ------------------------------------------------------------------------------------------------------
-
-
-def _check(parsed: argparse.Namespace) -> int:
-    environ = load_dotenv(Path(".env"), os.environ)
-    path = parsed.file or environ.get("CONFIG_FILE_PATH") or "config.yaml"
-    try:
-        loaded = load(Path(path), environ, strict=True)
-        keys = configured_keys(loaded.config)
-    except ConfigInvalid as invalid:
-        for problem in invalid.problems:
-            print(problem)
-        return 1
-    routes = compile_routes(loaded.config, environ, PriceTable.load())
-    for notice in _told_once(loaded.notices, loaded.config, routes):
-        print(notice)
-    print(describe(routes, loaded.config))
-    for row in keys:
-        print(f"key {row.name}  {row.alias or '(no alias)'}  {', '.join(row.models) or 'all models'}")
-    return 0
-
-
-def _told_once(notices: Sequence[Problem], config: Config, routes: Routes) -> list[Problem]:
-    """The notices without those of variables that are not set and that an `off:` line names."""
-    off = {row.place: row.why for row in routes.unserved}
-    named = {name for entry in config.model_list for name in entry.unset if name in off.get(entry.place, "")}
-    again = {
-        f"the environment variable {name} {state}" for name in named for state in ("is not set", "is empty")
-    }
-    keys = ("api_key", "api_base")  # elsewhere an unset variable does not put the entry off
-    return [
-        notice
-        for notice in notices
-        if notice.message not in again or notice.path.rpartition(".")[2] not in keys
-    ]
-
-
-def describe(routes: Routes, config: Config) -> str:
-    """The compiled routes, one deployment a line."""
-    lines = [f"{path}: ok, {_models_of(path, config)}" for path in config.files]
-    for route in routes.configured():
-        lines.append(route.name + (" (hidden)" if route.hidden else ""))
-        for deployment in route.deployments:
-            price = "priced" if deployment.price else "no price known"
-            what = "mock" if deployment.mock else deployment.origin
-            lines.append(
-                f"  {deployment.model_name}  {what}  weight {deployment.weight:g}  {price}  ({deployment.place})"
-            )
-        stand_ins = [other.name for other in routes.stand_ins(route.name)]
-        if stand_ins:
-            lines.append(f"  falls back to: {', '.join(stand_ins)}")
-    for pattern, entries in routes.wildcards():
-        lines.append(pattern)
-        lines += [_wildcard_line(entry) for entry in entries]
-    lines += [f"off: {row.model_name}: {row.why} ({row.place})" for row in routes.unserved]
-    if routes.env_providers:
-        lines.append(f"from the environment: {', '.join(routes.env_providers)}")
-    elif not config.model_list:
-        lines.append("nothing is served: there are no models, and no provider is taken from the environment")
-    return "\n".join(lines)
-
-
-def _models_of(file: str, config: Config) -> str:
-    count = sum(entry.place.file == file for entry in config.model_list)
-    return f"{count or 'no'} model{'' if count == 1 else 's'}"
-
-
-def _wildcard_line(entry: ModelEntry) -> str:
-    params = entry.params
-    parts = [params.model]
-    if params.mock_response is not None:
-        parts.append("mock")
-    elif params.api_base:
-        parts.append("/".join(params.api_base.split("/", 3)[:3]))
-    if params.weight is not None:
-        parts.append(f"weight {params.weight:g}")
-    return f"  {'  '.join(parts)}  ({entry.place})"
 
 
 def _health(parsed: argparse.Namespace) -> int:

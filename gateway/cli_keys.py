@@ -24,7 +24,7 @@ from gateway.config.environment import load_dotenv, read_environment
 _PAGE = 100
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """Why it was not done, in one line."""
 
 
@@ -78,7 +78,7 @@ def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
 def _run(command: Any, parsed: argparse.Namespace) -> int:
     try:
         command(parsed)
-    except _RefusedError as refused:
+    except RefusedError as refused:
         print(f"penstock: {refused}", file=sys.stderr)
         return 1
     return 0
@@ -95,7 +95,7 @@ def _create(parsed: argparse.Namespace) -> None:
     fields = {name: getattr(parsed, name) for name in _FIELDS if getattr(parsed, name) is not None}
     if parsed.models:
         fields["models"] = [name.strip() for name in parsed.models.split(",") if name.strip()]
-    made = _ask(parsed, "POST", "/key/generate", fields)
+    made = ask(parsed, "POST", "/key/generate", fields)
     print(json.dumps(made, indent=2) if parsed.json else made["key"])
 
 
@@ -104,7 +104,7 @@ def _list(parsed: argparse.Namespace) -> None:
     page = pages = 1
     while page <= pages:
         path = f"/key/list?return_full_object=true&size={_PAGE}&page={page}"
-        told = _ask(parsed, "GET", path)
+        told = ask(parsed, "GET", path)
         found += told["keys"]
         page, pages = page + 1, told["total_pages"]
     if parsed.json:
@@ -126,23 +126,23 @@ def _list(parsed: argparse.Namespace) -> None:
 
 
 def _info(parsed: argparse.Namespace) -> None:
-    print(json.dumps(_ask(parsed, "GET", f"/key/info?key={quote(parsed.key, safe='')}"), indent=2))
+    print(json.dumps(ask(parsed, "GET", f"/key/info?key={quote(parsed.key, safe='')}"), indent=2))
 
 
 def _revoke(parsed: argparse.Namespace) -> None:
     name = "key_aliases" if parsed.alias else "keys"
-    told = _ask(parsed, "POST", "/key/delete", {name: parsed.keys})
+    told = ask(parsed, "POST", "/key/delete", {name: parsed.keys})
     count = len(told["deleted_keys"])
     print(f"{count} key{'' if count == 1 else 's'} revoked")
 
 
-def _ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None) -> Any:
-    """What the gateway answers. Raises `_RefusedError`."""
+def ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None) -> Any:
+    """What the gateway at `parsed.url` answers within `parsed.timeout` seconds. Raises `RefusedError`."""
     environ = load_dotenv(Path(".env"), os.environ)
     environment = read_environment(environ)
     base = parsed.url or f"http://{reachable(environment.host)}:{environment.port}"
     if not base.startswith(("http://", "https://")):
-        raise _RefusedError(f"not a URL: {base}")
+        raise RefusedError(f"not a URL: {base}")
     headers = {"content-type": "application/json"}
     if environment.master_key:
         headers["authorization"] = f"Bearer {environment.master_key.reveal()}"
@@ -153,9 +153,9 @@ def _ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None)
         with direct.open(request, timeout=parsed.timeout) as response:
             return json.loads(response.read())
     except urllib.error.HTTPError as error:
-        raise _RefusedError(f"{base} answered {error.code}: {_message(error)}") from None
+        raise RefusedError(f"{base} answered {error.code}: {_message(error)}") from None
     except (OSError, ValueError, HTTPException) as error:
-        raise _RefusedError(f"{base}: {getattr(error, 'reason', None) or error}") from None
+        raise RefusedError(f"{base}: {getattr(error, 'reason', None) or error}") from None
 
 
 def _message(error: urllib.error.HTTPError) -> str:

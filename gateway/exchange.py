@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from asyncio import TimerHandle
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from time import monotonic
 from typing import Any, Protocol, Self
@@ -19,10 +20,12 @@ from adapters.multipart import Form
 from adapters.taps import Tap
 from adapters.types import FinishReason, Usage
 from gateway.client import ClientWriter
+from gateway.deadlines import Deadline
 from gateway.inbound import NO_CONTROLS, Body, Head
 from gateway.keyring import Caller
 from gateway.limits import Bound
 from gateway.routes import Deployment, Route
+from gateway.routing.health import Health
 from gateway.state.shared import Shared, Ticket
 from gateway.story import Signal, Story
 
@@ -36,6 +39,8 @@ class Response(Protocol):
     def headers(self) -> Mapping[str, str]: ...
     @property
     def possible_duplicate(self) -> bool: ...
+    @property
+    def connect_seconds(self) -> float: ...
     async def read(self, limit: int, timeout: float | None) -> bytes: ...
     def pump(
         self, receive: Callable[[bytes], None], ended: Callable[[UpstreamError | None], None]
@@ -57,12 +62,22 @@ class Attempt(Struct):
     possible_duplicate: bool = False
     answered: bool = False
     """It began to answer; how that ended is the exchange's business."""
+    route: Route | None = None
+    """Whose deployment it was asked as."""
+
+    def tell_failure(self, health: Health, error: GatewayError, now: float) -> None:
+        """Enter in the health book that it failed."""
+        deployment, route = self.deployment, self.route
+        peers = () if route is None else (other.id for other in route.deployments)
+        own = None if deployment.params is None else deployment.params.cooldown_time
+        health.failed(deployment.id, error, now, peers=peers, cooldown=own)
 
 
 class Hold(Struct, eq=False):
     """What a request has taken of its limits until it ends: a ticket of that store, for the worst that may happen.
 
-    `worst` is nano-dollars of one attempt, `held` those of all.
+    `worst` is nano-dollars of one attempt, `held` those of all. `others` hold the same in stores that were or will be in
+    force in place of that one.
     """
 
     bound: Bound
@@ -70,6 +85,7 @@ class Hold(Struct, eq=False):
     store: Shared
     worst: int
     held: int
+    others: tuple[tuple[Shared, Ticket], ...] = ()
 
 
 class Timings:
@@ -217,6 +233,7 @@ class Exchange:
         "client",
         "controls",
         "cost",
+        "deadline",
         "deployment",
         "dropped",
         "end_user",
@@ -267,7 +284,9 @@ class Exchange:
         self.wants_usage = False
         self.end_user: str | None = None
         self.plan: tuple[Route, ...] = ()
-        """The route that was asked for, then its fallbacks."""
+        """The route that was asked for, then all that may stand in for it, whatever happens."""
+        self.deadline: Deadline | TimerHandle | None = None
+        """What ends it when it has taken too long in all."""
         self.hold: Hold | None = None
         self.attempts: list[Attempt] = []
         self.fallbacks = 0

@@ -38,6 +38,8 @@ class Controls(Struct, frozen=True):
     timeout: float | None = None
     stream_timeout: float | None = None
     fallbacks: tuple[str, ...] = ()
+    context_window_fallbacks: dict[str, str] = {}
+    """By model: who answers if the question is too long for it (`context_window_fallback_dict`)."""
     disable_fallbacks: bool = False
     drop_params: bool = False
     drop: tuple[str, ...] = ()
@@ -99,8 +101,8 @@ class Head:
         """The client knows chunked framing (HTTP/1.1)."""
         self.cors = cors
         """Lines that its answers carry for a page of another origin."""
-        self.model = model
-        """A model that is named in the path, as it stands there."""
+        self.model = model or headers.get("x-litellm-model", "")
+        """A model that is named in the path, as it stands there, or in a header."""
         self.call_id = headers.get("x-litellm-call-id", "")[:128]
         """The client's own name for the request."""
         self.user_agent = headers.get("user-agent", "")[:200] or None

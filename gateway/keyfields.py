@@ -50,7 +50,8 @@ _RESTRICTING = {
     "budget_id": "named budgets are not available; write max_budget itself",
     "end_user_budget_id": "named budgets are not available",
     "object_permission": "object permissions are not available",
-    "temp_budget_increase": "raising a budget for a time is not available; change max_budget",
+    "auto_rotate": "keys do not change by themselves, because nobody would be told the new one; call "
+    "/key/regenerate with a grace_period from where the key is kept",
 }
 _KEY_TYPES = {
     "default": (),
@@ -58,6 +59,7 @@ _KEY_TYPES = {
     "management": ("management_routes",),
     "read_only": ("info_routes",),
 }
+_RAISE = ("temp_budget_increase", "temp_budget_expiry")
 _NOT_FIELDS = frozenset(
     ("key", "keys", "token", "token_id", "key_name", "new_key", "new_master_key", "grace_period", "send_invite_email")
 )  # fmt: skip
@@ -159,12 +161,47 @@ def change(row: KeyRow, fields: Mapping[str, Any], now: float) -> KeyRow:
         written["tags"] = _names("metadata.tags", written["metadata"].get("tags"))
     if "spend" in fields and _dollars("spend", fields["spend"]):
         raise BadRequest("spend is what the ledger says; it can only be set back, to 0.", param="spend")
+    _write_raise(row, fields, written)
     size = len(orjson.dumps([extra, written.get("metadata", row.metadata)]))
     if size > _MOST_EXTRA:
         raise BadRequest(
             f"metadata and further fields have {size} bytes; {_MOST_EXTRA} are the most.", param="metadata"
         )
-    return replace(row, **written, extra=extra)
+    return _with_raise(replace(row, **written, extra=extra))
+
+
+def _write_raise(row: KeyRow, fields: Mapping[str, Any], written: dict[str, Any]) -> None:
+    """`temp_budget_increase` and `temp_budget_expiry` are kept in the metadata, as LiteLLM does; None takes them away."""
+    named = {name: fields[name] for name in _RAISE if name in fields}
+    if not named:
+        return
+    kept = {**written.get("metadata", row.metadata), **named}
+    kept = {name: value for name, value in kept.items() if value is not None or name not in _RAISE}
+    missing = [name for name in _RAISE if name not in kept]
+    if len(missing) == 1:
+        raise BadRequest("temp_budget_increase and temp_budget_expiry belong together.", param=missing[0])
+    written["metadata"] = kept
+
+
+def _with_raise(row: KeyRow) -> KeyRow:
+    """The key with what its metadata say of `max_budget`: so much more, until then."""
+    amount, until = (row.metadata.get(name) for name in _RAISE)
+    first, _ = _split(row)
+    if amount is None or until is None or first is None:
+        return replace(row, raised_by=0, raised_until=0.0)
+    raised_by = _dollars("temp_budget_increase", amount) or 0
+    return replace(row, raised_by=raised_by, raised_until=_instant("temp_budget_expiry", until))
+
+
+def _instant(param: str, value: object) -> float:
+    """A date and time of ISO 8601; without a zone it is UTC."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if at is not None:
+            return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    raise BadRequest(f"{param} must be a time like 2030-01-31T12:00:00Z.", param=param)
 
 
 def _budgets(row: KeyRow, fields: Mapping[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
@@ -375,7 +412,7 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "blocked": _flag,
 }
 _FIELD = {"key_alias": "alias"}
-_OWN = _NOT_FIELDS | {"duration", "key_type", "max_budget", "budget_duration", "budget_limits", "model_max_budget", "spend"}  # fmt: skip
+_OWN = _NOT_FIELDS | {*_RAISE, "duration", "key_type", "max_budget", "budget_duration", "budget_limits", "model_max_budget", "spend"}  # fmt: skip
 FIELDS = frozenset(_READERS) | _RESTRICTING.keys() | (_OWN - _NOT_FIELDS)
 """Every word that is understood, one way or the other."""
 

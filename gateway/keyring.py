@@ -132,6 +132,15 @@ class Keyring:
         self._is_away = False
         self.version = 0
         """Another number after each change: who remembers a caller asks again then."""
+        self.changed: Callable[[KeyRow], None] = _ignore
+        """Is told of each key that was known and is another now, and of each that took the place of another."""
+
+    def follow(self, master_key: Secret | None, configured: Iterable[KeyRow]) -> None:
+        """Know the keys of another configuration in place of those of the last one."""
+        self._master = digest_of(master_key.reveal()) if master_key else None
+        self._configured = {row.digest: _caller(row) for row in configured}
+        self._nobodies.clear()
+        self.version += 1
 
     # -- who asks ----------------------------------------------------------------------------------------------------
 
@@ -274,6 +283,8 @@ class Keyring:
         self._callers[row.digest] = _caller(row)
         self._nobodies.pop(row.digest, None)
         self.version += 1
+        if caller is not None or row.account is not None:
+            self.changed(row)
 
     async def _tell(self, digest: str) -> None:
         if self._shared is None:
@@ -351,6 +362,10 @@ class Keyring:
         except TimeoutError:
             self._all_stale = True
         self._told.clear()
+
+
+def _ignore(row: KeyRow) -> None:
+    """Nobody wants to know."""
 
 
 def _caller(row: KeyRow) -> Caller:

@@ -5,7 +5,7 @@ which is made once for all requests that have it in common, and lasts until one 
 
 | limit | of whom | binds |
 |---|---|---|
-| `max_budget`, `budgets`, `model_max_budget`, `rpm_limit`, `tpm_limit`, `model_rpm_limit` … | a virtual key | its requests |
+| `max_budget` (for a time with `temp_budget_increase`), `budgets`, `model_max_budget`, `rpm_limit`, `tpm_limit`, `model_rpm_limit` … | a virtual key | its requests |
 | `max_parallel_requests` of the configuration | each virtual key without one of its own | its requests |
 | `user_rate_limit` | a key's user, else the end user that a request names | that user's requests |
 | `max_budget`, `rpm_limit`, `tpm_limit`, `global_max_parallel_requests` of the configuration | the gateway | everybody's, the master key's too |
@@ -166,13 +166,15 @@ class Settings(Struct, frozen=True, kw_only=True, eq=False):
         if self.parallel is not None:
             fixed.append(slots("parallel:gateway", self.parallel))
         until = min((counter.ends or _FOREVER for counter in budgets), default=_FOREVER)
+        if key is not None and now < key.raised_until:
+            until = min(until, key.raised_until)
         return Bound(tuple(budgets), tuple(fixed), tuple(tokens), until)
 
     def budgets_of(self, key: KeyRow, models: Sequence[str], now: float) -> list[Counter]:
         """A key's budgets in their present periods, its own first."""
         whose = f"Key={key.alias or key.name}"
         counters = _strictest(
-            self._counter(f"key:{key.payer}", whose, limit, now, key=key) for limit in key.budgets
+            self._counter(f"key:{key.payer}", whose, limit, now, key=key) for limit in _raised(key, now)
         )
         for model in models:
             limit = key.model_budgets.get(model)
@@ -213,6 +215,14 @@ class Settings(Struct, frozen=True, kw_only=True, eq=False):
             limit.duration,
             alias,
         )
+
+
+def _raised(key: KeyRow, now: float) -> tuple[BudgetLimit, ...]:
+    """A key's budgets, the first of them raised while that lasts."""
+    if now >= key.raised_until:
+        return key.budgets
+    first, *others = key.budgets
+    return BudgetLimit(first.max_budget + key.raised_by, first.duration), *others
 
 
 def _strictest(counters: Iterable[Counter]) -> list[Counter]:

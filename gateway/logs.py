@@ -54,6 +54,8 @@ _SHORT_TEXT = 200
 _REMEMBERED = 2_000
 _MOST_KINDS = 1_000
 _MASK = "***"
+_SLOW = 10_000_000
+"""Microseconds from which on a request's line says where the time went."""
 
 
 # -- no secrets ------------------------------------------------------------------------------------------------------
@@ -83,6 +85,7 @@ class Redactor:
     """Takes secrets out of text: those that it was told of, and what looks like one."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._spellings: set[str] = set()
         self._known: re.Pattern[str] | None = None
         self._seen: dict[str, str] = {}
@@ -91,12 +94,16 @@ class Redactor:
 
     def add(self, *secrets: str | None) -> None:
         """From now on these values never leave. Empty and None are ignored."""
-        for secret in filter(None, secrets):
-            self._spellings.update(_spellings(secret))
-        longest_first = sorted(self._spellings, key=lambda text: (-len(text), text))
-        self._known = re.compile("|".join(map(_pattern, longest_first))) if longest_first else None
-        self._seen = {}  # after the pattern: whoever still holds the old answers cannot put them into the new dict
-        self.version += 1
+        with self._lock:  # a reload adds from its thread
+            before = len(self._spellings)
+            for secret in filter(None, secrets):
+                self._spellings.update(_spellings(secret))
+            if len(self._spellings) == before:
+                return  # a second for a thousand keys that are known already
+            longest_first = sorted(self._spellings, key=lambda text: (-len(text), text))
+            self._known = re.compile("|".join(map(_pattern, longest_first)))
+            self._seen = {}  # after the pattern: whoever still holds the old answers cannot put them into the new dict
+            self.version += 1
 
     def scrub(self, text: str) -> str:
         """The text without secrets. Safe to apply twice."""
@@ -247,6 +254,7 @@ def _own_fields(row: LedgerRow) -> dict[str, Any]:
         "cost_usd": None if row.cost_nano is None else usd(row.cost_nano),
         "attempts": len(row.tried) if row.answer_ms is None else 1,
         "failed_attempts": _failed_attempts(row) if row.tried else (),
+        "timing": waterfall(row) if row.tried or row.total_us > _SLOW else "",
         "error": safe(row.error_message) if row.error_message else "",
         "end_user": safe(row.end_user),
         "session": safe(row.session_id),
@@ -289,6 +297,16 @@ def _failed_attempts(row: LedgerRow) -> list[str]:
         for a in row.attempts
         if a.reason
     ]
+
+
+def waterfall(row: LedgerRow) -> str:
+    """Where the time went, in the words of the header `x-penstock-timing`; `rest` is all else, a stream's flow for instance."""
+    lost = sum(attempt.ms for attempt in row.attempts if attempt.reason)
+    first = sum(attempt.ms for attempt in row.attempts if not attempt.reason)
+    queue = (row.overhead_us or 0) / 1000
+    rest = max(0.0, row.total_us / 1000 - queue - lost - first)
+    steps = (("queue", queue), ("retries", lost), ("first", first), ("rest", rest))
+    return ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in steps if milliseconds)
 
 
 def _ms(microseconds: int | None) -> float | None:
@@ -412,6 +430,7 @@ def _plain_request(row: LedgerRow) -> str:
         failed,
         f"after {'; '.join(before)}" if before else "",
         f"id={row.id}",
+        waterfall(row) if row.tried or row.total_us > _SLOW else "",
     ]
     return "  ".join(filter(None, parts))
 

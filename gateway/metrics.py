@@ -155,6 +155,12 @@ SERIES: tuple[Series, ...] = (
         "Moves to another route, by the model that was asked for",
     ),
     Series(
+        "penstock_retries_refused_total",
+        "counter",
+        (),
+        "Further attempts, retries and fallbacks, that were not made because `retry_budget` was used up",
+    ),
+    Series(
         "penstock_unidentified_refusals_total",
         "counter",
         ("reason",),
@@ -162,6 +168,12 @@ SERIES: tuple[Series, ...] = (
     ),
     Series("penstock_ledger_queue", "gauge", (), "Ledger rows that are not in the store yet"),
     Series("penstock_records_away", "gauge", (), "1 while the store of keys and spend cannot be used"),
+    Series(
+        "penstock_credentials_unreadable",
+        "gauge",
+        (),
+        "Named credentials of the store that could not be opened when the routes were compiled",
+    ),
     Series("penstock_ledger_dropped_total", "counter", (), "Ledger rows that never reached the store"),
     Series(
         "penstock_ledger_journal_bytes",
@@ -175,6 +187,30 @@ SERIES: tuple[Series, ...] = (
         (),
         "1 while rows that have to be kept on the local disk cannot be, for instance because it is full; 0 else",
     ),
+    Series(
+        "penstock_ledger_pruned_total",
+        "counter",
+        (),
+        "Ledger rows deleted because they were older than `maximum_spend_logs_retention_period`",
+    ),
+    Series(
+        "penstock_ledger_pruned_at_seconds",
+        "gauge",
+        (),
+        "When rows that are too old were last looked for, all of them deleted, as unix time; 0: not yet",
+    ),
+    Series(
+        "penstock_config_last_reload_successful",
+        "gauge",
+        (),
+        "1 if the last reload of the configuration went well or there was none, 0 if it was refused and the old one serves",
+    ),
+    Series(
+        "penstock_config_last_reload_success_timestamp_seconds",
+        "gauge",
+        (),
+        "When the configuration that is in force was read, as unix time; 0: it cannot be reloaded",
+    ),
     Series("penstock_log_dropped_total", "counter", (), "Log records that could not be written"),
     Series(
         "penstock_worker_restarts_total",
@@ -187,6 +223,12 @@ SERIES: tuple[Series, ...] = (
         "gauge",
         (),
         "1 while Redis is away, and limits are what `limits_without_redis` says; 0 else",
+    ),
+    Series(
+        "penstock_fleet_processes",
+        "gauge",
+        (),
+        "Processes that tell each other of their deployments right now, this one included",
     ),
     Series(
         "penstock_gateway_budget_remaining_dollars",
@@ -265,10 +307,40 @@ SERIES: tuple[Series, ...] = (
     ),
     Series("litellm_deployment_total_requests_total", "counter", _DEPLOYMENT, "All attempts"),
     Series(
+        "litellm_deployment_cooled_down_total",
+        "counter",
+        ("litellm_model_name", "model_id", "api_base", "api_provider", "exception_status"),
+        "Times a deployment was left out after failures, by the provider's status",
+    ),
+    Series(
+        "litellm_deployment_successful_fallbacks_total",
+        "counter",
+        ("requested_model", "fallback_model", *_KEY, "exception_status", "exception_class", "model_id"),
+        "Requests that another model answered; the exception is the first attempt's, empty if nobody was asked before",
+    ),
+    Series(
+        "litellm_deployment_failed_fallbacks_total",
+        "counter",
+        ("requested_model", "fallback_model", *_KEY, "exception_status", "exception_class", "model_id"),
+        "Requests that the last of their fallbacks could not answer either",
+    ),
+    Series(
         "litellm_deployment_state",
         "gauge",
         ("litellm_model_name", "model_id", "api_base", "api_provider"),
         "0 healthy, 1 partial outage, 2 complete outage",
+    ),
+    Series(
+        "litellm_provider_remaining_budget_metric",
+        "gauge",
+        ("api_provider",),
+        "US dollars that are left of a provider's budget (`provider_budget_config`) in this period",
+    ),
+    Series(
+        "penstock_deployment_budget_remaining_dollars",
+        "gauge",
+        ("model_id",),
+        "What is left of a deployment's `max_budget` in this period",
     ),
     Series(
         "litellm_remaining_api_key_budget_metric",
@@ -341,11 +413,25 @@ class Metrics:
         self.watch_workers: Callable[[], Iterable[tuple[str, int]]] = tuple
         """Name and restarts of each background worker."""
         self.watch_log_drops: Callable[[], int] = lambda: 0
+        self.watch_retries: Callable[[], int] = lambda: 0
+        """Further attempts that were not made."""
+        self.watch_cooldowns: Callable[[], Iterable[tuple[Labels, int]]] = tuple
+        """How often deployments were left out, by labels."""
         self.watch_records: Callable[[], bool] = lambda: False
         """Whether the store is away."""
+        self.watch_credentials: Callable[[], int] = lambda: 0
+        """Named credentials that cannot be opened."""
         self.watch_journal: Callable[[], tuple[int, bool]] = lambda: (0, False)
         """Its bytes, and whether it fails."""
+        self.watch_retention: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
+        """Rows that were pruned, and when the last round ended."""
+        self.watch_config: Callable[[], tuple[bool, float]] = lambda: (True, 0.0)
+        """Whether the last reload went well, and when the configuration in force was read."""
         self.watch_budgets: Callable[[], Iterable[BudgetState]] = tuple
+        self.watch_spending: Callable[[], Iterable[tuple[str, str, int]]] = tuple
+        """`provider` or `deployment`, its name or id, and the nano-dollars that are left of its budget."""
+        self.watch_fleet: Callable[[], int] = lambda: 1
+        """How many processes tell each other of their deployments."""
         self.watch_shared: Callable[[], bool] = lambda: True
         """Whether what replicas share can be asked."""
         self._version = version
@@ -394,6 +480,8 @@ class Metrics:
                 cell.add(row)
                 for attempt in row.tried:
                     self._count_attempts(kind, attempt, 1)
+                if kind.fallbacks:
+                    self._count_fallback(row)
 
     def render(self) -> tuple[bytes, str]:
         """All series in Prometheus' text format, and its content type. Tens of milliseconds when thousands are held."""
@@ -488,6 +576,17 @@ class Metrics:
             counters["litellm_deployment_success_responses_total"].add(labels, count, count)
         ours = (deployment_id, attempt.provider, attempt.reason)
         counters["penstock_upstream_attempts_total"].add(ours, count, count)
+
+    def _count_fallback(self, row: LedgerRow) -> None:
+        kind = row.kind
+        if kind.status not in {"success", "failure"}:
+            return
+        first = next((attempt for attempt in row.tried if attempt.reason), None)
+        error = ("", "") if first is None else (str(first.status), _exception(first.status))
+        labels = (self._model(kind.model_requested), self._group(kind), *_key(kind), *error)
+        name = "successful" if kind.status == "success" else "failed"
+        deployment_id = self._id(kind.deployment_id, kind.model)
+        self._counters[f"litellm_deployment_{name}_fallbacks_total"].add((*labels, deployment_id))
 
     def _deployment(self, kind: Kind) -> Labels:
         deployment_id = self._id(kind.deployment_id, kind.model)
@@ -732,11 +831,19 @@ class _Exposition(Collector):
         metrics = self._metrics
         deployments = list(metrics.watch_deployments())
         budgets = list(metrics.watch_budgets())
+        spending = list(metrics.watch_spending())
         of_keys = [(b.hashed_key, b.alias, b.left, b.hours) for b in budgets if b.hashed_key is not None]
         return {
+            "penstock_fleet_processes": [((), metrics.watch_fleet())],
             "penstock_shared_degraded": [((), 0 if metrics.watch_shared() else 1)],
             "penstock_gateway_budget_remaining_dollars": [
                 ((), b.left / PER_DOLLAR) for b in budgets if b.hashed_key is None
+            ],
+            "litellm_provider_remaining_budget_metric": [
+                ((name,), left / PER_DOLLAR) for owner, name, left in spending if owner == "provider"
+            ],
+            "penstock_deployment_budget_remaining_dollars": [
+                ((name,), left / PER_DOLLAR) for owner, name, left in spending if owner == "deployment"
             ],
             "litellm_remaining_api_key_budget_metric": [
                 ((key, alias), left / PER_DOLLAR) for key, alias, left, _ in of_keys
@@ -747,8 +854,12 @@ class _Exposition(Collector):
             "penstock_in_flight_requests": [((), metrics.in_flight)],
             "penstock_ledger_queue": [((), metrics.watch_ledger()[0])],
             "penstock_records_away": [((), int(metrics.watch_records()))],
+            "penstock_credentials_unreadable": [((), metrics.watch_credentials())],
             "penstock_ledger_journal_bytes": [((), metrics.watch_journal()[0])],
             "penstock_ledger_journal_failing": [((), int(metrics.watch_journal()[1]))],
+            "penstock_ledger_pruned_at_seconds": [((), metrics.watch_retention()[1])],
+            "penstock_config_last_reload_successful": [((), int(metrics.watch_config()[0]))],
+            "penstock_config_last_reload_success_timestamp_seconds": [((), metrics.watch_config()[1])],
             "penstock_event_loop_lag_seconds": [((), metrics.loop_lag)],
             "penstock_worker_processes": [((), 1)],
             "penstock_build_info": [((metrics._version,), 1)],  # noqa: SLF001 - as above
@@ -765,7 +876,10 @@ class _Exposition(Collector):
         metrics = self._metrics
         return {
             "penstock_ledger_dropped_total": [((), metrics.watch_ledger()[1])],
+            "penstock_ledger_pruned_total": [((), metrics.watch_retention()[0])],
             "penstock_log_dropped_total": [((), metrics.watch_log_drops())],
+            "penstock_retries_refused_total": [((), metrics.watch_retries())],
+            "litellm_deployment_cooled_down_total": list(metrics.watch_cooldowns()),
             "penstock_worker_restarts_total": [((name,), count) for name, count in metrics.watch_workers()],
             "penstock_metrics_overflow_total": [((), metrics._room.overflowed)],  # noqa: SLF001 - as above
         }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -26,8 +26,9 @@ from adapters.providers import for_model, located
 from adapters.providers import provider as provider_row
 from adapters.types import Provider, Target
 from gateway.config.google import project_of
-from gateway.config.model import Alias, Config, ModelEntry, ModelParams, Place, Secret
+from gateway.config.model import Alias, Config, Fallbacks, ModelEntry, ModelParams, Place, Secret
 from gateway.config.vocabulary import OPTIONS, SECRET_OPTIONS
+from gateway.named_credentials import NOT_ASKED, Credentials, with_credentials
 from gateway.pricing import FREE, ModelFacts, Price, PriceTable, completed, price_from_params, readable_prices
 
 _REMEMBERED = 2_000
@@ -140,7 +141,9 @@ class Routes:
         self._wildcards: list[_Wildcard] = []
         self._found: OrderedDict[str, Route | None] = OrderedDict()
         self._compiled = False
-        self._has_stand_ins = bool(config.router.fallbacks or config.router.default_fallbacks)
+        router = config.router
+        others = router.context_window_fallbacks or router.content_policy_fallbacks
+        self._has_stand_ins = bool(router.fallbacks or router.default_fallbacks or others)
         self._names: list[str] = []
         self.unserved: list[Unserved] = []
         self.env_providers = _env_providers(config, environ)
@@ -161,17 +164,18 @@ class Routes:
             self._found.popitem(last=False)
         return route
 
-    def stand_ins(self, name: str, asked: tuple[str, ...] = ()) -> Sequence[Route]:
-        """The fallbacks of a name, in order; `asked` are the caller's own, which come instead of the configured."""
+    def stand_ins(
+        self, name: str, asked: tuple[str, ...] = (), *, then: str = "fallbacks"
+    ) -> Sequence[Route]:
+        """The fallbacks of a name, in order; `asked` are the caller's own, which come instead of the configured.
+
+        `then` is the setting that lists them; where it has none for the name, the general ones count.
+        """
         router = self._config.router
         if not (asked or self._has_stand_ins):
             return ()
-        names = asked or router.fallbacks.chains.get(name) or router.fallbacks.chains.get("*") or ()
-        if not names:
-            for ring in router.fallbacks.rings:
-                names = ring[ring.index(name) + 1 :] if name in ring else ring
-                break
-        names = names or router.default_fallbacks
+        own: Fallbacks = getattr(router, then)
+        names = asked or own.of(name) or router.fallbacks.of(name) or router.default_fallbacks
         found = [self.find(other) for other in names if other != name]
         return [route for route in found if route is not None][: router.max_fallbacks]
 
@@ -236,12 +240,15 @@ class Routes:
         """Read the whole list. Entries that cannot be served are in `unserved`."""
         exact: dict[str, list[Deployment]] = {}
         wild: dict[str, list[ModelEntry]] = {}
-        for position, entry in enumerate(self._config.model_list):
+        alike: Counter[tuple[str | None, ...]] = Counter()
+        for entry in self._config.model_list:
             if "*" in entry.model_name:
                 if self._serves(entry, entry.params.model.replace("*", "x")):
                     wild.setdefault(entry.model_name, []).append(entry)
                 continue
-            deployment = self._deployment(entry, entry.model_name, entry.params.model, str(position))
+            told = _identity(entry, entry.model_name, entry.params.model)
+            deployment = self._deployment(entry, entry.model_name, entry.params.model, str(alike[told]))
+            alike[told] += 1
             if deployment is not None:
                 exact.setdefault(entry.model_name, []).append(deployment)
         for name, deployments in exact.items():
@@ -258,6 +265,8 @@ class Routes:
     def _add_alias(self, name: str, alias: Alias) -> None:
         members = [self.find(target) for target in alias.targets]
         deployments = tuple(deployment for member in members if member for deployment in member.deployments)
+        if alias.in_order:
+            deployments = tuple(_in_order([member.deployments for member in members if member]))
         if deployments:
             self._exact[name] = Route(name, deployments, hidden=alias.hidden)
         self._found.clear()
@@ -287,7 +296,7 @@ class Routes:
 
     def _serves(self, entry: ModelEntry, model: str) -> bool:
         params = entry.params
-        if params.model != "*":
+        if params.model != "*" or entry.lacks:
             return self._deployment(entry, entry.model_name, model, "check") is not None
         # `*` alone takes the provider from each request: nothing to check yet, but that a key stays where it belongs.
         if not (params.api_key or params.extra_headers) or params.api_base or params.custom_llm_provider:
@@ -301,14 +310,28 @@ class Routes:
         found = _provider_of(params, model)
         why = ""
         if found is None:
-            why = f"no provider is known for {model!r}; write it as provider/model, or give api_base"
-        elif params.mock_response is None:
-            why = self._lacks(params, found[0], found[1], entry.unset)
+            unknown = f"no provider is known for {model!r}; write it as provider/model, or give api_base"
+            why = entry.lacks or unknown
+        else:
+            why = self._elsewhere(entry)
+            if params.mock_response is None:
+                why = why or entry.lacks or self._lacks(params, found[0], found[1], entry.unset)
         if found is None or why:
             if not self._compiled:  # afterwards names come from callers, any number of them
                 self.unserved.append(Unserved(entry.model_name, entry.place, why))
             return None
         return self._build(entry, name, found[0], found[1], position)
+
+    def _elsewhere(self, entry: ModelEntry) -> str:
+        """Why this is not the environment that it is for (`model_info.supported_environments`), empty if it is."""
+        meant = entry.info.get("supported_environments")
+        if not isinstance(meant, list) or not meant:
+            return ""
+        ours = self._environ.get("LITELLM_ENVIRONMENT", "")
+        if ours in meant:
+            return ""
+        told = f"LITELLM_ENVIRONMENT is {ours!r}" if ours else "LITELLM_ENVIRONMENT is not set"
+        return f"it is for {' and '.join(map(str, meant))}, and {told}"
 
     def _lacks(self, params: ModelParams, provider: Provider, model: str, unset: tuple[str, ...]) -> str:
         """Why it cannot be served, empty if it can."""
@@ -458,9 +481,11 @@ class Routes:
         return self._prices.models(found[0].name) if found and params.model.endswith("/*") else []
 
 
-def compile_routes(config: Config, environ: Mapping[str, str], prices: PriceTable) -> Routes:
-    """What is meant by what was written."""
-    return Routes(config, environ, prices).compile()
+def compile_routes(
+    config: Config, environ: Mapping[str, str], prices: PriceTable, stored: Credentials = NOT_ASKED
+) -> Routes:
+    """What is meant by what was written; `stored` are the named credentials of the store."""
+    return Routes(with_credentials(config, stored), environ, prices).compile()
 
 
 def _env_providers(config: Config, environ: Mapping[str, str]) -> dict[str, Provider]:
@@ -569,6 +594,16 @@ def _provider_of(params: ModelParams, model: str) -> tuple[Provider, str] | None
     return found
 
 
+def _in_order(groups: Sequence[Sequence[Deployment]]) -> Iterator[Deployment]:
+    """All of the first group come before those of the second …; within a group as they stand to one another."""
+    first = 0
+    for group in groups:
+        ranks = {order: first + rank for rank, order in enumerate(sorted({one.order for one in group}))}
+        for deployment in group:
+            yield msgspec.structs.replace(deployment, order=ranks[deployment.order])
+        first += len(ranks)
+
+
 def _is_bare(model: str, provider: Provider) -> bool:
     return bool(provider.prefixes) and model.startswith(provider.prefixes)
 
@@ -586,9 +621,15 @@ def _mock(params: ModelParams) -> Mock | None:
     return Mock(params.mock_response, params.mock_first_delay or 0.0, params.mock_delay or 0.0)
 
 
+def _identity(entry: ModelEntry, name: str, model: str) -> tuple[str | None, ...]:
+    """What makes a deployment the same one, wherever in the list it stands; the key is none of it."""
+    params = entry.params
+    return name, model, params.api_base, params.api_version, params.region_name
+
+
 def _id(entry: ModelEntry, name: str, model: str, position: str) -> str:
-    own, params = entry.info.get("id"), entry.params
+    own = entry.info.get("id")
     if own:
         return f"{own}/{name}" if "*" in entry.model_name else str(own)
-    told = (name, model, params.api_base, params.api_version, params.region_name, position)
+    told = (*_identity(entry, name, model), position)
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from gateway.background.credentials import LateCredentials
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
 from gateway.background.supervisor import spawn
+from gateway.compiled import Compiled
 from gateway.config.environment import Environment
-from gateway.config.model import Config
 from gateway.credentials import Signers
 from gateway.deadlines import Deadlines
 from gateway.exchange import Exchange
@@ -18,11 +19,13 @@ from gateway.keyring import Keyring
 from gateway.logs import RefusalLog
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
-from gateway.routes import Routes
+from gateway.reload import Reloader
+from gateway.routing.budget import Attempts
 from gateway.routing.health import Health
 from gateway.routing.router import Router
 from gateway.siblings import Siblings
 from gateway.state.records import Records
+from gateway.state.sealing import Sealer
 from gateway.state.shared import Shared
 from gateway.upstreams import Upstreams
 
@@ -43,6 +46,8 @@ class Limits:
     pending = 1024 * 1024
     retry_pause = 0.5
     longest_retry_wait = 10.0
+    between_probes = 1.0
+    """Of one provider (`gateway.probing`)."""
     body_grace = 30.0
     """Seconds that a request's body has in any case; on top comes what it needs at `body_rate`."""
     body_rate = 16 * 1024
@@ -57,16 +62,15 @@ class Runtime:
     def __init__(
         self,
         *,
-        config: Config,
+        compiled: Compiled,
         environment: Environment,
-        routes: Routes,
         keyring: Keyring,
         outbox: Outbox,
         upstreams: Upstreams,
         signers: Signers,
         health: Health,
-        router: Router,
         records: Records,
+        sealer: Sealer,
         ledger: Ledger,
         shared: Shared,
         limiter: Limiter,
@@ -75,15 +79,15 @@ class Runtime:
         cors_headers: Callable[[str | None], Headers],
         now: Callable[[], float],
     ) -> None:
-        self.config = config
         self.environment = environment
-        self.routes = routes
         self.keyring = keyring
         self.upstreams = upstreams
         self.signers = signers
         self.health = health
-        self.router = router
         self.records = records
+        self.sealer = sealer
+        self.late_credentials: LateCredentials | None = None
+        """Reads them, where the store was away at the start."""
         self.ledger = ledger
         self.shared = shared
         self.limiter = limiter
@@ -92,10 +96,11 @@ class Runtime:
         self.cors_headers = cors_headers
         self.now = now
         """A monotonic clock, seconds."""
+        self.attempts = Attempts()
+        """Those beyond the first of each request, of all requests."""
+        self.probes: dict[str, float] = {}
+        """When each provider may be probed next, by its name."""
         self.limits = Limits()
-        megabytes = config.general.max_request_size_mb
-        self.body_limit = int(megabytes * 1024 * 1024) if megabytes else 32 * 1024 * 1024
-        self.body_budget = max(512 * 1024 * 1024, 2 * self.body_limit)
         self.body_bytes = 0
         """Bytes of request bodies that are being read right now."""
         self.open: set[Exchange] = set()
@@ -109,9 +114,39 @@ class Runtime:
         self.started = now()
         self.siblings: Siblings | None = None
         """The other workers, where there are some."""
+        self.reloader: Reloader | None = None
+        """Keeps the configuration at what its files say, where it was read from some."""
         self.unheard = 0
         """Streams that run although nobody listens."""
         self._errands: set[asyncio.Task[None]] = set()
+        keyring.changed = limiter.key_changed
+        self.follow(compiled)
+
+    def follow(self, compiled: Compiled) -> None:
+        """Put a configuration in force, in one step: what begins from now on goes by it alone, what has begun ends as it began."""
+        config = compiled.config
+        router = config.router
+        self.compiled = compiled
+        self.config = config
+        self.routes = compiled.routes
+        self.router = Router(router, self.health)
+        self.credentials = compiled.credentials
+        """The store's named credentials, as the routes were compiled with them."""
+        self.body_limit = compiled.body_limit
+        self.body_budget = max(512 * 1024 * 1024, 2 * self.body_limit)
+        self.attempts.budget = router.retry_budget
+        self.health.adopt(router)
+        self.health.spending.configure(
+            router.provider_budget_config,
+            compiled.limits.zone,
+            compiled.limits.reset_time,
+            (one for route in compiled.routes.configured() for one in route.deployments),
+        )
+        self.keyring.follow(config.general.master_key, compiled.keys)
+        self.limiter.follow(compiled.limits, compiled.keys)
+        self.metrics.know(compiled.labels)
+        for signer in self.signers.turn():
+            self.errand(signer.close())
 
     def errand(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run what nobody waits for and what takes no longer than some seconds."""

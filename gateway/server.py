@@ -353,5 +353,7 @@ async def through_aiohttp(rt: Runtime, request: web.Request, endpoint: Endpoint)
     head = head_of(request, endpoint, cors=cors)
     client = ClientWriter(request.protocol, head, rt.outbox)
     story = Story(asyncio.get_running_loop())
+    if request.client_max_size != rt.body_limit:  # a reload has changed it since the application was made
+        request = request.clone(client_max_size=rt.body_limit)
     await story.attend(handle(rt, Exchange(head, ThroughAiohttp(request), client, story, rt.now())))
     return client.response()

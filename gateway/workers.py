@@ -6,9 +6,11 @@ is this supervisor, which never sees a request: it starts again what died, hands
 
 **Forked, not started anew.** Workers are forks of the supervisor, which has neither a loop nor a thread and never gets
 one, so that a fork copies nothing that is half done, now or after weeks. That way all of them, a late successor too, have
-the configuration that was checked at the start, whatever has become of the file since; and they share the memory of what
-was imported: 25 MB for each of two, where one alone has 50. The price: whatever is drawn at random has to be drawn after
-the fork, or all workers have the same.
+the configuration that was checked at the start; and they share the memory of what was imported: 25 MB for each of two,
+where one alone has 50. The price: whatever is drawn at random has to be drawn after the fork, or all workers have the same.
+
+**Reloaded together.** SIGHUP is handed to all that listen. A worker that starts after one gets it as soon as it is ready, since
+it begins with the configuration of the start; so whatever becomes of the files, all workers have read the same.
 
 **Ready means all.** The first worker goes ahead, so that what keeps a gateway from starting is said once, and the ledger
 is migrated by one. Until all listen, the end of one is the end of all, with its exit code. From then on a worker that ends
@@ -41,7 +43,7 @@ from gateway import siblings
 
 log = logging.getLogger("penstock")
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 _LONG_LIFE = 30.0
 _PAUSES = (0.5, 30.0)
 """Seconds before a worker that did not live long is replaced: at first, at most."""
@@ -137,6 +139,8 @@ class _Crew:
         self._complete = False
         """All have listened once."""
         self._stopping = False
+        self._reloaded = False
+        """SIGHUP came: what workers begin with is not what holds."""
         self._code = 0
         self._pause = 0.0
         self._not_before = 0.0
@@ -188,6 +192,9 @@ class _Crew:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(
+                signal.SIGHUP, signal.SIG_IGN
+            )  # a terminal that closes, before the worker has an ear for it
             signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
             others = [member.hearing for member in self._members.values() if member.hearing is not None]
             for end in (self._life, hearing, *others):
@@ -210,7 +217,9 @@ class _Crew:
                 self._hear(hearing[end], end)
         if self._woken in heard:
             for number in os.read(self._woken, 512):
-                if number != signal.SIGCHLD:
+                if number == signal.SIGHUP:
+                    self._reload()
+                elif number != signal.SIGCHLD:
                     self._stop()
 
     def _hear(self, member: _Member, end: int) -> None:
@@ -222,10 +231,22 @@ class _Crew:
         member.hearing = None
         member.ready = bool(member.words)
         self._words = self._words or member.words.decode()
+        if member.ready and self._reloaded:
+            self._hang_up(member)
         ready = [each for each in self._members.values() if each.ready]
         if not self._complete and not self._stopping and len(ready) == self._count:
             self._complete = True
             self._announce(self._words)
+
+    def _reload(self) -> None:
+        self._reloaded = True
+        for member in self._members.values():
+            if member.ready:
+                self._hang_up(member)
+
+    def _hang_up(self, member: _Member) -> None:
+        pid = next(pid for pid, other in self._members.items() if other is member)
+        os.kill(pid, signal.SIGHUP)  # not reaped yet, so nobody else has its number
 
     def _stop(self) -> None:
         self._stopping = True

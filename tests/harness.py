@@ -25,10 +25,11 @@ import aiohttp
 from aiohttp import web
 
 from gateway.app import build_app, open_runtime
+from gateway.background.spending import SpendReader
 from gateway.background.supervisor import Supervisor
-from gateway.config.environment import read_environment
-from gateway.config.load import load
+from gateway.config.source import Source
 from gateway.endpoints import ENDPOINTS
+from gateway.reload import Reloader
 from gateway.runtime import Runtime
 from gateway.server import Runner
 from gateway.state.records import LedgerQuery, LedgerRow
@@ -455,11 +456,14 @@ async def gateway(
     if config is not None:
         path = folder / "config.yaml"
         path.write_text(config)
-    loaded = load(path, known)
-    rt = await open_runtime(loaded.config, read_environment(known), known)
+    source = Source(path, known)
+    written = source.read()
+    rt = await open_runtime(written.config, written.environment, written.environ)
+    rt.reloader = Reloader(rt, source, written)
     rt.limits.retry_pause = 0.0
     await rt.shared.start()
-    supervisor = Supervisor([rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records])
+    reader = SpendReader(rt.health.spending, rt.records, rt.ledger)
+    supervisor = Supervisor([rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records, reader])
     supervisor.start()
     runner = Runner(
         build_app(rt),

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,38 +113,43 @@ def _csv(values: Sequence[str]) -> str:
 
 
 class Verdict(Struct, frozen=True):
-    """What was found: all there is, and what is wrong, a line each. `busy`: rows came in so fast that nothing can be said."""
+    """What was found: all there is, and what is wrong, a line each. `busy`: rows came in, or went, so fast that nothing can be
+    said. `pruned`: how many of the total are no rows any more.
+    """
 
     total: Total
     problems: tuple[str, ...]
     busy: bool = False
+    pruned: int = 0
 
 
 async def verify(records: Records, query: LedgerQuery = EVERYTHING) -> Verdict:
-    """Add up the rows one by one and compare with every total that the store gives; look at each row on the way.
+    """Add up the rows one by one, and the minutes of pruned ones, and compare with every total that the store gives; look at
+    each row on the way.
 
     The ledger may be written to meanwhile: what changed is looked at again.
     """
     for _ in range(_TRIES):
-        before = await _all_totals(records, query)
-        problems, sums = await _add_up(records, query)
-        after = await _all_totals(records, query)
-        if before == after:
+        before, pruned = await _all_totals(records.totals, query), await _all_totals(records.pruned, query)
+        problems, sums = await _add_up(records, query, pruned)
+        after = await _all_totals(records.totals, query)
+        if before == after and pruned == await _all_totals(records.pruned, query):
             problems += _differences(after, sums)
-            return Verdict(after[()][()], tuple(problems[:_MOST_TOLD]))
+            return Verdict(after[()][()], tuple(problems[:_MOST_TOLD]), pruned=pruned[()][()].requests)
     return Verdict(after[()][()], tuple(problems[:_MOST_TOLD]), busy=True)
 
 
 _Sums = dict[tuple[Dimension, ...], dict[tuple[str, ...], Total]]
+_Totals = Callable[[Sequence[Dimension], LedgerQuery], Awaitable[list[Total]]]
 
 
-async def _all_totals(records: Records, query: LedgerQuery) -> _Sums:
-    return {by: {total.group: total for total in await records.totals(by, query)} for by in _GROUPINGS}
+async def _all_totals(totals: _Totals, query: LedgerQuery) -> _Sums:
+    return {by: {total.group: total for total in await totals(by, query)} for by in _GROUPINGS}
 
 
-async def _add_up(records: Records, query: LedgerQuery) -> tuple[list[str], _Sums]:
-    counts: dict[tuple[Dimension, ...], dict[tuple[str, ...], Counter[str]]] = {by: {} for by in _GROUPINGS}
-    counts[()][()] = Counter()
+async def _add_up(records: Records, query: LedgerQuery, pruned: _Sums) -> tuple[list[str], _Sums]:
+    """What is wrong with single rows, and the sums of all of them and of what was `pruned`."""
+    counts = {by: {group: _counted(total) for group, total in pruned[by].items()} for by in _GROUPINGS}
     problems: list[str] = []
     async for rows in every_row(records, query):
         names = Counter(row.id for row in rows)
@@ -159,6 +164,10 @@ async def _add_up(records: Records, query: LedgerQuery) -> tuple[list[str], _Sum
         by: {group: _total(group, numbers) for group, numbers in groups.items()}
         for by, groups in counts.items()
     }
+
+
+def _counted(total: Total) -> Counter[str]:
+    return Counter({name: getattr(total, name) for name in Total.__struct_fields__[1:]})
 
 
 def _oddities(row: LedgerRow) -> list[str]:

@@ -1,7 +1,8 @@
-"""How is the gateway, and how are its deployments? From live traffic alone: no provider is ever called here.
+"""How is the gateway, and how are its deployments? From live traffic: no provider is called here.
 
 `GET /health` is what platforms poll every 30 seconds with no key, so it is public, answers from memory, and shows names
-and a word; with an administrator's key it says more.
+and a word; with an administrator's key it says more, and with `?probe=true` the deployments are asked before
+(`gateway.probing`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from gateway import __version__
+from gateway.logs import scrub
+from gateway.reload import Reloader
 from gateway.routes import Deployment
+from gateway.routing.health import Condition
 from gateway.runtime import Runtime
 
 
@@ -49,6 +53,8 @@ def health(rt: Runtime, *, details: bool) -> tuple[int, dict[str, Any]]:
         body["journal"] = {"bytes": rt.ledger.journal_bytes, "error": rt.ledger.journal_error or None}
         body["ledger_rows"] = {"waiting": rt.ledger.waiting, "dropped": rt.ledger.dropped}
         body["records"] = {"backend": store.backend, "durable": store.durable, "error": store.error or None}
+        if rt.reloader is not None:
+            body["config"] = _config(rt.reloader)
         body["env_providers"] = list(rt.routes.env_providers)
         body["unserved"] = [
             {"model": row.model_name, "place": str(row.place), "why": row.why} for row in rt.routes.unserved
@@ -79,19 +85,44 @@ def _describe(
 ) -> dict[str, Any]:
     shown: dict[str, Any] = {"model": name, "status": "healthy" if available else "unhealthy"}
     if details:
-        condition = rt.health.look(deployment.id)
+        condition, now = rt.health.look(deployment.id), rt.now()
         shown |= {
             "litellm_model": deployment.model_name,
             "model_id": deployment.id,
             "api_base": deployment.origin,
-            "latency_ms": round(condition.latency * 1000, 1) if condition.latency is not None else None,
+            "latency_ms": round(latency * 1000, 1)
+            if (latency := condition.pace.latency) is not None
+            else None,
             "in_flight": condition.in_flight,
             "successes": condition.successes,
             "failures": condition.failures,
             "last_error": condition.last_reason or None,
-            "cooldown_seconds": round(max(0.0, condition.cooled_until - rt.now()), 1),
+            "cooldown_seconds": round(max(0.0, condition.cooled_until - now), 1),
+            "cooldown_reason": condition.cooled_for or None if condition.cooled_until > now else None,
+            "circuit": condition.breaker.state(now) if condition.breaker is not None else "closed",
+            "probe": _probe(condition, now),
+            "used_up": [str(tally) for tally in rt.health.spending.of(deployment) if tally.is_used_up],
         }
     return shown
+
+
+def _probe(condition: Condition, now: float) -> dict[str, Any] | None:
+    """How the last probe went, and how long ago."""
+    if condition.probed is None:
+        return None
+    at, reason = condition.probed
+    return {"seconds_ago": round(now - at, 1), "error": reason or None}
+
+
+def _config(reloader: Reloader) -> dict[str, Any]:
+    """What is in force, and whether the last reload was refused."""
+    last = reloader.last
+    return {
+        "last_reload": "none" if last is None else "ok" if last.succeeded else "failed",
+        "hash": reloader.digest,
+        "loaded_at": reloader.loaded_at,
+        "problems": [scrub(str(problem)) for problem in last.problems] if last is not None else [],
+    }
 
 
 def _uptime(seconds: float) -> str:

@@ -27,10 +27,10 @@ from gateway.keyfields import (
     new_key,
     shown,
 )
-from gateway.keyring import MASTER, Caller, KeyNotFound
+from gateway.keyring import MASTER, Caller, KeyBusy, KeyNotFound
 from gateway.runtime import Runtime
 from gateway.state.keys import KeyRow
-from gateway.state.records import usd
+from gateway.state.records import AliasTaken, usd
 
 log = logging.getLogger("penstock.keys")
 
@@ -65,6 +65,16 @@ async def generate(rt: Runtime, caller: Caller, fields: Fields) -> dict[str, Any
     row = await rt.keyring.change(made.digest, make)
     _tell("made", row, who)
     return _made(row, key)
+
+
+async def generate_for_service(rt: Runtime, caller: Caller, fields: Fields) -> dict[str, Any]:
+    """`POST /key/service-account/generate`: a key that is a team's and no user's. Raises as `generate`."""
+    if not fields.get("team_id"):
+        raise BadRequest(
+            "team_id is required for service account keys. Please specify `team_id` in the request body.",
+            param="team_id",
+        )
+    return await generate(rt, caller, {**fields, "user_id": None})
 
 
 async def regenerate(rt: Runtime, caller: Caller, fields: Fields, key: str | None = None) -> dict[str, Any]:
@@ -132,6 +142,24 @@ async def update(rt: Runtime, caller: Caller, fields: Fields) -> dict[str, Any]:
 
     row = await _change(rt, caller, given, make, "changed")
     return {**shown(row), "key": given, "token": row.digest}
+
+
+async def update_several(rt: Runtime, caller: Caller, fields: Fields) -> dict[str, Any]:
+    """`POST /key/bulk_update`: each of `keys` is a body of `/key/update`. One that cannot be changed keeps no other from it."""
+    items = fields.get("keys")
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        raise BadRequest("keys must be a list of objects, each with its key.", param="keys")
+    if len(items) > _MOST_AT_ONCE:
+        raise BadRequest(f"keys has {len(items)} items; {_MOST_AT_ONCE} are the most.", param="keys")
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    for item in items:
+        key = item.get("key")
+        try:
+            done.append({"key": key, "key_info": await update(rt, caller, item)})
+        except (BadRequest, KeyNotFound, KeyBusy, AliasTaken) as error:
+            failed.append({"key": key, "key_info": None, "failed_reason": error.message})
+    return {"total_requested": len(items), "successful_updates": done, "failed_updates": failed}
 
 
 async def delete(rt: Runtime, caller: Caller, fields: Fields) -> dict[str, Any]:

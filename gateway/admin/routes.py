@@ -17,10 +17,13 @@ from aiohttp import web
 from msgspec import Struct
 
 from adapters.errors import MalformedJson, TooSlow
-from gateway.admin import health, keys, models, openapi, spend
+from gateway.admin import credentials, health, keys, models, openapi, router, spend
+from gateway.admin import reload as reloading
 from gateway.keyfields import named_digest
 from gateway.keyring import Caller
 from gateway.metrics import CONTENT_TYPE
+from gateway.probing import PATH as PROBE
+from gateway.probing import probe_all
 from gateway.runtime import Runtime
 from gateway.stages import auth
 
@@ -47,7 +50,16 @@ async def _root(rt: Runtime, http: web.Request) -> Any:
 
 
 async def _health(rt: Runtime, http: web.Request) -> Any:
-    return health.health(rt, details=await auth.is_admin(rt, http))
+    is_admin = await auth.is_admin(rt, http)
+    if is_admin and http.query.get("probe", "").lower() in {"true", "1"}:
+        await probe_all(rt, http.query.get("model"))
+    return health.health(rt, details=is_admin)
+
+
+async def _probe(rt: Runtime, http: web.Request) -> Any:
+    said = await _fields(http)
+    model = said.get("model") if isinstance(said.get("model"), str) else http.query.get("model")
+    return {"probes": await probe_all(rt, model)}
 
 
 async def _liveness(rt: Runtime, http: web.Request) -> Any:
@@ -132,6 +144,14 @@ async def _generate_key(rt: Runtime, http: web.Request) -> Any:
     return await keys.generate(rt, http[CALLER], await _fields(http))
 
 
+async def _generate_service_key(rt: Runtime, http: web.Request) -> Any:
+    return await keys.generate_for_service(rt, http[CALLER], await _fields(http))
+
+
+async def _update_keys(rt: Runtime, http: web.Request) -> Any:
+    return await keys.update_several(rt, http[CALLER], await _fields(http))
+
+
 async def _update_key(rt: Runtime, http: web.Request) -> Any:
     return await keys.update(rt, http[CALLER], await _fields(http))
 
@@ -180,6 +200,47 @@ async def _key_health(rt: Runtime, http: web.Request) -> Any:
     return keys.health()
 
 
+# -- named credentials -----------------------------------------------------------------------------------------------
+
+
+async def _create_credential(rt: Runtime, http: web.Request) -> Any:
+    return await credentials.create(rt, http[CALLER], await _fields(http))
+
+
+async def _list_credentials(rt: Runtime, http: web.Request) -> Any:
+    return await credentials.list_credentials(rt)
+
+
+async def _credential(rt: Runtime, http: web.Request) -> Any:
+    return await credentials.by_name(rt, http.match_info["name"])
+
+
+async def _update_credential(rt: Runtime, http: web.Request) -> Any:
+    return await credentials.update(rt, http[CALLER], http.match_info["name"], await _fields(http))
+
+
+async def _delete_credential(rt: Runtime, http: web.Request) -> Any:
+    return await credentials.delete(rt, http[CALLER], http.match_info["name"])
+
+
+async def _explain(rt: Runtime, http: web.Request) -> Any:
+    if http[CALLER].key is None:
+        await auth.require_admin(rt, http, "/router/explain")
+    return router.explanation(rt, http[CALLER], http.query)
+
+
+# -- the configuration -----------------------------------------------------------------------------------------------
+
+
+async def _reload_config(rt: Runtime, http: web.Request) -> Any:
+    await _fields(http)
+    return await reloading.reload(rt)
+
+
+async def _config_status(rt: Runtime, http: web.Request) -> Any:
+    return reloading.status(rt)
+
+
 async def _providers(rt: Runtime, http: web.Request) -> Any:
     return openapi.providers(rt)
 
@@ -187,6 +248,7 @@ async def _providers(rt: Runtime, http: web.Request) -> Any:
 PAGES: tuple[Page, ...] = (
     Page("GET", "/", "public", _root, "What this is"),
     Page("GET", "/health", "public", _health, "State of the gateway and its deployments"),
+    Page("POST", PROBE, "admin", _probe, "Ask deployments for one token, to learn how they are"),
     Page("GET", "/health/liveliness", "public", _liveness, "The process is alive"),
     Page("GET", "/health/liveness", "public", _liveness, "The process is alive"),
     Page("GET", "/health/readiness", "public", _readiness, "Traffic may come"),
@@ -202,7 +264,15 @@ PAGES: tuple[Page, ...] = (
     Page("GET", "/openai/v1/models", "caller", _models, "The models that can be used"),
     Page("GET", "/anthropic/v1/models", "caller", _models, "The models that can be used"),
     Page("POST", "/key/generate", "admin", _generate_key, "A new virtual key"),
+    Page(
+        "POST",
+        "/key/service-account/generate",
+        "admin",
+        _generate_service_key,
+        "A new key of a team's service",
+    ),
     Page("POST", "/key/update", "admin", _update_key, "Change a key"),
+    Page("POST", "/key/bulk_update", "admin", _update_keys, "Change several keys"),
     Page("POST", "/key/delete", "admin", _delete_keys, "Delete keys"),
     Page("POST", "/key/block", "admin", _block_key, "Let a key in no more"),
     Page("POST", "/key/unblock", "admin", _unblock_key, "Let a key in again"),
@@ -214,6 +284,14 @@ PAGES: tuple[Page, ...] = (
     Page("POST", "/v2/key/info", "admin", _key_infos, "What is known of several keys"),
     Page("GET", "/key/info", "caller", _key_info, "What is known of a key; without one, of the caller's own"),
     Page("POST", "/key/health", "caller", _key_health, "Whether the caller's key is well"),
+    Page("POST", "/credentials", "admin", _create_credential, "A new named credential"),
+    Page("GET", "/credentials", "admin", _list_credentials, "The named credentials, masked"),
+    Page("GET", "/credentials/by_name/{name:.+}", "admin", _credential, "One named credential, masked"),
+    Page("PATCH", "/credentials/{name:.+}", "admin", _update_credential, "Change a named credential"),
+    Page("DELETE", "/credentials/{name:.+}", "admin", _delete_credential, "Delete a named credential"),
+    Page("GET", "/router/explain", "caller", _explain, "Who would answer a request, and why not the others"),
+    Page("POST", "/config/reload", "admin", _reload_config, "Read the configuration again"),
+    Page("GET", "/config/status", "admin", _config_status, "Which configuration is in force"),
     Page("GET", "/spend/logs", "admin", _spend_logs, "The ledger's rows"),
     Page("GET", "/global/spend", "admin", _global_spend, "What was spent in all"),
     Page(

@@ -6,6 +6,8 @@ might be billed beside an earlier one, and `settle`, which never waits, replaces
 **Counters are made from the ledger.** A budget's counter that does not exist yet is planted with what the ledger says of its
 period, after all that waits was written. A request that ends meanwhile is added afterwards, so that each is counted once.
 What was spent by requests that knew nothing of a counter, because the budget is younger than they are, is added to it too.
+A counter that Redis lost is made anew so late that the other gateways' rows are in the ledger; what requests still hold in it
+the store adds. What ends in between may count twice; what another gateway was too busy to write by then is missing.
 
 A gateway that starts while the ledger cannot be read counts from zero, and adds what was spent as soon as it can, unless
 `fail_closed_budget_enforcement` wants 503 instead.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from time import time
@@ -37,7 +39,7 @@ from gateway.background.supervisor import spawn
 from gateway.client import header_lines
 from gateway.estimates import tokens_asked, tokens_said
 from gateway.exchange import Exchange, Hold
-from gateway.keyring import MASTER, Caller
+from gateway.keyring import ANONYMOUS, MASTER, Caller
 from gateway.limits import (
     Bound,
     BudgetExceeded,
@@ -83,6 +85,8 @@ _FRESH = 60.0
 _LOOKED_AT_ONCE = 500
 _PATIENCE = 2.0
 """Seconds that a counter waits for the ledger, which is with those requests that come first."""
+_WRITING = 0.15
+"""Seconds after which other gateways have written what ended before: the ledger's interval, and a half for a busy loop."""
 _MOST_SHOWN = 5_000
 _BYTES_PER_TOKEN = 4
 _OVER = 3600.0
@@ -132,19 +136,69 @@ class Limiter:
         self._planting: dict[tuple[int, str], asyncio.Task[RecordsUnavailable | SharedAway | None]] = {}
         self._guessed: dict[str, tuple[Shared, Counter]] = {}
         """Counters that were made while the ledger could not be read."""
-        self._late: dict[str, int] = {}
-        """What was spent while a counter was being made."""
-        self._open: set[Hold] = set()
+        self._late: dict[tuple[int, str], int] = {}
+        """What was spent while a counter of a store was being made."""
+        self._open: set[Exchange] = set()
+        """Requests that hold something."""
         self._local: MemoryShared | None = None
         """The store of this gateway's own, while that of all is away."""
         self._local_limits: dict[str, int] = {}
         self._divides = workers > 1 and isinstance(shared, MemoryShared)
         """Several workers, and nothing that they share: each gives out its part."""
-        self._gateways = workers if self._divides else 1
+        self._workers = self._gateways = workers
+        """How many there are at least, and how many were last seen."""
         self._own_slot: Ticket | None = None
         self._kinds: dict[tuple[Any, ...], Kind] = {}
         self._spent: dict[str, _Spent] = {}
         self._lines: dict[tuple[str, int], str] = {}
+
+    def follow(self, settings: Settings, keys: Iterable[KeyRow] = ()) -> None:
+        """Limit by another configuration from now on, whose virtual keys are `keys`. What is under way goes by the limits with
+        which it began, and counts in the new budgets too.
+        """
+        self.settings = settings
+        self._binds_everybody = settings.binds_everybody
+        self._stand_in_price = ESTIMATED if settings.unknown_price == "estimate" else None
+        self._bounds.clear()
+        self._lines.clear()
+        budgets = settings.bound(ANONYMOUS, None, (), self._wall()).budgets
+        self._counters[None] = {counter.name: counter for counter in budgets}
+        rows = {row.payer: row for row in keys}
+        for row in rows.values():
+            self._know_budgets(row)
+        for x in self._open:
+            if x.caller is not None:
+                self._count_in(x, x.caller, rows.get(x.caller.digest or "", x.caller.key))
+
+    def key_changed(self, row: KeyRow) -> None:
+        """What is under way for this key counts in its new budgets too, whether or not anybody asks for them here."""
+        self._know_budgets(row)
+        for x in self._open:
+            if x.caller is not None and x.caller.key is not None and x.caller.digest == row.payer:
+                self._count_in(x, x.caller, row)
+
+    def _know_budgets(self, row: KeyRow) -> None:
+        for counter in self.settings.budgets_of(row, tuple(row.model_budgets), self._wall()):
+            self._counters.setdefault(row.payer, {})[counter.name] = counter
+
+    def _count_in(self, x: Exchange, caller: Caller, key: KeyRow | None) -> None:
+        """Hold in budgets that a request did not begin with what it holds in the others."""
+        hold = x.hold
+        if hold is None:
+            return
+        if key is not None:
+            caller = msgspec.structs.replace(caller, key=key)
+        models = tuple(dict.fromkeys(deployment.route for deployment in x.plan[0].deployments))
+        known = {counter.name for counter in hold.bound.budgets}
+        new = tuple(
+            counter
+            for counter in self.settings.bound(caller, None, models, self._wall()).budgets
+            if counter.name not in known and counter.starts <= x.wall < (counter.ends or _FOREVER)
+        )
+        hold.bound = msgspec.structs.replace(hold.bound, budgets=hold.bound.budgets + new)
+        windows = [budget(counter.name, hold.held, counter.limit, counter.ends) for counter in new]
+        for store, ticket in _places(hold):
+            store.hold(windows, ticket)
 
     # -- for stages --------------------------------------------------------------------------------------------------
 
@@ -179,7 +233,9 @@ class Limiter:
             raise refusal(self.settings, bound, answer, self._wall())
         if type(answer) is Ticket and store is not None:
             x.hold = hold = Hold(bound, answer, store, worst, worst)
-            self._open.add(hold)
+            self._open.add(x)
+            if store is not self._shared:
+                hold.others = ((self._shared, self._shared.hold(windows)),)
             if bound.budgets:
                 self._ledger.intent(self._intent(x, caller, bound, worst))
 
@@ -200,7 +256,9 @@ class Limiter:
         known = {name for name, _ in before.tokens}
         known.update(counter.name for counter in before.budgets)
         known.update(window.name for window in before.fixed)
-        more = tuple(counter for counter in now.budgets if counter.name not in known)
+        more = tuple(
+            counter for counter in now.budgets if counter.name not in known and counter.starts <= x.wall
+        )
         fixed = tuple(window for window in now.fixed if window.name not in known)
         counted = tuple((name, limit) for name, limit in now.tokens if name not in known)
         wanted = before.budgets + more if again else more
@@ -216,17 +274,22 @@ class Limiter:
         windows += fixed
         tokens = _tokens(x) if counted else 0
         windows += [rate(name, min(tokens, limit), limit) for name, limit in counted]
+        store, ticket = self._in_force(hold)
+        is_part = store is not self._shared or self._divides
         try:
-            if hold.store is not self._shared or self._divides:
-                windows = self._part_of(windows)
-            answer = await self._ask(hold.store, bound, windows, hold.ticket)
+            answer = await self._ask(store, bound, self._part_of(windows) if is_part else windows, ticket)
         except (SharedAway, LimitsUnavailable):
             return self.settings.without_redis == "open"
         if type(answer) is not Ticket:
             return False
+        for other, same in _places(hold):
+            if other is not store:
+                other.hold(windows, same)
         hold.bound = bound
         if again:
             hold.held += hold.worst
+            if bound.budgets:
+                self._ledger.intent(self._intent(x, x.caller, bound, hold.held))
         return True
 
     def check_price(self, x: Exchange, deployment: Deployment) -> None:
@@ -268,6 +331,7 @@ class Limiter:
         taken: Sequence[str] = ()
         if hold is not None:
             x.hold = None
+            self._open.discard(x)
             taken = self._settle(hold, nano, 0 if x.usage is None else x.usage.total, route)
         if not nano or caller is None:
             return
@@ -349,7 +413,7 @@ class Limiter:
                 answer = await self._shared.take([_GATEWAYS])
                 self._own_slot = answer if isinstance(answer, Ticket) else None
             (count,) = await self._shared.look([_GATEWAYS])
-            self._gateways = max(1, count or 1)
+            self._gateways = max(self._workers, count or 1)
         self._forget()
         counters = [counter for own in self._counters.values() for counter in own.values()]
         for start in range(0, len(counters), _LOOKED_AT_ONCE):
@@ -417,24 +481,46 @@ class Limiter:
     async def _take(self, bound: Bound, windows: list[Window]) -> tuple[Shared | None, Answer | None]:
         if self._divides:
             windows = self._part_of(windows)
-        try:
-            answer = await self._shared.take(windows)
-            if type(answer) is Unknown:
-                answer = await self._ask(self._shared, bound, windows, None)
-        except SharedAway as away:
-            if self.settings.without_redis == "closed":
-                raise _unavailable(f"Limits cannot be checked now: {away}") from None
-            if self.settings.without_redis == "open":
-                return None, None
-        else:
-            if self._local is not None:
-                self._local = None
-                self._local_limits.clear()
-            return self._shared, answer
-        if self._local is None:
-            self._local = MemoryShared(wall=self._wall)
-        local = self._local
-        return local, await self._ask(local, bound, self._part_of(windows), None)
+        for _ in range(_TRIES):
+            try:
+                answer = await self._shared.take(windows)
+                if type(answer) is Unknown:
+                    answer = await self._ask(self._shared, bound, windows, None)
+            except SharedAway as away:
+                if self.settings.without_redis == "closed":
+                    raise _unavailable(f"Limits cannot be checked now: {away}") from None
+                if self.settings.without_redis == "open":
+                    return None, None
+            else:
+                if self._local is not None:
+                    self._local = None
+                    self._local_limits.clear()
+                return self._shared, answer
+            local = self._local or self._begin_alone()
+            answer = await self._ask(local, bound, self._part_of(windows), None)
+            if not self._shared.available:
+                return local, answer
+            # While the counter was made here, others have taken where all take.
+            if type(answer) is Ticket:
+                local.settle(answer, dict.fromkeys((window.name for window in windows), 0))
+        raise _unavailable("The store of limits comes and goes; try again")
+
+    def _begin_alone(self) -> MemoryShared:
+        """A store for this gateway alone, which knows what its requests hold already."""
+        self._local = local = MemoryShared(wall=self._wall)
+        self._local_limits.clear()
+        for x in self._open:
+            if (hold := x.hold) is not None:
+                budgets = (budget(one.name, hold.held, one.limit, one.ends) for one in hold.bound.budgets)
+                held = local.hold([*budgets, *hold.bound.fixed])
+                hold.others = (*(place for place in hold.others if place[0] is self._shared), (local, held))
+        return local
+
+    def _in_force(self, hold: Hold) -> tuple[Shared, Ticket]:
+        """Where a request takes more: where all take, if they can, else here alone."""
+        wanted = self._shared if self._local is None or self._shared.available else self._local
+        places = _places(hold)
+        return next((place for place in places if place[0] is wanted), places[0])
 
     def _part_of(self, windows: Sequence[Window]) -> list[Window]:
         """What this gateway may give out alone."""
@@ -458,7 +544,7 @@ class Limiter:
             counters = {counter.name: counter for counter in bound.budgets}
             for window in answer.windows:
                 await self._made(store, counters[window.name], window)
-            if store is self._local or self._divides:
+            if store is not self._shared or self._divides:
                 # The parts of rates and slots have been taken already; those of budgets are known only now.
                 windows = [self._budget_part(window) for window in windows]
         raise _unavailable("The counters of a budget are being made; try again")
@@ -480,9 +566,11 @@ class Limiter:
         self, store: Shared, counter: Counter, window: Window
     ) -> RecordsUnavailable | SharedAway | None:
         try:
+            if store is self._shared and not self._is_alone and counter.name in self._tallies:
+                await asyncio.sleep(_WRITING)  # it was lost
             try:
                 async with asyncio.timeout(_PATIENCE), self._ledger.up_to_date():
-                    self._late.setdefault(counter.name, 0)
+                    self._late.setdefault((id(store), counter.name), 0)
                     spent = await self._read(counter)
             except (RecordsUnavailable, TimeoutError):
                 if not self.settings.serves_without_ledger:
@@ -490,22 +578,17 @@ class Limiter:
                 log.warning("the ledger cannot be read: %s counts from zero until it can", counter.whose)
                 spent = self._tallies.get(counter.name, 0)
                 self._guessed[counter.name] = store, counter
-            used = spent
-            if store is self._local or self._divides:
-                used += sum(hold.held for hold in self._open if self._is_held(hold, counter.name))
+            if store is not self._shared or self._divides:
                 self._local_limits[counter.name] = spent + max(0, counter.limit - spent) // self._gateways
-            await store.seed(window, used)
+            await store.seed(window, spent)
         except (RecordsUnavailable, SharedAway) as error:
             return error
         finally:
-            late = self._late.pop(counter.name, 0)
+            late = self._late.pop((id(store), counter.name), 0)
         if late:
             store.charge(counter.name, late)
         self._tallies[counter.name] = spent + late
         return None
-
-    def _is_held(self, hold: Hold, name: str) -> bool:
-        return hold.store is self._shared and any(counter.name == name for counter in hold.bound.budgets)
 
     async def _read(self, counter: Counter) -> int:
         """What the ledger says of a counter."""
@@ -526,8 +609,7 @@ class Limiter:
     # -- to settle ---------------------------------------------------------------------------------------------------
 
     def _settle(self, hold: Hold, nano: int, used: int, route: str) -> list[str]:
-        self._open.discard(hold)
-        bound, store, tallies = hold.bound, hold.store, self._tallies
+        bound, tallies = hold.bound, self._tallies
         actual = {name: used for name, _ in bound.tokens}
         taken = []
         for counter in bound.budgets:
@@ -536,12 +618,18 @@ class Limiter:
             actual[name] = spent
             tallies[name] = tallies.get(name, 0) + spent
             taken.append(name)
-            if store is not self._shared:
-                self._charge(name, spent)  # so that all know it when their store is back
-            elif self._local is not None:
-                self._local.charge(name, spent - hold.held)
-        store.settle(hold.ticket, actual)
+            if self._late:
+                self._add_late(hold, name, spent)
+        hold.store.settle(hold.ticket, actual)
+        for store, ticket in hold.others:
+            store.settle(ticket, actual)
         return taken
+
+    def _add_late(self, hold: Hold, name: str, nano: int) -> None:
+        """A counter in memory that is being made knows nothing of a ticket; Redis adds what such tickets settle."""
+        for store, _ in _places(hold):
+            if isinstance(store, MemoryShared) and (id(store), name) in self._late:
+                self._late[id(store), name] += nano
 
     def _charge_others(
         self, owner: str | None, taken: Sequence[str], nano: int, route: str, x: Exchange
@@ -558,16 +646,17 @@ class Limiter:
                 and (counter.model is None or counter.model == route)
                 and counter.starts <= x.wall < (counter.ends or _FOREVER)
             ):
-                self._tallies[name] = self._tallies.get(name, 0) + nano
-                self._charge(name, nano)
+                if name in self._tallies:
+                    self._tallies[name] += nano
+                self._charge(self._shared, name, nano)
                 if self._local is not None:
-                    self._local.charge(name, nano)
+                    self._charge(self._local, name, nano)
 
-    def _charge(self, name: str, nano: int) -> None:
-        if name in self._late:
-            self._late[name] += nano
-        elif nano:
-            self._shared.charge(name, nano)
+    def _charge(self, store: Shared, name: str, nano: int) -> None:
+        if (id(store), name) in self._late:
+            self._late[id(store), name] += nano
+        else:
+            store.charge(name, nano)
 
     # -- what a key has spent ----------------------------------------------------------------------------------------
 
@@ -591,6 +680,11 @@ class Limiter:
                 nano = await self._read(_everything_of(key))
             spent.nano += nano - before
             spent.is_known = True
+
+
+def _places(hold: Hold) -> tuple[tuple[Shared, Ticket], ...]:
+    """The stores that know of it, that from which it was taken first, each with its ticket."""
+    return (hold.store, hold.ticket), *hold.others
 
 
 def _everything_of(key: KeyRow) -> Counter:

@@ -7,9 +7,18 @@ knows. Names that are pointed at are noted in `mentions`, so that the loader can
 
 from __future__ import annotations
 
-from gateway.config.model import Alias, Fallbacks, ModelEntry, ModelParams, Place, TokenPrice
+from adapters.providers import provider as provider_row
+from gateway.config.model import (
+    Alias,
+    Fallbacks,
+    ModelEntry,
+    ModelParams,
+    Place,
+    ProviderBudget,
+    TokenPrice,
+)
 from gateway.config.nodes import Item, Mapping, Node, Scalar, Sequence, join
-from gateway.config.values import Reader, is_null
+from gateway.config.values import PERIOD, Reader, is_null
 
 Mention = tuple[str, Place, str]
 """A model's name, where it is pointed at, and the path of that place."""
@@ -76,23 +85,26 @@ class Dialects:
     # -- aliases -----------------------------------------------------------------------------------------------------
 
     def aliases(self, node: Node, path: str) -> dict[str, Alias] | None:
-        """`name: target`, `name: [a, b]`, `name: {model: target, hidden: true}`."""
+        """`name: target`, `name: [a, b]`, `name: {model: target, hidden: true}`, `name: {models: [a, b], order: true}`."""
         return self._reader.each(node, path, self._alias)
 
     def _alias(self, node: Node, path: str) -> Alias:
         if not isinstance(node, Mapping):
             return Alias(tuple(self._names(node, path)))
         targets: list[str] = []
-        hidden = False
+        hidden = in_order = False
         for name, item in node.items.items():
             here = join(path, name)
             if name in {"model", "models"}:
                 targets += self._names(item.value, here)
             elif name == "hidden":
                 hidden = bool(self._reader.boolean(item.value, here))
+            elif name == "order":
+                in_order = bool(self._reader.boolean(item.value, here))
             else:
-                self._report.doubt(item.place, path, f'unknown key "{name}"; an alias has model and hidden')
-        return Alias(tuple(targets), hidden)
+                message = f'unknown key "{name}"; an alias has model, models, order and hidden'
+                self._report.doubt(item.place, path, message)
+        return Alias(tuple(targets), hidden, in_order)
 
     # -- prices ------------------------------------------------------------------------------------------------------
 
@@ -115,6 +127,47 @@ class Dialects:
             self._report.error(node.place, path, f'"{side}" is missing')
             return None
         return self._reader.price(item.value, join(path, side))
+
+    # -- parameters of all entries -----------------------------------------------------------------------------------
+
+    def params(self, node: Node, path: str) -> tuple[str, ...] | None:
+        """`default_litellm_params`: the names; each entry reads the values for itself, as its own."""
+        if isinstance(node, Mapping):
+            return tuple(node.items)
+        if not is_null(node):
+            self._report.error(node.place, path, "must be a mapping")
+        return None
+
+    # -- budgets of providers ----------------------------------------------------------------------------------------
+
+    def provider_budgets(self, node: Node, path: str) -> dict[str, ProviderBudget] | None:
+        """`{openai: {budget_limit: 100, time_period: 1d}}`; `max_budget` and `budget_duration` are the same words."""
+        found = self._reader.each(node, path, self._provider_budget)
+        for name in found or ():
+            if provider_row(name) is None:
+                self._report.doubt(node.place, path, f'no provider is called "{name[:60]}"')
+        return None if found is None else {name: budget for name, budget in found.items() if budget}
+
+    def _provider_budget(self, node: Node, path: str) -> ProviderBudget | None:
+        if not isinstance(node, Mapping):
+            self._report.error(node.place, path, "must be a mapping with budget_limit and time_period")
+            return None
+        limit: str | None = None
+        period: str | None = None
+        for name, item in node.items.items():
+            here = join(path, name)
+            if name in {"budget_limit", "max_budget"}:
+                limit = self._reader.price(item.value, here)
+            elif name in {"time_period", "budget_duration"}:
+                period = self._reader.duration(item.value, here)
+                if period is not None and not PERIOD.fullmatch(period):
+                    self._report.error(item.place, here, "must be a number with s, m, h, d, w or mo")
+            else:
+                self._report.doubt(item.place, path, f'unknown key "{name}"')
+        if limit is None:
+            self._report.error(node.place, path, '"budget_limit" is missing')
+            return None
+        return ProviderBudget(limit, period)
 
     # -- a blueprint's providers -------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ VARIABLES: dict[str, str] = {
     "LITELLM_HOST, HOST": "The address to listen on; default 0.0.0.0.",
     "LITELLM_PORT, PORT": "The port; default 4000.",
     "LITELLM_MASTER_KEY": "The key that may do everything, if the file names none.",
+    "LITELLM_SALT_KEY": "The key that seals what the store must be able to give back (named credentials); default: the master key.",
     "CONFIG_FILE_PATH": "The configuration file, if the command line names none.",
     "PENSTOCK_DATA_DIR": "Where the embedded state lives; default `.penstock`.",
     "DATABASE_URL": "As `database_url`.",
@@ -51,7 +52,6 @@ VARIABLES: dict[str, str] = {
 """What works, for the reference. Keys and addresses of providers are in the providers' own variables."""
 
 LATER: dict[str, str] = {
-    "LITELLM_SALT_KEY": "no credentials are stored",
     "UI_USERNAME": "there is no admin page",
     "UI_PASSWORD": "there is no admin page",
     "ALERT_WEBHOOK_URL": "no alerts are sent",
@@ -72,6 +72,8 @@ class Environment(Struct, frozen=True, kw_only=True):
     host: str = "0.0.0.0"
     port: int = 4000
     master_key: Secret | None = None
+    salt_key: Secret | None = None
+    """Seals what the store must be able to give back."""
     log_level: str = "INFO"
     data_dir: Path = Path(".penstock")
     """Where the embedded state lives."""
@@ -109,6 +111,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         host=variables.first("LITELLM_HOST", "HOST") or default.host,
         port=variables.port("LITELLM_PORT", "PORT") or default.port,
         master_key=variables.secret("LITELLM_MASTER_KEY"),
+        salt_key=variables.secret("LITELLM_SALT_KEY"),
         log_level=variables.log_level(),
         data_dir=Path(environ.get("PENSTOCK_DATA_DIR") or default.data_dir),
         config_path=Path(config_path) if config_path else None,

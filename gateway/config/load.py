@@ -13,6 +13,7 @@ here, so that whoever uses the `Config` needs to look at one place only.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from collections.abc import Mapping as Names
 from datetime import time
 from functools import partial
@@ -26,9 +27,11 @@ from msgspec.structs import fields
 
 from adapters.providers import ALIASES, PROVIDERS
 from adapters.providers import find as find_provider
+from gateway.config.credentials import read_credentials
 from gateway.config.dialects import Dialects, Mention
 from gateway.config.environment import PLACE as ENVIRONMENT
 from gateway.config.environment import Environment, read_environment
+from gateway.config.failing import Failing
 from gateway.config.model import (
     Config,
     GeneralSettings,
@@ -38,12 +41,14 @@ from gateway.config.model import (
     Place,
     RouterSettings,
     Secret,
+    StrategyArgs,
     VirtualKey,
 )
 from gateway.config.nodes import Item, Mapping, Node, Scalar, Sequence, join, parse
 from gateway.config.postgres import PostgresUrlInvalid, read_postgres_url
 from gateway.config.problems import ConfigInvalid, Problem, Report, closest
-from gateway.config.values import Reader, is_null, is_off, same
+from gateway.config.seen import Seen, digest_of, digest_of_file, models_in
+from gateway.config.values import PERIOD, Reader, is_null, is_off, same
 from gateway.config.vocabulary import (
     CHOICES,
     DISCONNECTS,
@@ -52,6 +57,7 @@ from gateway.config.vocabulary import (
     OPTIONS,
     OTHER_PRICE,
     PARAM_KEYS,
+    PRE_CALL_CHECKS,
     REQUEST_PARAMETERS,
     ROUTER_PREFIX,
     SAME_SETTING,
@@ -76,13 +82,16 @@ class Loaded(Struct, frozen=True):
     """Where limits and budgets are set, by their path."""
 
 
-def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -> Loaded:
+def load(
+    path: Path | None, environ: Names[str, str], *, strict: bool = False, seen: Seen | None = None
+) -> Loaded:
     """Read the configuration at `path`; None means that there is none and the environment says everything.
 
-    `strict` makes errors of unknown keys and of names that lead nowhere. Raises ConfigInvalid with all errors.
+    `strict` makes errors of unknown keys and of names that lead nowhere. `seen` is filled with what was looked at, also where
+    it cannot be used. Raises ConfigInvalid with all errors.
     """
     report = Report(strict=strict)
-    files = Files(report, environ)
+    files = Files(report, environ, seen)
     if path is not None:
         files.read_main(path)
     top = files.top
@@ -102,12 +111,13 @@ def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -
         for name, (_, item, path) in settings.items()
         if name in LIMITS and not is_off(item.value)
     }
-    models = _Models(reader, limits).read(top)
+    models = _Models(reader, limits, _defaults_of_all(settings)).read(top)
     if "llm_providers" in top:
         models += dialects.providers(top["llm_providers"], "llm_providers")
     if models and not general.env_providers:
         _check_mentions(dialects.mentions, models, router, report)
     keys = _virtual_keys(top, reader, limits)
+    credentials = read_credentials(top, reader)
     notices = report.settle()
     config = Config(
         model_list=tuple(models),
@@ -115,6 +125,7 @@ def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -
         litellm=litellm,
         general=general,
         virtual_keys=tuple(keys),
+        credentials=tuple(credentials),
         environment_variables=variables,
         files=tuple(files.names),
     )
@@ -127,9 +138,10 @@ def load(path: Path | None, environ: Names[str, str], *, strict: bool = False) -
 class Files:
     """Reads files and joins their top levels into `top`: lists are joined, any other key is replaced."""
 
-    def __init__(self, report: Report, environ: Names[str, str]) -> None:
+    def __init__(self, report: Report, environ: Names[str, str], seen: Seen | None = None) -> None:
         self.top: dict[str, Item] = {}
         self.names: list[str] = []
+        self._looked_at = {} if seen is None else seen
         self._report = report
         self._reader = Reader(environ, report)
         self._seen: set[Path] = set()
@@ -138,10 +150,9 @@ class Files:
         """The file, what it includes, and the `models/` folder beside it."""
         self._read(path, Place(str(path), 0, 0))
         folder = path.parent / "models"
-        if folder.is_dir():
-            for file in sorted(folder.iterdir()):
-                if file.suffix in {".yaml", ".yml"} and file.is_file():
-                    self._read_models(file)
+        self._looked_at[str(folder)] = digest_of_file(folder)
+        for file in models_in(folder):
+            self._read_models(file)
 
     def _read(self, path: Path, wanted_at: Place) -> None:
         items = self._document(path, wanted_at)
@@ -171,7 +182,10 @@ class Files:
             if real in self._seen:
                 return None
             self._seen.add(real)
-            text = path.read_bytes().decode("utf-8-sig")
+            self._looked_at[str(path)] = ""
+            content = path.read_bytes()
+            self._looked_at[str(path)] = digest_of(content)
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             self._report.error(Place(str(path), line, 1), "", "not UTF-8 text")
@@ -256,7 +270,7 @@ def _collect(name: str, item: Item, section: Section, found: Settings, report: R
         if not same(earlier.value, item.value):
             report.error(item.place, section, f'"{name}" says something else here than at {earlier.place}')
         return
-    if key.status == "works" and section != key.section and section not in key.also:
+    if key.status == "works" and section != key.section:
         report.notice(
             item.place, section, f'"{name}" is found under {section or "the top"}, its place is {key.section}'
         )
@@ -297,6 +311,14 @@ def _asks_for_nothing(node: Node, harmless: tuple[str, ...]) -> bool:
     return is_off(node) or (isinstance(node, Scalar) and node.text.lower() in harmless)
 
 
+_STRATEGY_ARGS: dict[str, tuple[float, Callable[[Reader, Node, str], float | None]]] = {
+    "ttl": (1, Reader.seconds),
+    "lowest_latency_buffer": (0, Reader.number),
+    "max_latency_list_size": (1, Reader.integer),
+}
+"""What `routing_strategy_args` may say: the least that it can be, and how it is read."""
+
+
 class _Sections:
     """Reads the settings into the structs of their sections."""
 
@@ -304,10 +326,17 @@ class _Sections:
         self._reader = reader
         self._report = reader.report
         self._environment = environment
+        failing = Failing(reader)
         self._special = {
             "fallbacks": dialects.fallbacks,
             "aliases": dialects.aliases,
             "token_prices": dialects.token_prices,
+            "provider_budgets": dialects.provider_budgets,
+            "params": dialects.params,
+            "retry_policy": failing.retry_policy,
+            "retry_policies": failing.retry_policies,
+            "allowed_fails": failing.allowed_fails,
+            "retry_budget": failing.retry_budget,
         }
         self._default_fallbacks = dialects.default_fallbacks
 
@@ -315,6 +344,12 @@ class _Sections:
         values = self._values("router_settings", RouterSettings, settings)
         if "routing_strategy" in values:
             values["routing_strategy"] = self._strategy(values["routing_strategy"], settings)
+        if "routing_strategy_args" in values:
+            values["routing_strategy_args"] = self._strategy_args(settings)
+        for name in values.get("optional_pre_call_checks", ()):
+            if name not in PRE_CALL_CHECKS:
+                where = _where(settings, "optional_pre_call_checks")
+                self._report.warning(*where, f"the check {name[:60]} has no effect here")
         environment = self._environment
         if not {"redis_url", "redis_host"} & values.keys():
             values |= self._redis_of_cache(settings)
@@ -345,7 +380,7 @@ class _Sections:
                 error(*where(name), "must be a time of day, HH:MM")
         if litellm.timezone is not None and not _is_zone(litellm.timezone):
             error(*where("timezone"), f'no time zone is called "{litellm.timezone[:60]}"')
-        if litellm.budget_duration is not None and not _PERIOD.fullmatch(litellm.budget_duration):
+        if litellm.budget_duration is not None and not PERIOD.fullmatch(litellm.budget_duration):
             error(*where("budget_duration"), "must be a number with s, m, h, d, w or mo")
         if not 400 <= litellm.budget_exceeded_status_code < 600:
             error(*where("budget_exceeded_status_code"), "must be a status between 400 and 599")
@@ -362,6 +397,8 @@ class _Sections:
         values.setdefault("cors_allow_credentials", environment.cors_allow_credentials)
         general = GeneralSettings(**values)
         self._check(general, settings)
+        if general.health_check_interval < 1:
+            self._report.error(*_where(settings, "health_check_interval"), "must be at least 1 second")
         return general
 
     def _values(self, section: Section, struct: type[Struct], settings: Settings) -> dict[str, Any]:
@@ -389,11 +426,27 @@ class _Sections:
             self._report.doubt(
                 item.value.place, path, f'unknown strategy "{written[:40]}", shuffling instead', hint
             )
-        elif strategy != "simple-shuffle":
-            self._report.warning(
-                item.value.place, path, f"{strategy} has no effect yet, shuffling by weight instead"
-            )
         return strategy or "simple-shuffle"
+
+    def _strategy_args(self, settings: Settings) -> StrategyArgs:
+        _, item, path = settings["routing_strategy_args"]
+        written = item.value
+        found: dict[str, Any] = {}
+        for name, arg in written.items.items() if isinstance(written, Mapping) else ():
+            place, where = arg.value.place, join(path, name)
+            if name not in _STRATEGY_ARGS:
+                hint = closest(name, _STRATEGY_ARGS)
+                self._report.warning(
+                    place, where, f"{name} has no effect on how a deployment is chosen", hint
+                )
+                continue
+            least, read = _STRATEGY_ARGS[name]
+            value = read(self._reader, arg.value, where)
+            if value is not None and value < least:
+                self._report.error(place, where, f"must be at least {least}")
+            elif value is not None:
+                found[name] = value
+        return StrategyArgs(**found)
 
     def _check(self, general: GeneralSettings, settings: Settings) -> None:
         error, where = self._report.error, partial(_where, settings)
@@ -453,7 +506,6 @@ class _Sections:
             self._report.notice(*where("database_url"), f"{told} in the address of Postgres")
 
 
-_PERIOD = re.compile(r"[0-9]{0,5}[1-9][0-9]{0,5}(mo|[smhdw])")
 _NOT_NEGATIVE = ("rpm_limit", "tpm_limit", "max_parallel_requests", "global_max_parallel_requests")
 
 _WELL_KNOWN = frozenset(
@@ -504,13 +556,21 @@ def _where(settings: Settings, name: str) -> tuple[Place, str]:
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
+def _defaults_of_all(settings: Settings) -> dict[str, Item]:
+    """`default_litellm_params`."""
+    _, item, _ = settings.get("default_litellm_params", (None, None, ""))
+    return item.value.items if item is not None and isinstance(item.value, Mapping) else {}
+
+
 class _Models:
     """Reads `model_list`."""
 
-    def __init__(self, reader: Reader, limits: dict[str, Place]) -> None:
+    def __init__(self, reader: Reader, limits: dict[str, Place], defaults: dict[str, Item]) -> None:
         self._reader = reader
         self._report = reader.report
         self._limits = limits
+        self._defaults = defaults
+        """What `litellm_params` of each entry say where they do not."""
         self._ids: dict[str, Place] = {}
 
     def read(self, top: dict[str, Item]) -> list[ModelEntry]:
@@ -587,6 +647,7 @@ class _Models:
         if not isinstance(node, Mapping):
             self._report.error(node.place, path, "must be a mapping with at least model")
             return None
+        node = Mapping({**self._defaults, **node.items}, node.place) if self._defaults else node
         values: dict[str, Any] = {"options": {}, "other_prices": {}, "defaults": {}}
         misspelled: set[str] = set()
         for name, item in node.items.items():
@@ -608,9 +669,25 @@ class _Models:
         if values.get("on_disconnect", "cancel") not in DISCONNECTS:
             place = node.items["on_disconnect"].place
             self._report.error(place, join(path, "on_disconnect"), f"must be {' or '.join(DISCONNECTS)}")
+        self._check_limits(node, path, values)
         if model and not node.items.keys() & {"api_base", "base_url", "custom_llm_provider", "mock_response"}:
             self._whose(model.place, values["model"], join(path, "model"))
         return ModelParams(**values)
+
+    def _check_limits(self, node: Mapping, path: str, values: dict[str, Any]) -> None:
+        if not _is_time_of_day(values.get("daily_reset_time")):
+            where = node.items["daily_reset_time"].place, join(path, "daily_reset_time")
+            self._report.error(*where, "must be a time of day, HH:MM")
+        duration = values.get("budget_duration")
+        if duration is not None and not PERIOD.fullmatch(duration):
+            where = node.items["budget_duration"].place, join(path, "budget_duration")
+            self._report.error(*where, "must be a number with s, m, h, d, w or mo")
+        for pattern in values.get("tag_regex", ()):
+            try:
+                re.compile(pattern)
+            except re.error as why:
+                where = node.items["tag_regex"].place, join(path, "tag_regex")
+                self._report.error(*where, f'"{pattern[:60]}" is no regular expression: {why}')
 
     def _price(self, node: Node, path: str) -> str | dict[str, str] | None:
         """A price, or one for each size (`search_context_cost_per_query`)."""

@@ -71,6 +71,8 @@ class ModelParams(Struct, frozen=True, kw_only=True):
     api_base: str | None = None
     api_version: str | None = None
     organization: str | None = None
+    litellm_credential_name: str | None = None
+    """The named credential that says what this entry does not."""
     region_name: str | None = None
     options: dict[str, str | Secret] = field(default_factory=dict)
     """Settings that only one provider has (`vertex_project`, `aws_secret_access_key` …), secret where they are keys."""
@@ -79,14 +81,22 @@ class ModelParams(Struct, frozen=True, kw_only=True):
     order: int | None = None
     rpm: int | None = None
     tpm: int | None = None
+    itpm: int | None = None
+    otpm: int | None = None
+    tpd: int | None = None
+    rpd: int | None = None
+    daily_reset_time: str | None = None
+    """When the days of `tpd` and `rpd` begin, `HH:MM`."""
     max_parallel_requests: int | None = None
     max_budget: str | None = None
     budget_duration: str | None = None
     tags: tuple[str, ...] = ()
+    tag_regex: tuple[str, ...] = ()
 
     timeout: float | None = None
     stream_timeout: float | None = None
     max_retries: int | None = None
+    cooldown_time: float | None = None
     on_disconnect: str = "cancel"
 
     drop_params: bool | None = None
@@ -124,6 +134,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     unset: tuple[str, ...] = ()
     """Environment variables that its key or its address needs and that are not set: it must not be served then, since
     another key, or the provider's own address, is not what was meant."""
+    lacks: str = ""
+    """What else keeps it from being served, known before anybody looks at its provider."""
 
 
 class Fallbacks(Struct, frozen=True):
@@ -137,6 +149,34 @@ class Fallbacks(Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.chains or self.rings)
 
+    def of(self, name: str) -> tuple[str, ...]:
+        """The stand-ins of a model: its own, else those of `*`, else what a ring says."""
+        found = self.chains.get(name) or self.chains.get("*") or ()
+        for ring in self.rings[:0] if found else self.rings:
+            return ring[ring.index(name) + 1 :] if name in ring else ring
+        return found
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True):
+    """`retry_policy`, both dialects in one: how often each kind of error is retried, and how long is waited before."""
+
+    retries: dict[str, int] = field(default_factory=dict)
+    """By LiteLLM's name of the error: `RateLimitErrorRetries: 3` is here under `RateLimitError`."""
+    max_retries: int | None = None
+    """All other errors; `DefaultRetries` is another name for it."""
+    base_delay: float | None = None
+    max_delay: float | None = None
+
+    def __bool__(self) -> bool:
+        return self != RetryPolicy()
+
+
+class RetryBudget(Struct, frozen=True, kw_only=True):
+    """How many further attempts there may be: a part of the requests of the last ten seconds, at least so many a second."""
+
+    ratio: float = 0.2
+    minimum: float = 3.0
+
 
 class Alias(Struct, frozen=True):
     """Another name for models. Several targets make one group of all their deployments."""
@@ -144,25 +184,68 @@ class Alias(Struct, frozen=True):
     targets: tuple[str, ...]
     hidden: bool = False
     """Not listed in `/v1/models`."""
+    in_order: bool = False
+    """The first target is asked as long as it can be, then the second …"""
+
+
+class StrategyArgs(Struct, frozen=True):
+    """`routing_strategy_args`: how strategies look at speed."""
+
+    ttl: float = 3600.0
+    """Seconds after which a measurement says little: a slow deployment is then nearly as good as the fastest."""
+    lowest_latency_buffer: float = 0.0
+    """How much slower than the fastest is as good as it: 0.1 for a tenth."""
+    max_latency_list_size: int = 10
+    """About how many of the last measurements make an average."""
+
+
+class ProviderBudget(Struct, frozen=True):
+    """Dollars as decimal text that a provider's deployments may cost together in each `period`; None: in all."""
+
+    limit: str
+    period: str | None = None
 
 
 class RouterSettings(Struct, frozen=True, kw_only=True):
     """`router_settings`: which deployment is tried, how often, and who stands in."""
 
     routing_strategy: str = "simple-shuffle"
+    routing_strategy_args: StrategyArgs = StrategyArgs()
     num_retries: int = 2
     timeout: float | None = None
     stream_timeout: float | None = None
     cooldown_time: float = 5.0
     disable_cooldowns: bool = False
     allowed_fails: int | None = None
+    allowed_fails_policy: dict[str, int] = field(default_factory=dict)
+    """By LiteLLM's name of the error, as in `RetryPolicy.retries`."""
     fallbacks: Fallbacks = field(default_factory=Fallbacks)
     context_window_fallbacks: Fallbacks = field(default_factory=Fallbacks)
     content_policy_fallbacks: Fallbacks = field(default_factory=Fallbacks)
     default_fallbacks: tuple[str, ...] = ()
     max_fallbacks: int = 5
     model_group_alias: dict[str, Alias] = field(default_factory=dict)
-    retry_policy: dict[str, Any] = field(default_factory=dict)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
+    model_group_retry_policy: dict[str, RetryPolicy] = field(default_factory=dict)
+    """By public name."""
+    retry_after: float = 0.0
+    retry_budget: RetryBudget = field(default_factory=RetryBudget)
+    total_timeout: float | None = None
+    """Seconds that a request may take in all."""
+    enable_health_check_routing: bool = False
+    enable_weighted_failover: bool = True
+    """So it is, whatever is written."""
+    enable_tag_filtering: bool = False
+    tag_filtering_match_any: bool = True
+    enable_pre_call_checks: bool = False
+    optional_pre_call_checks: tuple[str, ...] = ()
+    prompt_cache_affinity: bool = False
+    deployment_affinity_ttl_seconds: float | None = None
+    default_max_parallel_requests: int | None = None
+    default_litellm_params: tuple[str, ...] = ()
+    """Which parameters entries have from there; their values are in the entries."""
+    provider_budget_config: dict[str, ProviderBudget] = field(default_factory=dict)
+    """By provider."""
     redis_url: Secret | None = None
     redis_host: str | None = None
     redis_port: int | None = None
@@ -209,6 +292,8 @@ class GeneralSettings(Struct, frozen=True, kw_only=True):
     env_providers: bool | None = None
     """Providers whose key is in the environment can be reached by prefix; None = only if there is no `model_list`."""
     public_routes: tuple[str, ...] = ()
+    proxy_config_reload_interval_seconds: float | None = None
+    """Seconds between two looks at the configuration's files; 0: nobody looks."""
     allowed_origins: tuple[str, ...] = ()
     cors_allow_credentials: bool = False
     max_request_size_mb: float | None = None
@@ -226,6 +311,11 @@ class GeneralSettings(Struct, frozen=True, kw_only=True):
     on_budget: str = "finish"
     on_orphan: str = "charge"
     on_ledger_failure: str = "serve"
+    maximum_spend_logs_retention_period: float | None = None
+    """Seconds that rows of the ledger are kept; None: for ever."""
+    maximum_spend_logs_retention_interval: float | None = None
+    background_health_checks: bool = False
+    health_check_interval: float = 300.0
     fail_closed_rate_limit_enforcement: bool = False
     fail_closed_budget_enforcement: bool = False
 
@@ -238,6 +328,18 @@ class VirtualKey(Struct, frozen=True, kw_only=True):
     place: Place
 
 
+class NamedCredential(Struct, frozen=True, kw_only=True):
+    """One item of `credential_list`: what entries that name it need not say themselves."""
+
+    name: str
+    values: dict[str, Secret] = field(default_factory=dict)
+    """By the words of `litellm_params`: `api_key`, `api_base`, `vertex_credentials` …; not all are secret."""
+    info: dict[str, Any] = field(default_factory=dict)
+    place: Place
+    unset: tuple[str, ...] = ()
+    """Environment variables that it needs and that are not set: whatever names it must not be served then."""
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Everything that the configuration files said."""
 
@@ -246,6 +348,8 @@ class Config(Struct, frozen=True, kw_only=True):
     litellm: LiteLLMSettings = field(default_factory=LiteLLMSettings)
     general: GeneralSettings = field(default_factory=GeneralSettings)
     virtual_keys: tuple[VirtualKey, ...] = ()
+    credentials: tuple[NamedCredential, ...] = ()
+    """`credential_list`."""
     environment_variables: dict[str, Secret] = field(default_factory=dict)
     """To be set in the process: what `environment_variables:` holds, `os.environ/` and `${}` resolved."""
     files: tuple[str, ...] = ()

@@ -16,7 +16,17 @@ from msgspec.structs import fields
 from gateway.config.environment import LATER, VARIABLES
 from gateway.config.model import GeneralSettings, LiteLLMSettings, RouterSettings, Secret
 from gateway.config.values import Kind
-from gateway.config.vocabulary import ENTRY, PARAM_KEYS, SECTIONS, SETTINGS, TOP, VIRTUAL_KEY, Key, Section
+from gateway.config.vocabulary import (
+    CREDENTIAL,
+    ENTRY,
+    PARAM_KEYS,
+    SECTIONS,
+    SETTINGS,
+    TOP,
+    VIRTUAL_KEY,
+    Key,
+    Section,
+)
 
 _STRUCTS: dict[Section, type[Struct]] = {
     "router_settings": RouterSettings,
@@ -45,6 +55,12 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
     "fallbacks": {"type": ["array", "object"], "items": {"type": ["string", "object"]}},
     "aliases": {"type": "object", "additionalProperties": {"type": ["string", "array", "object"]}},
     "token_prices": {"type": "object", "additionalProperties": {"type": ["number", "string", "object"]}},
+    "retry_policy": {"type": "object", "additionalProperties": _NUMBER},
+    "retry_policies": {"type": "object", "additionalProperties": {"type": "object"}},
+    "allowed_fails": {"type": "object", "additionalProperties": _NUMBER},
+    "retry_budget": {"type": "object", "additionalProperties": _NUMBER},
+    "provider_budgets": {"type": "object", "additionalProperties": {"type": "object"}},
+    "params": {"type": "object"},
 }
 """What an editor accepts: strings too where a value may come from the environment."""
 
@@ -61,6 +77,12 @@ _WORDS: dict[Kind, str] = {
     "fallbacks": "list",
     "aliases": "mapping",
     "token_prices": "mapping",
+    "retry_policy": "mapping",
+    "retry_policies": "mapping",
+    "allowed_fails": "mapping",
+    "retry_budget": "mapping",
+    "provider_budgets": "mapping",
+    "params": "mapping",
 }
 
 _STATUS = {"works": "", "later": "No effect yet: ", "ignored": "Not needed: ", "refused": "Refused: "}
@@ -81,6 +103,7 @@ def config_schema() -> dict[str, Any]:
         }
     top["model_list"] |= {"type": ["array", "null"], "items": _entry()}
     top["virtual_keys"] |= {"type": ["array", "null"], "items": _virtual_key()}
+    top["credential_list"] |= {"type": ["array", "null"], "items": _credential()}
     top["include"] |= _NAMES
     top["environment_variables"] |= {"type": ["object", "null"]}
     return {
@@ -115,6 +138,15 @@ def _virtual_key() -> dict[str, Any]:
         "type": "object",
         "properties": {key.name: _property(key) for key in VIRTUAL_KEY},
         "required": ["key"],
+        "additionalProperties": False,
+    }
+
+
+def _credential() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {key.name: _property(key) for key in CREDENTIAL},
+        "required": ["credential_name", "credential_values"],
         "additionalProperties": False,
     }
 
@@ -182,6 +214,7 @@ def reference() -> str:
     parts += ["## `model_list[]`\n", _table(list(ENTRY))]
     parts += ["## `model_list[].litellm_params`\n", _DEFAULTS, _table(list(PARAM_KEYS.values()))]
     parts += ["## `virtual_keys[]`\n", _table(list(VIRTUAL_KEY))]
+    parts += ["## `credential_list[]`\n", _table(list(CREDENTIAL))]
     for section in SECTIONS:
         parts += [f"## `{section}`\n", _table([key for key in SETTINGS.values() if key.section == section])]
     return "\n".join([*parts, _environment()])
@@ -220,7 +253,7 @@ def _table(keys: list[Key]) -> str:
 
 def _cell(key: Key) -> str:
     also = ", ".join(f"`{section}`" if section else "the top of the file" for section in key.also)
-    return key.text.replace("|", "\\|") + (f" Also at home in {also}." if also else "")
+    return key.text.replace("|", "\\|") + (f" Also read in {also}." if also else "")
 
 
 def _shown_default(key: Key) -> str:

@@ -24,9 +24,10 @@ from gateway.config.problems import Report
 Kind = Literal[
     "text", "url", "secret", "secret_text", "boolean", "integer", "number", "seconds", "price", "duration",
     "texts", "texts_by_name", "secrets_by_name", "object", "any",
-    "fallbacks", "aliases", "token_prices",
+    "fallbacks", "aliases", "token_prices", "provider_budgets", "params",
+    "retry_policy", "retry_policies", "allowed_fails", "retry_budget",
 ]  # fmt: skip
-"""What a setting takes. The last three have dialects of their own, see `dialects`."""
+"""What a setting takes. The last two lines have dialects of their own, see `dialects` and `failing`."""
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,30})")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
@@ -44,6 +45,8 @@ _SECONDS = {
     "w": 604800.0,
     "mo": 2592000.0,
 }
+PERIOD = re.compile(r"[0-9]{0,5}[1-9][0-9]{0,5}(mo|[smhdw])")
+"""When a budget begins anew, of those that `gateway.state.periods` understands."""
 _NULL = frozenset(("", "~", "null"))
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
@@ -81,6 +84,12 @@ def truth(text: str) -> bool | None:
     if lower in _TRUE or lower == "1":
         return True
     return False if lower in _FALSE or lower == "0" else None
+
+
+def seconds_of(span: str) -> float | None:
+    """A span like `90d`, `10m` or `600` in seconds, None if it is none; a month has 30 days."""
+    match = _DURATION.fullmatch(span.strip())
+    return float(match.group(1)) * _SECONDS[match.group(2)] if match else None
 
 
 def shown(text: str) -> str:
@@ -203,11 +212,10 @@ class Reader:
         value = self._scalar(node, path, wanted)
         if value is None or self._octal(node, value, path):
             return None
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
+        found = seconds_of(value)
+        if found is None:
             self._refuse(node, path, wanted)
-            return None
-        return float(match.group(1)) * _SECONDS[match.group(2)]
+        return found
 
     def price(self, node: Node, path: str) -> str | None:
         """Dollars as the decimal text that was written."""

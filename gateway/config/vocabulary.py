@@ -6,8 +6,8 @@ here, as data, and nothing in a file is passed over in silence: a word that *wor
 is *refused* promises safety that would not be there, so the gateway does not start with it. The last column of the
 reference (docs/CONFIGURATION.md), the editors' schema and the loader's messages are all made from these tables.
 
-A setting has one section that it belongs to, and maybe others where it is commonly written (`also`). The loader accepts
-it in any of the four sections and says where it belongs.
+A setting has one section that it belongs to, and maybe others where it is commonly written (`also`, for editors and the
+reference). The loader accepts it in any of the four sections and says where it belongs.
 """
 
 from __future__ import annotations
@@ -67,11 +67,13 @@ PARAMS: tuple[Key, ...] = (
     Key("base_url", "url", "Another spelling of `api_base`."),
     Key("api_version", "text", "Azure: the API version."),
     Key("organization", "text", "OpenAI: the organization to bill."),
+    Key("litellm_credential_name", "text", "A named credential, of `credential_list` or of `POST /credentials`: it says what this entry does not say itself."),
     Key("weight", "number", "Share of the load among entries of one name; default: `rpm`, else `tpm`, else equal shares."),
     Key("order", "integer", "Entries with a lower number are tried first."),
     Key("timeout", "seconds", "Seconds within which an answer must begin."),
     Key("stream_timeout", "seconds", "The same for streams, where it differs."),
     Key("max_retries", "integer", "As `num_retries`, for this entry."),
+    Key("cooldown_time", "seconds", "As `cooldown_time` of the router, for this entry."),
     Key("on_disconnect", "text", "What happens to a stream whose client leaves: `cancel` closes it at once; `drain` lets it run to its end, for providers that go on and bill all the same, so that the bill is theirs and no estimate (2 minutes at most, 64 at a time)."),
     Key("drop_params", "boolean", "Parameters of the client's format that the provider does not support are dropped instead of refused; fields that no format knows are passed on as they are."),
     Key("allowed_openai_params", "texts", "Request parameters that go to the provider as they came, whatever is known of it."),
@@ -85,16 +87,20 @@ PARAMS: tuple[Key, ...] = (
     Key("mock_response", "text", "Answer with this text and ask no provider."),
     Key("mock_first_delay", "seconds", "With `mock_response`: seconds before the first word."),
     Key("mock_delay", "seconds", "With `mock_response`: seconds between the words."),
-    *_later("it weighs, but does not limit", "rpm tpm", "integer"),
-    *_later("limits of one deployment", "max_parallel_requests", "integer"),
-    *_later("limits of one deployment", "itpm otpm tpd rpd daily_reset_time"),
-    Key("max_budget", "price", "a deployment's own budget, in dollars", "later"),
-    Key("budget_duration", "duration", "the span of `max_budget`", "later"),
-    Key("tags", "texts", "routing by the tags of a request", "later"),
-    Key("region_name", "text", "routing by region", "later"),
-    *_later("routing by the tags of a request", "tag_regex"),
+    Key("rpm", "integer", "Requests that it is asked in any minute: at its limit another deployment is. Shares go by it too, unless there is a `weight`."),
+    Key("tpm", "integer", "Tokens in any minute, counted when requests end; shares go by it where there is neither `weight` nor `rpm`."),
+    Key("itpm", "integer", "Input tokens in any minute, counted by each process for itself."),
+    Key("otpm", "integer", "Output tokens in any minute, counted by each process for itself."),
+    Key("tpd", "integer", "Tokens a day."),
+    Key("rpd", "integer", "Requests a day that it answers."),
+    Key("daily_reset_time", "text", "When the days of `tpd` and `rpd` begin, `HH:MM`; default: `budget_reset_at`, else midnight."),
+    Key("max_parallel_requests", "integer", "Requests that it has at the same time: at its limit another deployment is asked, and nobody waits."),
+    Key("max_budget", "price", "Dollars that it may cost in each `budget_duration`; when they are spent it is left out until the next one."),
+    Key("budget_duration", "duration", "The span of `max_budget`: `1h`, `1d`, `30d`, `1mo` …; without one it never begins anew."),
+    Key("tags", "texts", "With `enable_tag_filtering`: it takes requests with these tags; `default` takes those without."),
+    Key("tag_regex", "texts", "With `enable_tag_filtering`: it takes requests in whose `User-Agent: …` one of these patterns is found."),
+    Key("region_name", "text", "Where it is, for `geo-routing`; of Bedrock the AWS region as well."),
     *_later("timeouts by service tier", "timeout_by_service_tier stream_timeout_by_service_tier"),
-    *_later("named credentials", "litellm_credential_name"),
     *_later("what else LiteLLM knows of a deployment", "provider_affinity_header litellm_trace_id max_file_size_mb default_api_key_tpm_limit default_api_key_rpm_limit keepalive_seconds use_in_pass_through use_litellm_proxy use_chat_completions_api merge_reasoning_content_in_choices"),
     *_refused("letting a request choose the provider's address or key is not available", "configurable_clientside_auth_params"),
     *_refused("TLS settings of one deployment are not available", "ssl_verify ssl_certificate"),
@@ -227,7 +233,8 @@ REQUEST_PARAMETERS = frozenset(
 
 _LITELLM: tuple[Section, ...] = ("litellm_settings",)
 _ROUTER: tuple[Key, ...] = (
-    Key("routing_strategy", "text", "How one of several deployments is chosen. Now: `simple-shuffle`, by weight; with the other names it shuffles too and says so."),
+    Key("routing_strategy", "text", "How one of several deployments is chosen: `simple-shuffle` (by weight), `least-busy`, `usage-based-routing`, `latency-based-routing`, `performance-based`, `cost-based-routing`, `geo-routing` or `provider-budget-routing`; docs/ROUTING.md says how each does it."),
+    Key("routing_strategy_args", "object", "How strategies look at speed: `ttl` (3600: seconds after which a measurement says little), `lowest_latency_buffer` (0: how much slower than the fastest is as good, 0.1 for a tenth), `max_latency_list_size` (10: how many of the last measurements make an average)."),
     Key("num_retries", "integer", "How many more attempts a failed request gets before its fallbacks.", also=_LITELLM),
     Key("timeout", "seconds", "Seconds within which an answer must begin."),
     Key("stream_timeout", "seconds", "The same for streams, where it differs."),
@@ -236,21 +243,33 @@ _ROUTER: tuple[Key, ...] = (
     Key("fallbacks", "fallbacks", "Who answers when a model cannot: `- gpt-4: [a, b]`, `- {model_name: gpt-4, fallbacks: [a, b]}`, or bare names, each falling to those after it; `*` stands for every other model.", also=_LITELLM),
     Key("default_fallbacks", "texts", "Who answers for models without fallbacks of their own.", also=_LITELLM),
     Key("max_fallbacks", "integer", "How many fallbacks a request may try."),
-    Key("model_group_alias", "aliases", "Other names for models: `name: target`, `name: {model: target, hidden: true}`, or `name: [a, b]` for a group of all their deployments.", also=_LITELLM),
-    Key("context_window_fallbacks", "fallbacks", "who answers when the question is too long", "later", also=_LITELLM),
-    Key("content_policy_fallbacks", "fallbacks", "who answers when a provider refuses the content", "later", also=_LITELLM),
-    Key("retry_policy", "object", "retries by kind of error, and their delays", "later"),
-    Key("allowed_fails", "integer", "failures before a deployment is left out", "later", also=_LITELLM),
+    Key("model_group_alias", "aliases", "Other names for models: `name: target`, `name: {model: target, hidden: true}`, or `name: [a, b]` for a group of all their deployments, which `name: {models: [a, b], order: true}` asks in this order.", also=_LITELLM),
+    Key("context_window_fallbacks", "fallbacks", "Who answers when the question is too long for a model, as `fallbacks`; a model without an entry here has its `fallbacks`.", also=_LITELLM),
+    Key("content_policy_fallbacks", "fallbacks", "Who answers when a provider's filter refuses the question, as `context_window_fallbacks`.", also=_LITELLM),
+    Key("retry_policy", "retry_policy", "Retries by kind of error (`{RateLimitErrorRetries: 3, …}`; `DefaultRetries` or `max_retries` for all others), and seconds of back-off (`base_delay`, default 0.5, doubled each time up to `max_delay`, default 8; what is waited is drawn from below that)."),
+    Key("model_group_retry_policy", "retry_policies", "`retry_policy` by model: `{gpt-4o: {TimeoutErrorRetries: 0}}`."),
+    Key("retry_after", "seconds", "Seconds that are waited at least before a deployment is asked again; another one is asked at once."),
+    Key("retry_budget", "retry_budget", "How many further attempts there may be in any ten seconds: `ratio` (0.2) of the requests, but always `minimum` (3) a second. Beyond, the first error is told at once (`penstock_retries_refused_total`)."),
+    Key("allowed_fails", "integer", "Failures in the time of `cooldown_time` that are no reason to leave a deployment out; default: none.", also=_LITELLM),
+    Key("allowed_fails_policy", "allowed_fails", "`allowed_fails` by kind of error: `{RateLimitErrorAllowedFails: 10}`."),
+    Key("total_timeout", "seconds", "Seconds that a request may take in all, with retries, fallbacks and the whole stream; default: no limit."),
+    Key("enable_health_check_routing", "boolean", "Deployments whose background probe failed are left out (`background_health_checks`). A failed probe counts as a failed request in any case.", also=("general_settings",)),
+    Key("enable_weighted_failover", "boolean", "After an error the other deployments of the name are asked, by their weights: so it is in any case."),
     Key("redis_url", "secret", "Redis, in which replicas and workers share limits, budgets and news of keys; default: REDIS_URL, else REDIS_HOST with REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD and REDIS_SSL."),
     Key("redis_host", "text", "As `redis_url`, in parts; the host of `cache_params` counts if there is none."),
     Key("redis_port", "integer", "The port of `redis_host`; default: 6379."),
     Key("redis_password", "secret", "The password of `redis_host`; an empty one means none."),
     *_later("Redis, shared by replicas", "redis_db redis_ssl redis_username cache_responses client_ttl cache_kwargs"),
-    *_later("routing strategies beyond the shuffle", "routing_strategy_args routing_groups enable_weighted_failover enable_pre_call_checks optional_pre_call_checks deployment_affinity_ttl_seconds ignore_invalid_deployments"),
-    *_later("routing by the tags of a request", "enable_tag_filtering tag_filtering_match_any"),
-    *_later("retries and failures by kind of error", "retry_after allowed_fails_policy model_group_retry_policy"),
-    *_later("budgets of providers", "provider_budget_config"),
-    *_later("limits and parameters of all deployments", "default_max_parallel_requests default_litellm_params"),
+    *_later("routing strategies beyond the shuffle", "routing_groups ignore_invalid_deployments"),
+    Key("enable_tag_filtering", "boolean", "Requests go by their tags, and those of their key, to deployments with these `tags`."),
+    Key("tag_filtering_match_any", "boolean", "One tag in common is enough; default: true."),
+    Key("enable_pre_call_checks", "boolean", "A question that is longer than a model reads (by an estimate, with a tenth to spare) is not sent to it, so that `context_window_fallbacks` take over at once. The limits come from `model_info.max_input_tokens`, else from the price table."),
+    Key("optional_pre_call_checks", "texts", "Who answers the next request of the same: `prompt_caching` (prompts that begin alike), `session_affinity` (`litellm_session_id`), `deployment_affinity` (a virtual key). Limits and budgets (`enforce_model_rate_limits`, `router_budget_limiting`) always hold."),
+    Key("prompt_cache_affinity", "boolean", "A conversation stays with the deployment that has it in its cache, as long as what that saves is worth more than the wait there; default: false."),
+    Key("deployment_affinity_ttl_seconds", "seconds", "How long it is remembered who answered; default: 3600, and 300 with `prompt_cache_affinity` alone."),
+    Key("provider_budget_config", "provider_budgets", "What the deployments of a provider may cost together: `{openai: {budget_limit: 100, time_period: 1d}}`; when it is spent they are left out until the next period."),
+    Key("default_max_parallel_requests", "integer", "`max_parallel_requests` of each deployment that has none of its own."),
+    Key("default_litellm_params", "params", "`litellm_params` of each entry, where it does not say them itself."),
 )  # fmt: skip
 
 # -- litellm_settings --------------------------------------------------------------------------------------------------
@@ -297,12 +316,17 @@ _GENERAL_SETTINGS: tuple[Key, ...] = (
     Key("rpm_limit", "integer", "Requests in any minute, of all callers together."),
     Key("tpm_limit", "integer", "Tokens in any minute, of all callers together; what a request is going to use is estimated until it is known."),
     Key("user_rate_limit", "object", "`{user: {rpm, tpm}}`: of a key's user, else of the end user that a request names."),
+    Key("proxy_config_reload_interval_seconds", "seconds", "Seconds between two looks at the configuration's files: what they say new holds at once, without a restart; default: 0.5, and 0 means that nobody looks. SIGHUP and `POST /config/reload` reload in any case."),
     Key("max_parallel_requests", "integer", "Requests at the same time, of each virtual key that has no such limit of its own."),
     Key("global_max_parallel_requests", "integer", "Requests at the same time, of all callers together."),
     Key("limits_without_redis", "text", "What limits do while Redis is away: `local` gives each gateway its part of what is left, `open` lets everything pass, `closed` refuses with 503."),
+    Key("background_health_checks", "boolean", "Ask each configured deployment for one token now and then, so that it is known to be ill before a request finds out. It costs a little money: each probe has a row in the ledger with the tag `health_check`."),
+    Key("health_check_interval", "seconds", "Seconds between two probes of a deployment; default: 300. No provider gets more than one a second."),
     Key("on_budget", "text", "What happens to a stream that has used up what was reserved for it: `finish` lets it end, `cut` ends it with an error."),
     Key("on_orphan", "text", "What becomes of a request that a budget binds and that was under way when the gateway died: `charge` enters what was reserved for it, `release` enters nothing; either way it has a row of its own, `orphaned`."),
     Key("on_ledger_failure", "text", "What happens when what was spent can neither be stored nor kept (database away, disk and memory full): `serve` goes on and counts what is lost (`penstock_ledger_dropped_total`), `refuse` answers 503."),
+    Key("maximum_spend_logs_retention_period", "seconds", "How long rows of the ledger are kept, for instance `30d`; older ones are deleted by whole days (UTC), their sums stay: no total, spend or budget changes. Default: for ever.", also=_EVERYWHERE),
+    Key("maximum_spend_logs_retention_interval", "seconds", "How often is looked for rows that are too old; default: `1d`.", also=_EVERYWHERE),
     Key("fail_closed_rate_limit_enforcement", "boolean", "The same as `limits_without_redis: closed`."),
     Key("fail_closed_budget_enforcement", "boolean", "The same as `limits_without_redis: closed`; and a budget whose spend cannot be read, because the database is away at the start, refuses with 503 instead of counting from zero until it can."),
     Key("database_url", "secret", "Postgres for keys and spend, which several replicas share; default: DATABASE_URL, else SQLite in the data folder.", also=_EVERYWHERE),
@@ -312,13 +336,13 @@ _GENERAL_SETTINGS: tuple[Key, ...] = (
     *_ignored("no request waits for a connection to Postgres", "database_connection_timeout"),
     *_ignored("connections to Postgres that nobody uses are closed after a minute", "database_max_idle_connection_lifetime"),
     *_ignored("it works behind PgBouncer as it is", "database_disable_prepared_statements"),
-    *_later("Postgres", "database_extra_connection_params allow_requests_on_db_unavailable store_model_in_db supported_db_objects proxy_batch_write_at proxy_batch_polling_interval proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time proxy_config_reload_interval_seconds use_redis_transaction_buffer coordination_redis scheduled_job_stagger"),
+    *_later("Postgres", "database_extra_connection_params allow_requests_on_db_unavailable store_model_in_db supported_db_objects proxy_batch_write_at proxy_batch_polling_interval proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time use_redis_transaction_buffer coordination_redis scheduled_job_stagger"),
     *_later("rate limits", "token_rate_limit_type max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds disable_fallbacks_on_per_model_rate_limits"),
     *_later("budgets", "disable_budget_reservation apply_user_budget_to_team_keys self_serve_budget_policy budget_exceeded_throttle_percentage"),
     *_later("keys, teams and users", "custom_key_generate custom_key_update custom_key_policy custom_team_metadata_validate user_api_key_cache_ttl user_api_key_cache_max_size user_header_name user_header_mappings infer_model_from_keys default_team_disabled disable_auto_add_proxy_admin_to_teams"),
-    *_later("spend logs", "disable_spend_logs store_prompts_in_spend_logs spend_logs_metadata_fields spend_capture_rate_check disable_requester_ip_address_logging maximum_spend_logs_retention_period maximum_autorouter_session_retention_period maximum_health_check_retention_period maximum_daily_tag_spend_retention_period maximum_spend_logs_size maximum_spend_logs_cleanup_target_size maximum_spend_logs_size_check_interval maximum_spend_logs_cleanup_cron use_spend_logs_partitioning maximum_spend_logs_cleanup_batch_size maximum_spend_logs_cleanup_max_batches maximum_spend_logs_cleanup_run_budget maximum_spend_logs_cleanup_batch_timeout accounting_capture accounting_sync_ack accounting_sync_ack_timeout_seconds accounting_sync_ack_failure_policy request_tag_mappings"),
+    *_later("spend logs", "disable_spend_logs store_prompts_in_spend_logs spend_logs_metadata_fields spend_capture_rate_check disable_requester_ip_address_logging maximum_autorouter_session_retention_period maximum_health_check_retention_period maximum_daily_tag_spend_retention_period maximum_spend_logs_size maximum_spend_logs_cleanup_target_size maximum_spend_logs_size_check_interval maximum_spend_logs_cleanup_cron use_spend_logs_partitioning maximum_spend_logs_cleanup_batch_size maximum_spend_logs_cleanup_max_batches maximum_spend_logs_cleanup_run_budget maximum_spend_logs_cleanup_batch_timeout accounting_capture accounting_sync_ack accounting_sync_ack_timeout_seconds accounting_sync_ack_failure_policy request_tag_mappings"),
     *_later("alerts", "alerting alert_types alert_to_webhook_url alerting_args alerting_threshold"),
-    *_later("health checks that call models", "background_health_checks health_check_interval health_check_concurrency health_check_details health_check_staleness_threshold health_check_ignore_transient_errors health_check_skip_disabled_background_models background_health_check_model_groups use_shared_health_check enable_health_check_routing model_list_healthy_only"),
+    *_later("health checks that call models", "health_check_concurrency health_check_details health_check_staleness_threshold health_check_ignore_transient_errors health_check_skip_disabled_background_models background_health_check_model_groups use_shared_health_check model_list_healthy_only"),
     *_later("the admin page", "ui_access_mode max_failed_login_attempts_per_source max_failed_login_attempts_per_source_overrides failed_login_window_seconds failed_login_block_seconds password_policy_min_length password_policy_require_uppercase password_policy_require_lowercase password_policy_require_numbers password_policy_require_special_characters disable_password_login_when_sso_enabled disable_env_credential_login enable_public_model_hub plugins"),
     *_later("files and batches", "max_batch_file_size_mb max_batch_file_records max_batch_file_uploads_per_day max_file_downloads_per_minute max_file_size_mb allowed_file_extensions blocked_file_extensions transcribe_media_buckets"),
     *_later("Responses API", "responses_websocket_session_limit_seconds disable_responses_id_security allow_unmanaged_response_ids enable_openai_websocket_passthrough"),
@@ -342,6 +366,26 @@ _GENERAL_SETTINGS: tuple[Key, ...] = (
     *_refused("the guard against private addresses cannot be changed", "user_url_validation", ("true",)),
     *_refused("TLS is ended by the reverse proxy; serving it is not available", "ssl_keyfile_path ssl_certfile_path ssl_certfile ssl_keyfile ciphers"),
 )  # fmt: skip
+
+# -- credential_list ---------------------------------------------------------------------------------------------------
+
+CREDENTIAL: tuple[Key, ...] = (
+    Key("credential_name", "text", "Its name, each once."),
+    Key("credential_values", "object", "What it says: `api_key`, `api_base`, `api_version`, `organization`, `region_name`, `custom_llm_provider`, and the settings of one provider (`vertex_credentials`, `aws_secret_access_key` …)."),
+    Key("credential_info", "object", "Whatever else there is to say of it; kept and shown."),
+)  # fmt: skip
+
+CREDENTIAL_VALUES: dict[str, Kind] = {
+    "api_key": "secret",
+    "api_base": "url",
+    "base_url": "url",
+    "api_version": "text",
+    "organization": "text",
+    "region_name": "text",
+    "custom_llm_provider": "text",
+    **OPTIONS,
+}
+"""What a named credential may say, and what each takes."""
 
 # -- virtual_keys ------------------------------------------------------------------------------------------------------
 
@@ -379,10 +423,10 @@ _TOP: tuple[Key, ...] = (
     Key("environment_variables", "any", "Names and values that are set in the environment before anything else is read."),
     Key("include", "any", "Further files, beside the one that names them: lists are joined, other keys replaced."),
     Key("llm_providers", "any", "A blueprint's providers: `{name: {enabled, api_key, base_url, models: […]}}`, expanded to a `model_list`."),
+    Key("credential_list", "any", "Named credentials, beside those of `POST /credentials`: what entries with `litellm_credential_name` need not repeat."),
     Key("virtual_keys", "any", "Keys that the gateway hands out, beside those of `/key/generate`; they are changed here and nowhere else."),
     *_ignored("a blueprint's word for the container: host and port are given on the command line or in the environment", "litellm"),
     *_later("callbacks and tracing", "callback_settings"),
-    *_later("named credentials", "credential_list"),
     *_later("MCP servers, agents and search", "mcp_servers mcp_tools mcp_aliases agent_list search_tools vector_store_registry sandbox_tools"),
     *_later("files, batches and assistants", "files_settings finetune_settings assistant_settings"),
     *_later("prompts", "prompts"),
@@ -451,14 +495,27 @@ STRATEGIES: dict[str, str] = {
     "usage-based": "usage-based-routing",
     "latency-based-routing": "latency-based-routing",
     "latency-based": "latency-based-routing",
-    "performance-based": "latency-based-routing",
+    "performance-based": "performance-based",
+    "performance-based-routing": "performance-based",
     "cost-based-routing": "cost-based-routing",
     "cost-based": "cost-based-routing",
     "provider-budget-routing": "provider-budget-routing",
     "geo-routing": "geo-routing",
+    "geo-based": "geo-routing",
     "geographic": "geo-routing",
+    "geographic-routing": "geo-routing",
+    "weighted": "simple-shuffle",
 }
 """Names of routing strategies, the ones that people write beside the ones that they mean."""
+
+PRE_CALL_CHECKS = (
+    "prompt_caching",
+    "session_affinity",
+    "deployment_affinity",
+    "enforce_model_rate_limits",
+    "router_budget_limiting",
+)
+"""Those of LiteLLM's `optional_pre_call_checks` that mean something here; the last two always hold."""
 
 DISCONNECTS = ("cancel", "drain")
 

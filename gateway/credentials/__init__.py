@@ -72,6 +72,8 @@ class Signers:
     def __init__(self, web: Web | None = None) -> None:
         self._web = web or Web()
         self._by_credential: dict[tuple[object, ...], Signer] = {}
+        self._before: dict[tuple[object, ...], Signer] = {}
+        """Those of the last configuration that nobody has needed since."""
 
     def of(self, deployment: Deployment) -> Signer | None:
         """What signs for this deployment; None if its key is all that it takes."""
@@ -82,7 +84,8 @@ class Signers:
             key = (deployment.signer, deployment.api_key, *sorted(deployment.credentials.items()))
             signer = self._by_credential.get(key)
             if signer is None:
-                signer = self._by_credential[key] = self._make(deployment)
+                signer = self._before.pop(key, None) or self._make(deployment)
+                self._by_credential[key] = signer
             deployment.notes["signer"] = signer
         return signer
 
@@ -92,9 +95,18 @@ class Signers:
             raise Bug(f"Nobody can sign as {deployment.signer!r}")
         return maker(deployment, self._web)
 
+    def turn(self) -> list[Signer]:
+        """Another configuration begins: those that the last one did not need, to be closed.
+
+        What it did need is kept until the next turn, as new deployments and open requests may need it.
+        """
+        unused = list(self._before.values())
+        self._before, self._by_credential = self._by_credential, {}
+        return unused
+
     async def close(self) -> None:
         """Stop all of them."""
-        for signer in self._by_credential.values():
+        for signer in (*self._by_credential.values(), *self._before.values()):
             await signer.close()
         await self._web.close()
 

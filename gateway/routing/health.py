@@ -3,13 +3,16 @@
 Nothing here calls a provider. `stages.upstream` reports how attempts went; the route planner asks who is available and
 `/health` shows it. A deployment that fails is left out for a while (cooled down), with two exceptions that keep a
 gateway from taking itself down: the last available deployment of a route is never cooled for server errors or
-time-outs, and for a rate limit only as long as the provider said.
+time-outs, and for a rate limit only as long as the provider said. One that keeps failing opens its circuit besides
+(`gateway.routing.breaker`); that goes for the last one too, which is then asked only where there is nobody else.
+
+`allowed_fails` and `allowed_fails_policy` say how many failures, in the time of a cooldown, are no reason yet.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from adapters.errors import (
     GatewayError,
@@ -22,6 +25,13 @@ from adapters.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
+from adapters.types import Usage
+from gateway.config.model import RouterSettings
+from gateway.routing.breaker import Breaker
+from gateway.routing.conversations import Conversations
+from gateway.routing.pace import USUAL_SAMPLES, Pace, kept
+from gateway.routing.retries import consequence
+from gateway.routing.spending import Spending
 from gateway.routing.windows import Minute
 
 log = logging.getLogger("penstock")
@@ -44,15 +54,20 @@ class Condition:
     """One deployment. Times are `Runtime.now`'s. What is `elsewhere` was told by other processes."""
 
     __slots__ = (
+        "_by_direction",
+        "breaker",
+        "cooldowns",
+        "cooled_for",
         "cooled_until",
         "elsewhere_in_flight",
         "elsewhere_requests",
         "elsewhere_tokens",
+        "fails",
         "failures",
         "in_flight",
         "last_reason",
-        "latency",
-        "per_token",
+        "pace",
+        "probed",
         "requests",
         "successes",
         "tokens",
@@ -70,11 +85,37 @@ class Condition:
         self.successes = 0
         self.failures = 0
         self.cooled_until = 0.0
+        self.cooled_for = ""
+        """The reason of its last cooldown."""
+        self.breaker: Breaker | None = None
+        """None if it has not failed lately."""
+        self.cooldowns: dict[int, int] = {}
+        """How often it was left out, by the provider's status."""
+        self.fails: dict[str, tuple[float, int]] = {}
+        """Failures that are allowed for, by the error's name: since when, and how many."""
+        self.probed: tuple[float, str] | None = None
+        """When it was last probed, and the reason why that failed, empty if it did not."""
         self.last_reason = ""
-        self.latency: float | None = None
-        """Seconds to the first event (streams) or the answer, a moving average."""
-        self.per_token: float | None = None
-        """Seconds per output token of whole answers and of streams after their first event, a moving average."""
+        self.pace = Pace()
+        self._by_direction: tuple[Minute, Minute] | None = None
+
+    def by_direction(self) -> tuple[Minute, Minute]:
+        """Input and output tokens apart, which are counted from the first time that somebody asks."""
+        if self._by_direction is None:
+            self._by_direction = Minute(), Minute()
+        return self._by_direction
+
+    def used(self, now: float, usage: Usage) -> None:
+        """A request that it answered has ended."""
+        self.tokens.add(now, usage.total)
+        if self._by_direction is not None:
+            into, out = self._by_direction
+            into.add(now, usage.prompt)
+            out.add(now, usage.completion)
+
+
+_NEVER_ASKED = Condition()
+"""What looking shows of a deployment that was never asked; a fresh one costs 3 us. Nobody writes to it."""
 
 
 class Health:
@@ -84,6 +125,23 @@ class Health:
         self._conditions: dict[str, Condition] = {}
         self._cooldown = cooldown
         self._enabled = enabled
+        self._allowed: int | None = None
+        self._allowed_by_name: Mapping[str, int] = {}
+        self.processes = 1
+        """How many tell each other of their deployments, this one included."""
+        self.keep = kept(USUAL_SAMPLES)
+        """How much of an average stays when a measurement is added (`gateway.routing.pace`)."""
+        self.spending = Spending()
+        """What was used of budgets and of limits by the day."""
+        self.conversations = Conversations()
+        """Who answered which conversation."""
+
+    def adopt(self, settings: RouterSettings) -> None:
+        """Go by these settings from now on; what is known stays."""
+        self._cooldown = settings.cooldown_time
+        self._enabled = not settings.disable_cooldowns
+        self._allowed = settings.allowed_fails
+        self._allowed_by_name = settings.allowed_fails_policy
 
     def of(self, deployment_id: str) -> Condition:
         """The condition of a deployment, a fresh one if it was never asked."""
@@ -96,10 +154,30 @@ class Health:
 
     def look(self, deployment_id: str) -> Condition:
         """The condition of a deployment for whoever only shows it: nothing is remembered by looking."""
-        return self._conditions.get(deployment_id) or Condition()
+        return self._conditions.get(deployment_id) or _NEVER_ASKED
+
+    def all(self) -> Iterable[tuple[str, Condition]]:
+        """Every deployment that is remembered, by its id."""
+        return self._conditions.items()
+
+    def follow_cooldown(self, deployment_id: str, until: float, why: str) -> bool:
+        """Another process has left it out until then; whether that is longer than known here, and heeded."""
+        condition = self.of(deployment_id)
+        if not self._enabled or condition.cooled_until >= until:
+            return False
+        condition.cooled_until = until
+        condition.cooled_for = condition.last_reason = why
+        return True
 
     def is_available(self, deployment_id: str, now: float) -> bool:
-        """It is not cooling down."""
+        """It is not cooling down, and its circuit lets a request through."""
+        condition = self._conditions.get(deployment_id)
+        return condition is None or (
+            condition.cooled_until <= now and (condition.breaker is None or condition.breaker.allows(now))
+        )
+
+    def is_usable(self, deployment_id: str, now: float) -> bool:
+        """It is not cooling down: it can be asked where there is nobody else, whatever its circuit says."""
         condition = self._conditions.get(deployment_id)
         return condition is None or condition.cooled_until <= now
 
@@ -108,55 +186,113 @@ class Health:
         condition = self.of(deployment_id)
         condition.in_flight += 1
         condition.requests.add(now, 1)
+        if condition.breaker is not None:
+            condition.breaker.began(now)
 
-    def used(self, deployment_id: str, now: float, tokens: int) -> None:
-        """A request that it answered has ended, and has used so many tokens in all."""
-        self.of(deployment_id).tokens.add(now, tokens)
+    def used(self, deployment_id: str, now: float, usage: Usage) -> None:
+        """A request that it answered has ended, and has used so much."""
+        self.of(deployment_id).used(now, usage)
 
-    def succeeded(self, deployment_id: str, seconds: float | None, *, per_token: float | None = None) -> None:
-        """It answered, after `seconds`, and needed `per_token` seconds for each token of its answer."""
+    def succeeded(
+        self,
+        deployment_id: str,
+        now: float,
+        seconds: float | None,
+        *,
+        per_token: float | None = None,
+        streamed: bool = False,
+    ) -> None:
+        """It answered, after `seconds` (a stream: to its first event), with `per_token` seconds for each output token."""
         condition = self.of(deployment_id)
         condition.in_flight -= 1
         condition.successes += 1
         condition.last_reason = ""
-        if seconds is not None:
-            condition.latency = (
-                seconds if condition.latency is None else 0.8 * condition.latency + 0.2 * seconds
-            )
-        if per_token is not None:
-            condition.per_token = (
-                per_token if condition.per_token is None else 0.8 * condition.per_token + 0.2 * per_token
-            )
+        condition.pace.answered(now, seconds, per_token, self.keep, streamed=streamed)
+        if condition.breaker is not None and condition.breaker.succeeded(now):
+            condition.breaker = None
 
     def released(self, deployment_id: str) -> None:
         """It is no longer asked, and that says nothing about it (the client left, the question was wrong)."""
-        self.of(deployment_id).in_flight -= 1
-
-    def failed(self, deployment_id: str, error: GatewayError, now: float, *, peers: Iterable[str]) -> None:
-        """It failed. `peers` are the ids of its route's deployments: if no other is available, it is the last."""
         condition = self.of(deployment_id)
         condition.in_flight -= 1
+        if condition.breaker is not None:
+            condition.breaker.released()
+
+    def failed(
+        self,
+        deployment_id: str,
+        error: GatewayError,
+        now: float,
+        *,
+        peers: Iterable[str],
+        cooldown: float | None = None,
+    ) -> None:
+        """It failed. `peers` are the ids of its route's deployments: if no other is available, it is the last.
+
+        `cooldown` is the deployment's own time in seconds, if it has one.
+        """
+        condition = self.of(deployment_id)
         if _is_the_callers(error):
+            self.released(deployment_id)
             return
+        condition.in_flight -= 1
         is_last = not any(peer != deployment_id and self.is_available(peer, now) for peer in peers)
         condition.failures += 1
         condition.last_reason = error.reason
-        seconds = self._cooldown_for(error, is_last=is_last)
-        if self._enabled and seconds > 0:
+        condition.pace.failed(now, self.keep)
+        usual = self._cooldown if cooldown is None else cooldown
+        if not self._enabled or self._is_allowed(condition, error, now, usual):
+            return
+        seconds = self._cooldown_for(error, usual, is_last=is_last)
+        if seconds > 0:
             condition.cooled_until = max(condition.cooled_until, now + seconds)
+            condition.cooled_for = error.reason
             log.debug("deployment %s cools down for %g s: %s", deployment_id, seconds, error.reason)
+        opens = self._breaks(condition, error, now, usual)
+        if opens:
+            log.info("deployment %s fails too often, its circuit is open: %s", deployment_id, error.reason)
+        if seconds > 0 or opens:
+            status = (isinstance(error, UpstreamError) and error.provider_status) or error.status
+            condition.cooldowns[status] = condition.cooldowns.get(status, 0) + 1
 
-    def _cooldown_for(self, error: GatewayError, *, is_last: bool) -> float:
+    def cooldowns(self) -> Iterator[tuple[str, int, int]]:
+        """How often deployments were left out: id, the provider's status, times."""
+        for deployment_id, condition in self._conditions.items():
+            for status, times in condition.cooldowns.items():
+                yield deployment_id, status, times
+
+    def _is_allowed(self, condition: Condition, error: GatewayError, now: float, span: float) -> bool:
+        """It has not failed so more often than it may, in such a time."""
+        name = consequence(error).name
+        allowed = self._allowed_by_name.get(name)
+        if allowed is None:
+            name, allowed = "", self._allowed
+        if allowed is None:
+            return False
+        since, count = condition.fails.get(name, (now, 0))
+        if now - since > span:
+            since, count = now, 0
+        condition.fails[name] = since, count + 1
+        return count < allowed
+
+    def _breaks(self, condition: Condition, error: GatewayError, now: float, seconds: float) -> bool:
+        if isinstance(error, UpstreamDisconnected) and error.reused:
+            return False
+        if condition.breaker is None:
+            condition.breaker = Breaker()
+        return condition.breaker.failed(now, max(seconds, SHORTEST_COOLDOWN))
+
+    def _cooldown_for(self, error: GatewayError, usual: float, *, is_last: bool) -> float:
         wished = error.retry_after if isinstance(error, UpstreamError) else None
         if isinstance(error, UpstreamRateLimited):
             if wished is None:
-                return 0.0 if is_last else self._cooldown
+                return 0.0 if is_last else usual
             return min(max(wished, SHORTEST_COOLDOWN), LONGEST_COOLDOWN)
         if is_last or (isinstance(error, UpstreamDisconnected) and error.reused):
             return 0.0
         if wished is not None and not isinstance(error, _STAYS_BROKEN):
             return min(max(wished, SHORTEST_COOLDOWN), LONGEST_COOLDOWN)
-        return self._cooldown
+        return usual
 
     def _forget_one(self) -> None:
         for deployment_id, condition in self._conditions.items():

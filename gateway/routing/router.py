@@ -8,10 +8,14 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from adapters.errors import GatewayError
 from gateway.config.model import RouterSettings
 from gateway.routes import Deployment, Route
-from gateway.routing.filters import Filter, filters_of
+from gateway.routing.affinity import affinity_of
+from gateway.routing.filters import Filter, filters_of, tags_of
 from gateway.routing.health import Health
+from gateway.routing.pace import kept
+from gateway.routing.refusals import WhyNot, nobody
 from gateway.routing.strategies import STRATEGIES, simple_shuffle
 from gateway.routing.wants import Wants
 
@@ -30,27 +34,42 @@ class Considered(Struct, frozen=True):
 class Router:
     """The choice among deployments, as one configuration wants it. Made anew with each configuration; `health` lives on."""
 
-    def __init__(self, settings: RouterSettings, health: Health) -> None:
+    def __init__(self, settings: RouterSettings, health: Health, dice: random.Random = _dice) -> None:
         self._settings = settings
+        self._dice = dice
         self._health = health
+        health.keep = kept(settings.routing_strategy_args.max_latency_list_size)
         self._weigh = STRATEGIES.get(settings.routing_strategy, simple_shuffle)(settings, health)
+        self.affinity = affinity_of(settings, health)
+        """Keeps conversations where they are; None where that is off."""
 
     def choose(
-        self, route: Route, wants: Wants, now: float, asked: Sequence[Deployment] = ()
+        self,
+        route: Route,
+        wants: Wants,
+        now: float,
+        asked: Sequence[Deployment] = (),
+        *,
+        anyway: bool = False,
     ) -> Deployment | None:
-        """A deployment that can take the request and is not among those `asked`; None if there is none."""
+        """A deployment that can take the request and is not among those `asked`; None if there is none.
+
+        `anyway` has those too whose circuit is open.
+        """
         filters = self._filters(route)
         if len(route.deployments) == 1 and not filters:  # what most routes are
             only = route.deployments[0]
-            return only if only not in asked and self._health.is_available(only.id, now) else None
-        fitting = self._fitting(route, filters, wants, now)
+            is_possible = self._health.is_usable if anyway else self._health.is_available
+            return only if only not in asked and is_possible(only.id, now) else None
+        fitting = self._fitting(route, filters, wants, now, anyway=anyway)
         fresh = [deployment for deployment in fitting if deployment not in asked] if asked else fitting
-        if len(fresh) > 1:
+        if len(fresh) > 1 and self._has_levels(route):
             lowest = min(deployment.order for deployment in fresh)
             fresh = [deployment for deployment in fresh if deployment.order == lowest]
         if len(fresh) < 2:
             return fresh[0] if fresh else None
-        return self._draw(fresh, wants, now)
+        kept = self.affinity.preferred(fresh, wants, now) if self.affinity is not None else None
+        return kept or self._draw(fresh, wants, now)
 
     def again(self, route: Route, wants: Wants, now: float, asked: Sequence[Deployment]) -> Deployment | None:
         """One of those `asked` that can still take the request: the one asked least often, then longest ago."""
@@ -59,13 +78,12 @@ class Router:
 
     def consider(self, route: Route, wants: Wants, now: float) -> list[Considered]:
         """All deployments in the order in which they would be asked, and why not."""
-        filters = self._filters(route)
         refused = []
         levels: dict[int, list[Deployment]] = {}
         for deployment in route.deployments:
-            why = self._why_not(deployment, filters, wants, now)
-            if why:
-                refused.append(Considered(deployment, 0.0, why))
+            why = self._why_not(deployment, route, wants, now)
+            if why is not None:
+                refused.append(Considered(deployment, 0.0, why.text))
             else:
                 levels.setdefault(deployment.order, []).append(deployment)
         found = []
@@ -79,6 +97,19 @@ class Router:
             ]
         return [*found, *refused]
 
+    def nobody(self, route: Route, wants: Wants, now: float) -> GatewayError:
+        """What to say when no deployment of the route can take the request."""
+        reasons = [self._why_not(one, route, wants, now) for one in route.deployments]
+        told = [why for why in reasons if why is not None]
+        return nobody(route.name, told, tags_of(wants))
+
+    def _has_levels(self, route: Route) -> bool:
+        """Not all of its deployments are of one order."""
+        found: bool | None = route.notes.get("levels")
+        if found is None:
+            found = route.notes["levels"] = len({one.order for one in route.deployments}) > 1
+        return found
+
     def _filters(self, route: Route) -> tuple[Filter, ...]:
         filters: tuple[Filter, ...] | None = route.notes.get("filters")
         if filters is None:
@@ -86,9 +117,9 @@ class Router:
         return filters
 
     def _fitting(
-        self, route: Route, filters: tuple[Filter, ...], wants: Wants, now: float
+        self, route: Route, filters: tuple[Filter, ...], wants: Wants, now: float, *, anyway: bool = False
     ) -> list[Deployment]:
-        is_available = self._health.is_available
+        is_available = self._health.is_usable if anyway else self._health.is_available
         return [
             deployment
             for deployment in route.deployments
@@ -96,11 +127,16 @@ class Router:
             and not (filters and any(refuses(deployment, wants, now) for refuses in filters))
         ]
 
-    def _why_not(self, deployment: Deployment, filters: tuple[Filter, ...], wants: Wants, now: float) -> str:
+    def _why_not(self, deployment: Deployment, route: Route, wants: Wants, now: float) -> WhyNot | None:
+        """The first reason that stays, as waiting does not help against it; else the one that lasts longest."""
+        found = [why for refuses in self._filters(route) if (why := refuses(deployment, wants, now))]
         if not self._health.is_available(deployment.id, now):
-            seconds = self._health.look(deployment.id).cooled_until - now
-            return f"it cools down for {max(0.0, seconds):.1f} s more"
-        return next((why for refuses in filters if (why := refuses(deployment, wants, now))), "")
+            condition = self._health.look(deployment.id)
+            circuit = condition.breaker.open_until if condition.breaker is not None else 0.0
+            seconds = max(0.0, max(condition.cooled_until, circuit) - now)
+            found.append(WhyNot("cooldown", f"it cools down for {seconds:.1f} s more", seconds))
+        stays = next((why for why in found if why.stays), None)
+        return stays or max(found, key=lambda why: why.seconds or 0.0, default=None)
 
     def _shares(self, candidates: Sequence[Deployment], wants: Wants, now: float) -> list[float]:
         weights = self._weigh(candidates, wants, now) if len(candidates) > 1 else (1.0,)
@@ -108,5 +144,17 @@ class Router:
         return [weight / total if total else 1 / len(candidates) for weight in weights]
 
     def _draw(self, candidates: Sequence[Deployment], wants: Wants, now: float) -> Deployment:
+        # By hand, as `random.choices` takes 1 us more.
         weights = self._weigh(candidates, wants, now)
-        return _dice.choices(candidates, weights if any(weights) else None)[0]
+        total = sum(weights)
+        if not total:
+            return self._dice.choice(candidates)
+        point = self._dice.random() * total
+        drawn = candidates[0]
+        for deployment, weight in zip(candidates, weights, strict=True):
+            if weight:
+                drawn = deployment
+                point -= weight
+                if point < 0:
+                    break
+        return drawn

@@ -1,39 +1,61 @@
-"""How much there was in the last minute."""
+"""How much there was lately."""
 
 from __future__ import annotations
 
-_PART = 5.0
-"""Seconds that are counted as one: the sum is of the last 55 to 60 seconds."""
-_PARTS = 12
 
+class Window:
+    """A sum that slides over `parts` spans of `part` seconds each: of all of them, the newest as far as it has come.
 
-class Minute:
-    """A sum that slides. Times are `Runtime.now`'s and do not go back. 0.3 us to add."""
+    Times are `Runtime.now`'s and do not go back. 0.3 us to add.
+    """
 
-    __slots__ = ("_newest", "_parts", "_total")
+    __slots__ = ("_newest", "_part", "_parts", "_total")
 
-    def __init__(self) -> None:
-        self._parts = [0] * _PARTS
+    def __init__(self, part: float, parts: int) -> None:
+        self._part = part
+        self._parts = [0] * parts
         self._newest = 0
         self._total = 0
 
     def add(self, now: float, amount: int) -> None:
         """Count `amount` now."""
-        part = int(now / _PART)
+        part = int(now / self._part)
         if part != self._newest:
             self._turn(part)
-        self._parts[part % _PARTS] += amount
+        self._parts[part % len(self._parts)] += amount
         self._total += amount
 
     def sum(self, now: float) -> int:
-        """What was added in the last minute."""
-        part = int(now / _PART)
+        """What was added within the window."""
+        part = int(now / self._part)
         if part != self._newest:
             self._turn(part)
         return self._total
 
+    def wait(self, now: float, below: int) -> float:
+        """Seconds until the sum is below that, if nothing is added; those of the window if it never is."""
+        left = self.sum(now)
+        if left < below:
+            return 0.0
+        parts = self._parts
+        for part in range(self._newest - len(parts) + 1, self._newest + 1):
+            left -= parts[part % len(parts)]
+            if left < below:
+                return (part + len(parts)) * self._part - now
+        return len(parts) * self._part
+
     def _turn(self, part: int) -> None:
-        for passed in range(max(self._newest, part - _PARTS) + 1, part + 1):
-            self._total -= self._parts[passed % _PARTS]
-            self._parts[passed % _PARTS] = 0
+        parts = self._parts
+        for passed in range(max(self._newest, part - len(parts)) + 1, part + 1):
+            self._total -= parts[passed % len(parts)]
+            parts[passed % len(parts)] = 0
         self._newest = max(self._newest, part)
+
+
+class Minute(Window):
+    """Of the last 55 to 60 seconds."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(5.0, 12)

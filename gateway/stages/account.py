@@ -61,6 +61,8 @@ def settle(rt: Runtime, x: Exchange) -> None:
     rt.body_bytes -= x.body_size
     rt.metrics.in_flight -= 1
     x.at.ended = rt.now()
+    if x.deadline is not None:
+        x.deadline.cancel()
     _let_go(rt, x)
     if x.caller is None:
         _refused(rt, x)
@@ -76,7 +78,9 @@ def settle(rt: Runtime, x: Exchange) -> None:
         x.cost = cost(price, usage, x.envelope)
     x.usage = usage
     if usage is not None and x.deployment is not None:
-        rt.health.used(x.deployment.id, x.at.ended, usage.total)
+        rt.health.used(x.deployment.id, x.at.ended, usage)
+        if rt.health.spending.is_on:
+            rt.health.spending.add(x.deployment, x.wall, x.cost, usage)
     rt.limiter.settle(x)
     rt.ledger.offer(_row(x))
 
@@ -97,12 +101,19 @@ def _let_go(rt: Runtime, x: Exchange) -> None:
     deployment = attempt.deployment
     if isinstance(x.error, UpstreamError):
         attempt.error = x.error
-        peers = [other.id for other in x.plan[x.fallbacks].deployments]
-        rt.health.failed(deployment.id, x.error, x.at.ended, peers=peers)
+        attempt.tell_failure(rt.health, x.error, x.at.ended)
     elif x.cancelled or x.error is not None:
         rt.health.released(deployment.id)
     else:
-        rt.health.succeeded(deployment.id, attempt.seconds, per_token=_per_token(x, attempt))
+        rt.health.succeeded(
+            deployment.id,
+            x.at.ended,
+            attempt.seconds,
+            per_token=_per_token(x, attempt),
+            streamed=x.tap is not None,
+        )
+        if rt.router.affinity is not None:
+            rt.router.affinity.remember(x, deployment.id, x.at.ended)
 
 
 def _per_token(x: Exchange, attempt: Attempt) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
@@ -197,10 +198,11 @@ def _controls(envelope: Mapping[str, Raw], headers: Mapping[str, str]) -> Contro
     tags = _strings(_value(envelope, "tags")) or _strings(metadata.get("tags"))
     tags += tuple(tag.strip() for tag in headers.get("x-litellm-tags", "").split(",") if tag.strip())
     return Controls(
-        num_retries=_whole(envelope, headers, "num_retries"),
+        num_retries=_retries(envelope, headers),
         timeout=_seconds(envelope, headers, "timeout"),
         stream_timeout=_seconds(envelope, headers, "stream_timeout"),
         fallbacks=_fallbacks(_value(envelope, "fallbacks")),
+        context_window_fallbacks=_texts(_value(envelope, "context_window_fallback_dict")),
         disable_fallbacks=_flag(envelope, "disable_fallbacks"),
         drop_params=_flag(envelope, "drop_params"),
         drop=_strings(_value(envelope, "additional_drop_params"))[:_MOST_NAMES],
@@ -283,6 +285,19 @@ def _seconds(envelope: Mapping[str, Raw], headers: Mapping[str, str], key: str) 
 def _whole(envelope: Mapping[str, Raw], headers: Mapping[str, str], key: str) -> int | None:
     number = _number(envelope, headers, key)
     return None if number is None else min(int(number), 10)
+
+
+def _retries(envelope: Mapping[str, Raw], headers: Mapping[str, str]) -> int | None:
+    """What `num_retries` says; `max_retries` is what SDKs call it."""
+    number = _whole(envelope, headers, "num_retries")
+    return _whole(envelope, headers, "max_retries") if number is None else number
+
+
+def _texts(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    pairs = ((name, text) for name, text in value.items() if isinstance(text, str))
+    return dict(islice(pairs, _MOST_NAMES))
 
 
 def _fallbacks(value: object) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import logging
 from adapters.errors import ModelNotFound
 from gateway import access
 from gateway.exchange import Exchange
+from gateway.routing.fallbacks import within_reach
 from gateway.runtime import Runtime
 
 log = logging.getLogger("penstock")
@@ -16,7 +17,7 @@ _NAMES_SHOWN = 10
 
 
 def plan(rt: Runtime, x: Exchange) -> None:
-    """Fill `x.plan`: the route that was asked for, then its stand-ins, as far as the caller's key may use them.
+    """Fill `x.plan`: the route that was asked for, then all that may stand in for it, as far as the caller's key may use them.
 
     Raises `ModelNotFound` and `ModelDenied`.
     """
@@ -27,7 +28,7 @@ def plan(rt: Runtime, x: Exchange) -> None:
         access.check_model(key, name, route)
     if route is None:
         raise ModelNotFound(_not_found(rt, name))
-    stand_ins = () if x.controls.disable_fallbacks else rt.routes.stand_ins(name, x.controls.fallbacks)
+    stand_ins = within_reach(rt.routes, route, x.controls)
     if key is not None and stand_ins:
         stand_ins = [other for other in stand_ins if access.may_use(key, other.name, other)]
     x.plan = (route, *stand_ins)

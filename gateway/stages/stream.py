@@ -17,12 +17,15 @@ from adapters import CLIENTS
 from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
 from adapters.taps import Tap
 from gateway import __version__
+from gateway.asking import first_event_seconds
 from gateway.client import ClientWriter, header_lines
 from gateway.deadlines import Deadline
 from gateway.exchange import Answer, Exchange, Response
 from gateway.logs import scrub
 from gateway.pricing import cost, dollars_text
 from gateway.routes import Deployment
+from gateway.routing.geography import region_of
+from gateway.routing.retries import policy_of
 from gateway.runtime import Runtime
 from gateway.story import Interrupted, Signal
 
@@ -241,9 +244,23 @@ async def refuse(rt: Runtime, x: Exchange, error: GatewayError) -> None:
     if rt.draining:
         x.client.close_after()
     body = side.write_error(error, request_id=x.id, mid_stream=False)
-    x.client.answer(error.status, headers_of(rt, x, None) + header_lines(error.headers.items()), body)
+    x.client.answer(error.status, _of_refusal(rt, x) + header_lines(error.headers.items()), body)
     if x.client.is_full:
         await x.client.flushed(rt.limits.client_write)
+
+
+def _of_refusal(rt: Runtime, x: Exchange) -> str:
+    """The headers of an error: besides those of any answer, what bound the attempts, as far as there was anybody to ask."""
+    lines = headers_of(rt, x, None)
+    if not x.plan:
+        return lines
+    if x.deployment is None:
+        return lines + header_lines((("x-litellm-model-group", _clean(x.plan[0].name)),))
+    router = rt.config.router
+    said = x.controls.num_retries, x.deployment.max_retries, policy_of(router, x.plan[0]).max_retries
+    most = next((count for count in said if count is not None), router.num_retries)
+    seconds = first_event_seconds(rt, x, x.deployment)
+    return lines + header_lines((("x-litellm-max-retries", str(most)), ("x-litellm-timeout", f"{seconds:g}")))
 
 
 def _scrub(error: GatewayError) -> None:
@@ -268,6 +285,8 @@ def headers_of(rt: Runtime, x: Exchange, answer: Answer | None) -> str:
     )
     if x.dropped:
         lines += header_lines((("x-penstock-dropped-params", _clean(", ".join(x.dropped))),))
+    if x.attempts:
+        lines += _timing(x, answer)
     if answer is not None and answer.tap is None:
         lines += _of_whole_answer(rt, x)
     if x.caller is not None and x.caller.key is not None:
@@ -290,15 +309,39 @@ _VERSION = _version_and_attempts(0, 0)
 def _of_deployment(deployment: Deployment) -> str:
     lines: str | None = deployment.notes.get("headers")
     if lines is None:
+        region = region_of(deployment)
         lines = deployment.notes["headers"] = header_lines(
             (
                 ("x-litellm-model-id", _clean(deployment.id)),
                 ("x-litellm-model-group", _clean(deployment.route)),
                 ("x-litellm-model-name", _clean(deployment.model_name)),
                 ("x-litellm-model-api-base", _clean(deployment.origin)),
+                *((("x-litellm-model-region", _clean(region)),) if region else ()),
             )
         )
     return lines
+
+
+def _timing(x: Exchange, answer: Answer | None) -> str:
+    """Where the time went until now, in the syntax of `Server-Timing` (https://www.w3.org/TR/server-timing/): milliseconds
+    one after the other.
+
+    `queue`: until the first deployment was asked; `retries`: attempts in vain and the pauses after them; `connect`: opening a
+    connection; `first`: from there to the first event, or to the end of a whole answer.
+    """
+    attempts = x.attempts
+    first = last = attempts[0]
+    queue = (first.started - x.at.began) * 1000
+    connect = answer.response.connect_seconds if answer is not None and answer.response is not None else 0.0
+    if len(attempts) == 1 and last.answered and not connect:  # nearly all: 0.7 us
+        return f"x-penstock-timing: queue;dur={queue:.2f}, first;dur={last.seconds * 1000:.2f}\r\n"
+    last = attempts[-1]
+    lost = last.started - first.started + (0.0 if last.answered else last.seconds)
+    steps = [("queue", queue), ("retries", lost * 1000), ("connect", connect * 1000)]
+    if last.answered:
+        steps.append(("first", (last.seconds - connect) * 1000))
+    told = ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in steps if milliseconds)
+    return f"x-penstock-timing: {told}\r\n"
 
 
 def _of_whole_answer(rt: Runtime, x: Exchange) -> str:

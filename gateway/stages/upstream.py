@@ -1,25 +1,28 @@
 """Who begins to answer?
 
-Walks the plan until one deployment *begins* to answer: the whole answer of a plain request, the first provider event of
-a stream. Until then another deployment may be asked, afterwards never. What a client sees meanwhile is nothing, or, after
-15 seconds of silence, the head of the stream and keep-alive comments.
+Walks until one deployment *begins* to answer: the whole answer of a plain request, the first provider event of a stream.
+Until then another deployment may be asked, afterwards never. What a client sees meanwhile is nothing, or, after 15 seconds
+of silence, the head of the stream and keep-alive comments.
 
-Order: the deployments of the route (by `order`, then shuffled by weight; cooled-down ones left out), at most
-`num_retries` more attempts than one; then the route's fallbacks in turn. An error that another deployment would repeat,
-like a malformed question, ends the walk at once; a question too long for a model, or refused by its filter, goes on to
-the fallbacks.
+The order: a deployment of the route; after an error, as often as `gateway.routing.retries` says, others that were not asked
+yet, then the same again; the levels of `order` that are left; then other models, by the list that the error leads to, each
+with its own stand-ins before those that still wait, `max_fallbacks` in all. Each attempt beyond the first needs room in the
+caller's budgets, where it might be paid beside an earlier one, and in the retry budget of the process.
+
+`ask_one` is the seam: everything that happens to one deployment and one question is there, and whoever wants to ask
+differently asks through it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
 from adapters.errors import (
     GatewayError,
-    NoDeployment,
     Unsupported,
     UpstreamAuth,
     UpstreamError,
@@ -31,60 +34,124 @@ from gateway.estimates import tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange
 from gateway.questions import question_for
 from gateway.routes import Deployment, Route
-from gateway.routing.retries import goes_on, may_repeat, wait_before
+from gateway.routing.retries import consequence, may_repeat, policy_of, retries_after, wait_before
 from gateway.runtime import Runtime
 from gateway.upstreams import Prepared
 
 log = logging.getLogger("penstock")
 
+_LONGEST_HEADER = 1_000
+
+
+class OutOfTime(GatewayError):
+    """The request has taken all the time that it may (`total_timeout`)."""
+
+    status, type, reason = 504, "timeout", "total_timeout"
+
 
 async def ask(rt: Runtime, x: Exchange) -> Answer:
     """The answer that has begun. Raises the first error if nobody answers, with all attempts in its message."""
-    first: GatewayError | None = None
-    for position, route in enumerate(x.plan):
-        if position and rt.limiter.binds(x.caller) and not await _has_room(rt, x, route):
+    rt.attempts.offered(rt.now())
+    if (seconds := rt.config.router.total_timeout) is not None:
+        late = OutOfTime(f"The request took longer than {seconds:g} s", code="total_timeout")
+        x.deadline = rt.deadlines.start(seconds, lambda: x.story.interrupt(late))
+    try:
+        return await _ask_route(rt, x, x.plan[0])
+    except GatewayError as error:
+        first = error
+    return await _ask_others(rt, x, first)
+
+
+async def _ask_others(rt: Runtime, x: Exchange, first: GatewayError) -> Answer:
+    """The answer of another model. `first` is why the one that was asked for gave none."""
+    route = x.plan[0]
+    visited, waiting, errors = [route], list[Route](), [first]
+    while True:
+        nearer = _stand_ins(rt, x, route, errors[-1])
+        waiting = [*nearer, *(other for other in waiting if other not in nearer)]
+        waiting = [other for other in waiting if other not in visited]
+        if not waiting or len(visited) > rt.config.router.max_fallbacks:
             break
-        x.fallbacks = position
+        route = waiting.pop(0)
+        if not await _may_go_on(rt, x, route):
+            break
+        visited.append(route)
+        x.fallbacks += 1
         try:
             return await _ask_route(rt, x, route)
         except GatewayError as error:
-            if first is None:
-                first = error
-            if not goes_on(error):
-                break
-    if first is None:
-        raise NoDeployment(f"No deployments available for {x.model!r}")
-    raise _told(first, x)
+            errors.append(error)
+    if not x.attempts:
+        answer = await _last_resort(rt, x, visited)
+        if answer is not None:
+            return answer
+    raise _told(errors, x)
 
 
 async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
     asked: list[Deployment] = []
     last: UpstreamError | Unsupported | None = None
-    while last is None or len(asked) <= _retries(rt, x, route):
-        deployment = rt.router.choose(route, x, rt.now(), asked)
-        if deployment is None and last is not None and may_repeat(last):
-            deployment = rt.router.again(route, x, rt.now(), asked)
-        if deployment is None:
-            break
-        if x.hold is not None and last is not None and not await _has_room(rt, x, route):
-            break
-        if last is not None and deployment in asked and isinstance(last, UpstreamError):
-            wait = wait_before(len(asked), last, rt.limits.retry_pause)
-            if wait > rt.limits.longest_retry_wait:
-                break
-            await asyncio.sleep(wait)
+    passed: Sequence[Deployment] = ()  # levels whose attempts are used up
+    while True:
+        deployment = rt.router.choose(route, x, rt.now(), [*asked, *passed] if passed else asked)
+        if last is not None:
+            if deployment is None and not passed:
+                deployment = await _again(rt, x, route, asked, last)
+            if deployment is None or not await _may_go_on(rt, x, route):
+                raise last
+        elif deployment is None:
+            raise rt.router.nobody(route, x, rt.now())
+        if x.attempts and not rt.attempts.take(rt.now()):
+            raise last or rt.router.nobody(route, x, rt.now())
         asked.append(deployment)
         try:
-            return await _ask_one(rt, x, deployment, route)
-        except Unsupported as error:
-            last = error  # another deployment may speak another format
-        except UpstreamError as error:
+            return await ask_one(rt, x, deployment, route)
+        except (UpstreamError, Unsupported) as error:
             last = error
-            if not error.elsewhere:
-                break
-    if last is not None:
-        raise last
-    raise _all_cooling(rt, route)
+        if len(asked) > retries_after(last, rt.config.router, route, deployment, x.controls.num_retries):
+            if consequence(last).again == "no":
+                raise last
+            passed = [other for other in route.deployments if other.order <= deployment.order]
+
+
+async def _again(
+    rt: Runtime, x: Exchange, route: Route, asked: list[Deployment], last: GatewayError
+) -> Deployment | None:
+    """One that was asked already, after the time that it needs; None if that would be of no use or takes too long."""
+    settings = rt.config.router
+    policy = policy_of(settings, route)
+    if not may_repeat(last, policy) or rt.router.again(route, x, rt.now(), asked) is None:
+        return None
+    pause = rt.limits.retry_pause
+    wait = wait_before(len(asked), last, policy, least=settings.retry_after, pause=pause)
+    if wait > max(rt.limits.longest_retry_wait, settings.retry_after):
+        return None
+    await asyncio.sleep(wait)
+    return rt.router.again(route, x, rt.now(), asked)  # others may have learnt meanwhile that it is broken
+
+
+def _stand_ins(rt: Runtime, x: Exchange, route: Route, error: GatewayError) -> Sequence[Route]:
+    """The models that an error leads to: of those that the request may use at all, which are the rest of its plan."""
+    then = consequence(error).then
+    if then == "end" or len(x.plan) == 1:
+        return ()
+    wider = x.controls.context_window_fallbacks.get(route.name)
+    if then == "context_window_fallbacks" and wider:
+        found = rt.routes.stand_ins(route.name, (wider,))
+    elif x.controls.fallbacks:
+        found = rt.routes.stand_ins(route.name, x.controls.fallbacks) if route is x.plan[0] else ()
+    else:
+        found = rt.routes.stand_ins(route.name, then=then)
+    planned = {other.name: other for other in x.plan}  # a reload may have made others since
+    return [planned[other.name] for other in found if other.name in planned]
+
+
+async def _may_go_on(rt: Runtime, x: Exchange, route: Route) -> bool:
+    """Is there room for an attempt beyond the first, in the caller's budgets and in the retry budget?"""
+    if x.attempts and not rt.attempts.has_room(rt.now()):
+        rt.attempts.refused += 1
+        return False
+    return not rt.limiter.binds(x.caller) or await _has_room(rt, x, route)
 
 
 async def _has_room(rt: Runtime, x: Exchange, route: Route) -> bool:
@@ -105,25 +172,23 @@ def _may_be_billed(attempt: Attempt) -> bool:
     return attempt.possible_duplicate or attempt.status == 0 or attempt.status < 300
 
 
-def _retries(rt: Runtime, x: Exchange, route: Route) -> int:
-    if x.controls.num_retries is not None:
-        return x.controls.num_retries
-    own = [deployment.max_retries for deployment in route.deployments if deployment.max_retries is not None]
-    return own[0] if own else rt.config.router.num_retries
+async def _last_resort(rt: Runtime, x: Exchange, visited: Sequence[Route]) -> Answer | None:
+    """Nobody could be asked. A deployment whose circuit is open is better than none, and asked once."""
+    for route in visited:
+        deployment = rt.router.choose(route, x, rt.now(), anyway=True)
+        if deployment is not None:
+            return await ask_one(rt, x, deployment, route)
+    return None
 
 
-def _all_cooling(rt: Runtime, route: Route) -> NoDeployment:
-    now = rt.now()
-    waits = [rt.health.look(d.id).cooled_until - now for d in route.deployments]
-    seconds = max(1, round(min(waits, default=1.0) + 0.5))
-    return NoDeployment(
-        f"No deployments available for selected model, Try again in {seconds} seconds. "
-        f"All deployments of {route.name!r} are in cooldown.",
-        headers={"retry-after": str(seconds)},
-    )
+# -- one deployment --------------------------------------------------------------------------------------------------
 
 
-async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Route) -> Answer:
+async def ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Route) -> Answer:
+    """The answer of this deployment of that route, once it has begun: one attempt, of which the health book learns.
+
+    Raises `UpstreamError` and `Unsupported`, after which somebody else may be asked, and whatever interrupts the request.
+    """
     if (
         x.endpoint.operation == "count_tokens"
         and deployment.target.provider.format != x.endpoint.client_format
@@ -132,7 +197,7 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
     if x.hold is not None:
         rt.limiter.check_price(x, deployment)
     question = question_for(x, deployment)
-    attempt = Attempt(deployment, rt.now())
+    attempt = Attempt(deployment, rt.now(), route=route)
     signer = rt.signers.of(deployment) if deployment.signer else None
     prepared: Prepared | None = None
     if deployment.mock is None and (signer is None or signer.is_ready):
@@ -152,7 +217,7 @@ async def _ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Rout
         if isinstance(error, UpstreamTimeout) and x.controls.is_hasty:
             rt.health.released(deployment.id)  # the caller's impatience says nothing about the provider
         else:
-            rt.health.failed(deployment.id, error, rt.now(), peers=[d.id for d in route.deployments])
+            attempt.tell_failure(rt.health, error, rt.now())
         raise
     except BaseException as error:
         attempt.error = error if isinstance(error, GatewayError) else None
@@ -194,8 +259,17 @@ def _estimate(x: Exchange, deployment: Deployment) -> Answer:
     return Answer(None, body=msgspec.json.encode({"input_tokens": tokens_asked(x.envelope)}))
 
 
-def _told(error: GatewayError, x: Exchange) -> GatewayError:
-    """The error with everything that was tried, if that was more than one thing."""
+# -- nobody answers --------------------------------------------------------------------------------------------------
+
+
+def _told(errors: Sequence[GatewayError], x: Exchange) -> GatewayError:
+    """The first error, with everything that was tried if that was more than one thing.
+
+    That a request is wrong is said by whoever finds it out, although others failed before for reasons of their own.
+    """
+    error = errors[0]
+    if consequence(error).then != "end":
+        error = next((attempt.error for attempt in x.attempts if attempt.error is not None), error)
     exhausted = len(x.attempts) > 1
     if isinstance(error, UpstreamError):
         if error.retry_after is not None:
@@ -209,4 +283,11 @@ def _told(error: GatewayError, x: Exchange) -> GatewayError:
             for a in x.attempts
         )
         error.message = f"{error.message} (All models failed. Tried: {tried})"
+        reasons = ", ".join(f"{a.deployment.route}: {a.error.reason}" for a in x.attempts if a.error)
+        error.headers["x-litellm-fallback-errors"] = _plain(reasons)[:_LONGEST_HEADER]
     return error
+
+
+def _plain(text: str) -> str:
+    """As a header may have it: names of models are whatever somebody called them."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text)

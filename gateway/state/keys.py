@@ -51,6 +51,9 @@ class KeyRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     budgets: tuple[BudgetLimit, ...] = ()
     """All hold at once; `max_budget` with `budget_duration` is the first of them where it is set."""
     model_budgets: dict[str, BudgetLimit] = {}
+    raised_by: int = 0
+    raised_until: float = 0.0
+    """The first of `budgets` is so much larger until then."""
     soft_budget: int | None = None
     spend_since: float = 0.0
 

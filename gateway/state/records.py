@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from adapters.errors import GatewayError
 from adapters.types import NO_UNITS, Units, Usage
+from gateway.state.credentials import CredentialRow
 from gateway.state.keys import KeyRow
 
 Status: TypeAlias = Literal["success", "failure", "client_disconnected", "orphaned"]
@@ -38,7 +39,9 @@ UsageSource: TypeAlias = Literal["reported", "estimated", "none"]
 CostSource: TypeAlias = Literal["price", "provider", "none"]
 """Where the cost comes from: usage times price, what the provider billed, or nowhere (no price is known, nothing was used)."""
 
-Dimension: TypeAlias = Literal["day", "model", "model_group", "provider", "key_digest", "end_user"]
+Dimension: TypeAlias = Literal[
+    "day", "model", "model_group", "provider", "deployment_id", "key_digest", "end_user"
+]
 """What totals can be split by. `day` is the UTC date of the start, `YYYY-MM-DD`."""
 
 
@@ -397,26 +400,32 @@ EVERYTHING = LedgerQuery()
 
 _DAY = 86_400
 
+Source: TypeAlias = Literal["entry", "pruned", "day_total"]
+"""A table that totals come from; `gateway.state.pruning` tells of the second."""
 
-def pieces(
-    by: Sequence[Dimension], query: LedgerQuery
-) -> list[tuple[Literal["entry", "day_total"], LedgerQuery]]:
+
+def pieces(by: Sequence[Dimension], query: LedgerQuery) -> list[tuple[Source, LedgerQuery]]:
     """The tables that together have the totals, each with the part of the query that it answers: sums of days for whole days
-    (UTC), rows for what is left of one at either end.
+    (UTC), rows and the minutes of pruned ones for what is left of a day at either end.
     """
     since, until = query.since, query.until
     first = None if since is None else math.ceil(since / _DAY) * _DAY
     end = None if until is None else math.floor(until / _DAY) * _DAY
     knows_no_days = query.id is not None or query.end_user is not None or "end_user" in by
     if knows_no_days or (first is not None and end is not None and first >= end):
-        return [("entry", query)]
-    found: list[tuple[Literal["entry", "day_total"], LedgerQuery]] = []
-    found.append(("day_total", replace(query, since=first, until=end)))
+        return _single(query)
+    found: list[tuple[Source, LedgerQuery]] = [("day_total", replace(query, since=first, until=end))]
     if since is not None and since != first:
-        found.append(("entry", replace(query, until=first)))
+        found += _single(replace(query, until=first))
     if until is not None and until != end:
-        found.append(("entry", replace(query, since=end)))
+        found += _single(replace(query, since=end))
     return found
+
+
+def _single(query: LedgerQuery) -> list[tuple[Source, LedgerQuery]]:
+    """Rows, and the minutes of pruned ones, which know neither ids nor end users."""
+    is_of_rows = query.id is not None or query.end_user is not None
+    return [("entry", query)] if is_of_rows else [("entry", query), ("pruned", query)]
 
 
 class Total(Struct, frozen=True):
@@ -449,8 +458,19 @@ class AliasTaken(GatewayError):
     status, type, reason = 400, "bad_request_error", "alias_taken"
 
 
+class NameTaken(GatewayError):
+    """Another credential has this name."""
+
+    status, type, reason = 400, "bad_request_error", "name_taken"
+
+
+def name_taken(name: str) -> NameTaken:
+    """What to raise for this name."""
+    return NameTaken(f"Credential with name '{name}' already exists.", param="credential_name")
+
+
 class Records(Protocol):
-    """A store of ledger rows and keys. Every call may raise `RecordsUnavailable`."""
+    """A store of ledger rows, keys and named credentials. Every call may raise `RecordsUnavailable`."""
 
     @property
     def name(self) -> str:
@@ -476,7 +496,20 @@ class Records(Protocol):
         ...
 
     async def totals(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
-        """Sums over the rows that fit, one per group, ordered by group. Without dimensions: exactly one."""
+        """Sums over the rows that fit, pruned ones too, one per group, ordered by group. Without dimensions: exactly one.
+
+        A pruned row has lost its `end_user`, and counts from the beginning of its minute.
+        """
+        ...
+
+    async def prune(self, before: float, cuts: Sequence[float], most: int) -> int:
+        """Delete the oldest rows that started before then, `most` at most, all or none; totals stay as they are, also those
+        that begin or end at one of the `cuts`. How many it were; 0 too if another process is about it.
+        """
+        ...
+
+    async def pruned(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
+        """Of `totals`, what is no row any more. `query` names a span and a key only."""
         ...
 
     async def keys(self) -> list[KeyRow]:
@@ -492,6 +525,21 @@ class Records(Protocol):
 
         Raises `AliasTaken`.
         """
+        ...
+
+    async def credentials(self) -> list[CredentialRow]:
+        """All named credentials, in the order of their names."""
+        ...
+
+    async def put_credentials(self, rows: Sequence[CredentialRow]) -> bool:
+        """Write credentials, all or none: each is new, or its `version` follows the stored one's; False if one is not.
+
+        Raises `NameTaken`.
+        """
+        ...
+
+    async def delete_credential(self, name: str) -> bool:
+        """Take a credential away, for good; False if there is none."""
         ...
 
     async def close(self) -> None:

@@ -33,7 +33,9 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters.errors import BadRequest
+from gateway.state.credentials import CredentialRow
 from gateway.state.keys import KeyRow
+from gateway.state.pruning import POSTGRES_LOCK, POSTGRES_PRUNE
 from gateway.state.records import (
     EVERYTHING,
     FLAT,
@@ -47,9 +49,11 @@ from gateway.state.records import (
     LedgerQuery,
     LedgerRow,
     RecordsUnavailable,
+    Source,
     Total,
     flatten,
     make_row,
+    name_taken,
     pieces,
 )
 
@@ -109,15 +113,24 @@ _PUT_KEY = (
     "WHERE virtual_key.version = excluded.version - 1 RETURNING digest"
 )
 
+_PUT_CREDENTIAL = (
+    "INSERT INTO penstock.credential (id, version, name, content) "
+    "SELECT $1::text, $2::bigint, $3::text, $4::jsonb WHERE $2::bigint = "
+    "coalesce((SELECT version FROM penstock.credential WHERE id = $1::text), 0) + 1 "
+    "ON CONFLICT (id) DO UPDATE SET version = excluded.version, name = excluded.name, content = excluded.content "
+    "WHERE credential.version = excluded.version - 1 RETURNING id"
+)
+
 _OWN_DIMENSIONS: dict[Dimension, str] = {
     "day": "to_char(to_timestamp(started_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
     "end_user": "coalesce(end_user, '')",
 }
-_OF_DAY = "to_char(to_timestamp(day * 86400) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+_OF_DAY = "to_char(to_timestamp({}) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
 _KIND_DIMENSIONS: dict[Dimension, str] = {
     "model": "model",
     "model_group": "model_group",
     "provider": "provider",
+    "deployment_id": "deployment_id",
     "key_digest": "coalesce(key_digest, '')",
 }
 _OWN_SUMS = (
@@ -137,6 +150,7 @@ _json = msgspec.json.Encoder()
 _attempts = msgspec.json.Decoder(tuple[AttemptRow, ...])
 _tags = msgspec.json.Decoder(tuple[str, ...])
 _key = msgspec.json.Decoder(KeyRow)
+_credential = msgspec.json.Decoder(CredentialRow)
 
 _UNSTORABLE = (ValueError, asyncpg.exceptions.DataError)
 """What is wrong with a value and not with the database: asyncpg's own refusal is a ValueError, the server's is not."""
@@ -200,10 +214,29 @@ class PostgresRecords:
 
     async def totals(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
         """See `Records`."""
+        return await self._totals(by, pieces(by, query))
+
+    async def prune(self, before: float, cuts: Sequence[float], most: int) -> int:
+        """See `Records`."""
+
+        async def prune(connection: Any) -> int:
+            if not await connection.fetchval(POSTGRES_LOCK):
+                return 0
+            return int(await connection.fetchval(POSTGRES_PRUNE, before, most, list(cuts)))
+
+        return await self._write(prune)
+
+    async def pruned(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
+        """See `Records`."""
+        return await self._totals(by, [("pruned", query)])
+
+    async def _totals(
+        self, by: Sequence[Dimension], parts_of: Sequence[tuple[Source, LedgerQuery]]
+    ) -> list[Total]:
         own = [name for name in by if name in _OWN_DIMENSIONS]
         parts: list[str] = []
         arguments: list[str | float] = []
-        for source, piece in pieces(by, query):
+        for source, piece in parts_of:
             key = "kind IN (SELECT id FROM penstock.kind WHERE key_digest = {})"
             where, more = _condition(piece, key, len(arguments) + 1)
             arguments += more
@@ -212,9 +245,11 @@ class PostgresRecords:
                 part = f"SELECT kind{chosen}, {_OWN_SUMS} FROM penstock.entry {where} GROUP BY "  # noqa: S608 - from the tables above
                 parts.append(part + ", ".join(["kind", *own]))
             else:
-                chosen = f", {_OF_DAY} AS day" if own else ""
-                where = where.replace("started_at", "day * 86400")
-                parts.append(f"SELECT kind{chosen}, {_DAY_SUMS} FROM penstock.day_total {where}")  # noqa: S608 - as above
+                starts = "starts" if source == "pruned" else "day * 86400"
+                names = {"day": f", {_OF_DAY.format(starts)} AS day", "end_user": ", '' AS end_user"}
+                chosen = "".join(names[name] for name in own)
+                where = where.replace("started_at", starts)
+                parts.append(f"SELECT kind{chosen}, {_DAY_SUMS} FROM penstock.{source} {where}")  # noqa: S608 - as above
         groups = [_KIND_DIMENSIONS.get(name, name) for name in by]
         order = ", ".join(f'{group} COLLATE "C"' for group in groups)
         grouping = f"GROUP BY {', '.join(groups)} ORDER BY {order}" if by else ""
@@ -246,6 +281,25 @@ class PostgresRecords:
             return await self._write(lambda c: _put_key(c, values, _json.encode(key).decode()))
         except _UNSTORABLE:
             raise BadRequest("A key cannot hold the character U+0000") from None
+
+    async def credentials(self) -> list[CredentialRow]:
+        """See `Records`."""
+        found = await self._report("SELECT content FROM penstock.credential ORDER BY name")
+        return [_credential.decode(content) for (content,) in found]
+
+    async def put_credentials(self, rows: Sequence[CredentialRow]) -> bool:
+        """See `Records`. What no text of Postgres can hold (U+0000) is a `BadRequest`."""
+        try:
+            return await self._write(lambda c: _put_credentials(c, rows))
+        except _StaleError:
+            return False
+        except _UNSTORABLE:
+            raise BadRequest("A credential cannot hold the character U+0000") from None
+
+    async def delete_credential(self, name: str) -> bool:
+        """See `Records`."""
+        sql = "DELETE FROM penstock.credential WHERE name = $1 RETURNING id"
+        return await self._write(lambda c: c.fetchrow(sql, _text(name))) is not None
 
     async def close(self) -> None:
         """See `Records`. A report that is still being read is broken off."""
@@ -481,6 +535,22 @@ async def _put_key(connection: Any, values: Sequence[Any], content: str) -> bool
     if written is not None:
         await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, values[0])
     return written is not None
+
+
+class _StaleError(Exception):
+    """Somebody else has changed a row meanwhile: what was written before it in this transaction is undone."""
+
+
+async def _put_credentials(connection: Any, rows: Sequence[CredentialRow]) -> bool:
+    for row in sorted(rows, key=lambda row: row.id):
+        content = _json.encode(row).decode()
+        try:
+            written = await connection.fetchrow(_PUT_CREDENTIAL, row.id, row.version, row.name, content)
+        except asyncpg.UniqueViolationError:
+            raise name_taken(row.name) from None
+        if written is None:
+            raise _StaleError
+    return True
 
 
 def _values(row: LedgerRow, kind: int) -> tuple[Any, ...]:

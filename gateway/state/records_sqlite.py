@@ -34,7 +34,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from adapters.types import NO_UNITS
+from gateway.state.credentials import CredentialRow
 from gateway.state.keys import KeyRow
+from gateway.state.pruning import SQLITE_CHOOSE, SQLITE_DELETE, sqlite_fold
 from gateway.state.records import (
     EVERYTHING,
     FLAT,
@@ -46,9 +48,11 @@ from gateway.state.records import (
     LedgerQuery,
     LedgerRow,
     RecordsUnavailable,
+    Source,
     Total,
     encodable,
     make_row,
+    name_taken,
     pieces,
 )
 
@@ -113,6 +117,7 @@ _KIND_DIMENSIONS: dict[Dimension, str] = {
     "model": "model",
     "model_group": "model_group",
     "provider": "provider",
+    "deployment_id": "deployment_id",
     "key_digest": "coalesce(key_digest, '')",
 }
 _OWN_SUMS = (
@@ -130,6 +135,7 @@ _json = msgspec.json.Encoder()
 _attempts = msgspec.json.Decoder(tuple[AttemptRow, ...])
 _tags = msgspec.json.Decoder(tuple[str, ...])
 _key = msgspec.json.Decoder(KeyRow)
+_credential = msgspec.json.Decoder(CredentialRow)
 
 
 class SqliteRecords:
@@ -171,7 +177,15 @@ class SqliteRecords:
 
     async def totals(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
         """See `Records`."""
-        return await self._call(self._reading, _totals, self._read, by, query)
+        return await self._call(self._reading, _totals, self._read, by, pieces(by, query))
+
+    async def prune(self, before: float, cuts: Sequence[float], most: int) -> int:
+        """See `Records`."""
+        return await self._call(self._writing, _prune, self._write, before, cuts, most)
+
+    async def pruned(self, by: Sequence[Dimension] = (), query: LedgerQuery = EVERYTHING) -> list[Total]:
+        """See `Records`."""
+        return await self._call(self._reading, _totals, self._read, by, [("pruned", query)])
 
     async def keys(self) -> list[KeyRow]:
         """See `Records`."""
@@ -184,6 +198,18 @@ class SqliteRecords:
     async def put_key(self, key: KeyRow) -> bool:
         """See `Records`."""
         return await self._call(self._writing, _put_key, self._write, key)
+
+    async def credentials(self) -> list[CredentialRow]:
+        """See `Records`."""
+        return await self._call(self._reading, _all_credentials, self._read)
+
+    async def put_credentials(self, rows: Sequence[CredentialRow]) -> bool:
+        """See `Records`."""
+        return await self._call(self._writing, _put_credentials, self._write, rows)
+
+    async def delete_credential(self, name: str) -> bool:
+        """See `Records`."""
+        return await self._call(self._writing, _delete_credential, self._write, name)
 
     async def close(self) -> None:
         """See `Records`. A report that is still being read is broken off."""
@@ -414,13 +440,15 @@ def _row(values: tuple[Any, ...]) -> LedgerRow:
     return make_row(**flat)
 
 
-def _totals(connection: sqlite3.Connection, by: Sequence[Dimension], query: LedgerQuery) -> list[Total]:
+def _totals(
+    connection: sqlite3.Connection, by: Sequence[Dimension], parts_of: Sequence[tuple[Source, LedgerQuery]]
+) -> list[Total]:
     """Sums per kind first, and only those are joined. Whole days come from `day_total`, what is left of a day at either end
     from its rows: 4 ms for a million rows of a month, where adding them up takes 0.9 s.
     """
     parts: list[str] = []
     arguments: list[str | float] = []
-    for source, piece in pieces(by, query):
+    for source, piece in parts_of:
         where, more = _where(piece, key="kind IN (SELECT id FROM kind WHERE key_digest = ?)")
         if source == "entry":
             # The `+` keeps the planner from walking through all entries in the order of their kinds.
@@ -429,9 +457,14 @@ def _totals(connection: sqlite3.Connection, by: Sequence[Dimension], query: Ledg
             groups = ", ".join(["+kind", *(str(place) for place in range(2, 2 + len(own)))])
             parts.append(f"SELECT kind, {chosen}{_OWN_SUMS} FROM entry {where} GROUP BY {groups}")  # noqa: S608 - from the tables above
         else:
-            day = "date(day * 86400, 'unixepoch') AS day, " if "day" in by else ""
-            where = where.replace("started_at", "day * 86400")
-            parts.append(f"SELECT kind, {day}{_DAY_SUMS} FROM day_total {where}")  # noqa: S608 - as above
+            starts = "starts" if source == "pruned" else "day * 86400"
+            chosen = "".join(
+                f"date({starts}, 'unixepoch') AS day, " if name == "day" else "'' AS end_user, "
+                for name in by
+                if name in _OWN_DIMENSIONS
+            )
+            where = where.replace("started_at", starts)
+            parts.append(f"SELECT kind, {chosen}{_DAY_SUMS} FROM {source} {where}")  # noqa: S608 - as above
         arguments += more
     groups = ", ".join(_KIND_DIMENSIONS.get(name, name) for name in by)
     grouping = f"GROUP BY {groups} ORDER BY {groups}" if by else ""
@@ -455,6 +488,23 @@ def _where(query: LedgerQuery, key: str = "key_digest = ?") -> tuple[str, tuple[
     }
     used = {condition: value for condition, value in conditions.items() if value is not None}
     return "WHERE " + " AND ".join(used) if used else "", tuple(used.values())
+
+
+def _prune(connection: sqlite3.Connection, before: float, cuts: Sequence[float], most: int) -> int:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        chosen = connection.execute(SQLITE_CHOOSE, (before, most)).fetchall()
+        if chosen:
+            first, last = chosen[0][1] // 60 * 60, chosen[-1][1]
+            near = [cut for cut in cuts if first <= cut <= last]
+            names = _json.encode([name for name, _ in chosen]).decode()
+            connection.execute(sqlite_fold(len(near)), (*near, names))
+            connection.execute(SQLITE_DELETE, (names,))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+    return len(chosen)
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
@@ -483,3 +533,45 @@ def _put_key(connection: sqlite3.Connection, key: KeyRow) -> bool:
     except sqlite3.IntegrityError:
         raise AliasTaken(f"Key with alias '{key.alias}' already exists.", param="key_alias") from None
     return written.rowcount == 1
+
+
+# -- named credentials -----------------------------------------------------------------------------------------------
+
+
+def _all_credentials(connection: sqlite3.Connection) -> list[CredentialRow]:
+    return [
+        _credential.decode(content)
+        for (content,) in connection.execute("SELECT content FROM credential ORDER BY name")
+    ]
+
+
+def _put_credentials(connection: sqlite3.Connection, rows: Sequence[CredentialRow]) -> bool:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for row in rows:
+            if not _put_credential(connection, row):
+                connection.rollback()
+                return False
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+    return True
+
+
+def _put_credential(connection: sqlite3.Connection, row: CredentialRow) -> bool:
+    try:
+        written = connection.execute(
+            "INSERT INTO credential (id, version, name, content) SELECT ?1, ?2, ?3, ?4 "
+            "WHERE ?2 = coalesce((SELECT version FROM credential WHERE id = ?1), 0) + 1 "
+            "ON CONFLICT (id) DO UPDATE SET "
+            "version = excluded.version, name = excluded.name, content = excluded.content",
+            (row.id, row.version, row.name, _json.encode(row)),
+        )
+    except sqlite3.IntegrityError:
+        raise name_taken(row.name) from None
+    return written.rowcount == 1
+
+
+def _delete_credential(connection: sqlite3.Connection, name: str) -> bool:
+    return connection.execute("DELETE FROM credential WHERE name = ?", (name,)).rowcount == 1

@@ -167,6 +167,12 @@ class Shared(Protocol):
         """Take more, or nothing more; what the ticket has already it keeps either way. A slot is not taken twice."""
         ...
 
+    def hold(self, windows: Sequence[Window], ticket: Ticket | None = None) -> Ticket:
+        """Have budgets and slots hold what was taken without this store, whatever their limits: as soon as it can be told, and
+        a budget's counter is there. Never waits. Gives the ticket to settle; with `ticket` that one holds it too.
+        """
+        ...
+
     def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> None:
         """Correct what was taken to what it really was in all, by name, and free the slots. What is not named was as it was
         taken. A second time changes nothing.

@@ -74,6 +74,8 @@ class MemoryShared:
         self._rates: dict[str, _Rate] = {}
         self._slots: dict[str, _Slots] = {}
         self._budgets: dict[str, _Budget] = {}
+        self._awaiting: dict[str, list[tuple[Ticket, Window]]] = {}
+        """What is held of budgets that do not exist yet."""
         self._values: dict[str, tuple[bytes, float]] = {}
         self._callbacks: defaultdict[str, list[Callback]] = defaultdict(list)
 
@@ -96,6 +98,19 @@ class MemoryShared:
     async def top_up(self, ticket: Ticket, windows: Sequence[Window]) -> Answer:
         """See `Shared`."""
         return self._take(ticket, not_held(ticket, windows))
+
+    def hold(self, windows: Sequence[Window], ticket: Ticket | None = None) -> Ticket:
+        """See `Shared`."""
+        ticket = ticket or Ticket([])
+        for window in windows:
+            place: Any = None
+            if window.kind == "slots":
+                place = self._slots.setdefault(window.name, _Slots())
+            elif window.kind == "budget" and (place := self._budgets.get(window.name)) is None:
+                self._awaiting.setdefault(window.name, []).append((ticket, window))
+            if place is not None:
+                _hold(ticket, window, place)
+        return ticket
 
     def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> None:
         """See `Shared`."""
@@ -123,10 +138,14 @@ class MemoryShared:
             return False
         now = self._clock()
         if window.ends is None:
-            self._budgets[window.name] = _Budget(amount, now + BUDGET_IDLE)
+            made = _Budget(amount, now + BUDGET_IDLE)
         else:
             rest = max(0.0, window.ends - self._wall())
-            self._budgets[window.name] = _Budget(amount, now + rest + BUDGET_SLACK)
+            made = _Budget(amount, now + rest + BUDGET_SLACK)
+        self._budgets[window.name] = made
+        for ticket, held in self._awaiting.pop(window.name, ()):
+            if not ticket.is_settled:
+                _hold(ticket, held, made)
         return True
 
     async def look(self, windows: Sequence[Window]) -> list[int | None]:
@@ -160,6 +179,9 @@ class MemoryShared:
         self._slots = {name: slots for name, slots in self._slots.items() if slots.used}
         self._budgets = {name: kept for name, kept in self._budgets.items() if kept.forgotten_at > now}
         self._values = {name: kept for name, kept in self._values.items() if kept[1] > now}
+        for name, waiting in list(self._awaiting.items()):
+            if all(ticket.is_settled for ticket, _ in waiting):
+                del self._awaiting[name]
 
     def _take(self, ticket: Ticket, windows: Sequence[Window]) -> Answer:
         """First look whether there is room everywhere, then take; nothing comes in between."""
@@ -234,6 +256,11 @@ class MemoryShared:
             return 0
         _forget(rate, now - rate.seconds)
         return rate.total
+
+
+def _hold(ticket: Ticket, window: Window, place: Any) -> None:
+    place.used += window.amount
+    ticket.taken.append(Taken(window.kind, window.name, window.amount, window.seconds, place))
 
 
 def _forget(rate: _Rate, since: float) -> None:

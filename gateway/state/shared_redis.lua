@@ -5,12 +5,14 @@
 --   rate    hash: `n` the sum of what is in the window, `o` its oldest bucket, `a<i>` what bucket i took and `t<i>` when last;
 --           `e` when the hash was made
 --   slots   sorted set: who holds one, by the time until which
---   budget  hash: `n` nano-dollars, `e` when the hash was made
+--   budget  hash: `n` nano-dollars, `e` since when it counts: from then on every take is in `n`. Until it is seeded there is no
+--           `n`, and what is to be added to it waits in `h`. `r<process>:<mark>`: a take from before `e` that is held again
 --   process hash: per mark of a take when it was done, or `void` for one that must not be done any more; `batch` the
 --           number of the last settlements, so that sending them twice is sending them once
 --
 -- A counter with a later `e` than a take is not the one that was taken from: Redis lost that one, and this one was made
--- anew from the ledger, which knew nothing of the take. Then all of what it really was is missing in it.
+-- anew from the ledger, which knew nothing of the take. Whoever still holds it says so (`hold`); of one that ended before
+-- that, all of what it really was is missing.
 
 local BUCKETS = 60
 local PROCESS_KEPT = 86400000
@@ -21,6 +23,11 @@ local now_ms = math.floor(now / 1000)
 -- A number as text that Redis reads as an integer, however large.
 local function int(number)
   return string.format('%.0f', number)
+end
+
+-- Adds to a budget, also to one that is still to be seeded.
+local function add(key, amount)
+  redis.pcall('HINCRBY', key, redis.call('HEXISTS', key, 'n') == 1 and 'n' or 'h', amount)
 end
 
 -- The sum of a rate's window and its oldest bucket, after what has left it is forgotten. `span` is microseconds.
@@ -72,7 +79,8 @@ local function room_in(key, span, total, oldest, amount, limit)
 end
 
 -- ARGV: mark, holder, lease; then kind, amount, limit, span, end of each KEYS[2..]. Spans are microseconds, other times ms.
--- Gives 'taken' and when; 'refused', which, how much is used, microseconds until there is room or -1; 'unknown', which ones.
+-- Gives 'taken' and when; 'refused', which, how much is used, microseconds until there is room or -1; 'unknown', which ones,
+-- those that nobody has missed before with a minus.
 local function take()
   local mark, holder, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
   local unknown = {'unknown'}
@@ -102,6 +110,13 @@ local function take()
     end
   end
   if #unknown > 1 then
+    for j = 2, #unknown do
+      local key = KEYS[unknown[j] + 1]
+      if redis.call('HSETNX', key, 'e', now) == 1 then
+        redis.call('PEXPIRE', key, PROCESS_KEPT)
+        unknown[j] = -unknown[j]
+      end
+    end
     return unknown
   end
   if redis.call('HSETNX', KEYS[1], mark, now) == 0 then
@@ -133,6 +148,11 @@ local function take()
   return {'taken', now}
 end
 
+-- The field of a budget that says that this process' take is held again.
+local function held_again(mark)
+  return 'r' .. KEYS[1] .. ':' .. mark
+end
+
 -- ARGV: number of the batch; then kind, mark, when taken, amount taken, real amount, and span or holder of each KEYS[2..].
 -- When taken is empty for a take that nobody knows the outcome of: its mark knows, and a take that is still to come is void.
 -- What cannot be written does not keep the others from being settled; that nothing can be written shows at the first.
@@ -158,10 +178,10 @@ local function settle()
       redis.call('ZREM', KEYS[i], ARGV[at + 5])
     elseif kind == 'budget' and taken then
       local made = tonumber(redis.call('HGET', KEYS[i], 'e'))
-      if made and made <= taken then
-        redis.pcall('HINCRBY', KEYS[i], 'n', int(real - amount))
-      elseif made then
-        redis.pcall('HINCRBY', KEYS[i], 'n', real)
+      if made and (made <= taken or redis.call('HDEL', KEYS[i], held_again(mark)) == 1) then
+        add(KEYS[i], int(real - amount))
+      elseif made and (mark ~= '' or redis.call('HEXISTS', KEYS[i], 'n') == 1) then
+        add(KEYS[i], real)
       end
     elseif kind == 'rate' and taken then
       local bucket = 'a' .. math.floor(taken * BUCKETS / ARGV[at + 5])
@@ -189,12 +209,33 @@ local function renew()
   return 1
 end
 
--- ARGV: nano-dollars, ms to keep it if it never ends, the unix ms until which to keep it or 0.
-local function seed()
-  if redis.call('HSETNX', KEYS[1], 'e', now) == 0 then
+-- ARGV: number of the last settlements; then mark, when taken and amount of each KEYS[2..]. What a counter that was made anew
+-- does not know is added to it, once. One that arrives after later settlements may name what these have settled.
+local function hold()
+  if tonumber(redis.call('HGET', KEYS[1], 'batch') or 0) > tonumber(ARGV[2]) then
     return 0
   end
-  redis.call('HSET', KEYS[1], 'n', ARGV[2])
+  for i = 2, #KEYS do
+    local at = 3 * i - 3
+    local made = tonumber(redis.call('HGET', KEYS[i], 'e'))
+    if made and made > tonumber(ARGV[at + 1]) and redis.call('HSETNX', KEYS[i], held_again(ARGV[at]), 1) == 1 then
+      add(KEYS[i], ARGV[at + 2])
+    end
+  end
+  return 1
+end
+
+-- ARGV: nano-dollars, ms to keep it if it never ends, the unix ms until which to keep it or 0.
+local function seed()
+  if redis.call('HSETNX', KEYS[1], 'n', ARGV[2]) == 0 then
+    return 0
+  end
+  redis.call('HSETNX', KEYS[1], 'e', now)
+  local waiting = redis.call('HGET', KEYS[1], 'h')
+  if waiting then
+    redis.pcall('HINCRBY', KEYS[1], 'n', waiting)
+    redis.call('HDEL', KEYS[1], 'h')
+  end
   if tonumber(ARGV[4]) > now_ms then
     redis.call('PEXPIREAT', KEYS[1], ARGV[4])
   else
@@ -219,4 +260,4 @@ local function look()
   return used
 end
 
-return ({take = take, settle = settle, renew = renew, seed = seed, look = look})[ARGV[1]]()
+return ({take = take, settle = settle, renew = renew, hold = hold, seed = seed, look = look})[ARGV[1]]()

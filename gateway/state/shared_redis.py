@@ -17,6 +17,10 @@ mark, which the script writes with the take. What is left over is given back by 
 mark that does not exist yet is made void, so that a take which Redis had received and not done is not done later. The same is
 true of one whose request was cancelled while it waited. Settlements are numbered per process: those that had no answer
 are sent again under the same number and count once.
+
+**A Redis that lost everything** (flushed, restarted, failed over) is told again what requests hold. Slots come back with
+the next renewal. Whoever misses a budget's counter tells all on the channel `lost`, and each process adds what its open
+tickets hold in it, once, before or after it is seeded.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ from gateway.state.shared import (
     LEASE,
     Answer,
     Callback,
+    Kind,
     Refusal,
     SharedAway,
     Taken,
@@ -79,6 +84,9 @@ _SILENCE = 1.0
 _MOST = 2**60
 """The largest amount that Redis is told; its counters have room for some more."""
 
+_LOST = "lost"
+"""The channel on which the names of missing counters are told."""
+
 _NOT_YET = "Redis has not been reached yet"
 
 _OPTIONS: dict[str, Any] = {
@@ -92,6 +100,9 @@ _OPTIONS: dict[str, Any] = {
 _Command: TypeAlias = tuple[Any, ...]
 _Entry: TypeAlias = tuple[str, str, str, int | str, int, int, int | str]
 """A settlement: key, kind, mark, when taken, amount taken, real amount, span in us or holder."""
+
+_Held: TypeAlias = tuple[str, str, str, int, int]
+"""What an open ticket holds: kind, key, mark, when taken in us, amount."""
 
 _Undo: TypeAlias = Callable[[], Sequence[_Entry]]
 
@@ -142,11 +153,18 @@ class RedisShared:
         self._gathering: asyncio.TimerHandle | None = None
         self._unconfirmed: tuple[int, list[_Entry]] | None = None
         self._batches = count(1)
-        self._holders: dict[str, list[str]] = {}
+        self._last_batch = 0
+        self._held: dict[str, list[_Held]] = {}
+        """Slots and budgets of open tickets, by the ticket's id."""
+        self._untold: set[str] = set()
+        """Marks of what tickets hold that never was told to Redis."""
         self._renewal_is_due = False
+        self._lost: set[str] = set()
+        """Keys of budgets of which Redis has to be told what is held."""
 
         self._callbacks: defaultdict[str, list[Callback]] = defaultdict(list)
         self._has_channels = asyncio.Event()
+        self.subscribe(_LOST, self._hold_again)
         self._why = _NOT_YET
         self.degraded_since: float | None = time()
 
@@ -165,15 +183,38 @@ class RedisShared:
         """See `Shared`."""
         return await self._take(ticket, not_held(ticket, windows))
 
+    def hold(self, windows: Sequence[Window], ticket: Ticket | None = None) -> Ticket:
+        """See `Shared`. It is held as if it were taken from a counter that was lost."""
+        ticket = ticket or Ticket([], f"{self._process}:{next(self._numbers)}")
+        mark = str(next(self._numbers))
+        for window in windows:
+            key = self._key(window.kind, window.name)
+            if window.kind == "budget":
+                self._lost.add(key)
+            elif window.kind == "slots":
+                self._renewal_is_due = True
+            else:
+                continue
+            ticket.taken.append(Taken(window.kind, window.name, window.amount, window.seconds, (mark, 0)))
+            held = (window.kind, key, mark, 0, _bounded(window.amount))
+            self._held.setdefault(ticket.id, []).append(held)
+            self._untold.add(mark)
+        self._wake.set()
+        return ticket
+
     def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> None:
         """See `Shared`."""
         if ticket.is_settled:
             return
         ticket.is_settled = True
-        self._holders.pop(ticket.id, None)
+        self._held.pop(ticket.id, None)
         for taken, amount in outcome(ticket, actual):
             mark, when = taken.place
-            self._settlements.append(self._entry(ticket, taken, mark, when, amount))
+            if mark not in self._untold:
+                self._settlements.append(self._entry(ticket, taken, mark, when, amount))
+            elif taken.kind == "budget":  # summed up, so that an outage may last
+                self._charges[taken.name] += amount
+        self._untold.difference_update(taken.place[0] for taken in ticket.taken)
         self._send_soon()
 
     def charge(self, name: str, amount: int) -> None:
@@ -246,7 +287,7 @@ class RedisShared:
             await self._wake.wait()
             self._wake.clear()
             with suppress(SharedAway):
-                while self._questions or self._renewal_is_due or self._has_settlements():
+                while self._questions or self._renewal_is_due or self._lost or self._has_settlements():
                     await self._round()
 
     async def _renew(self) -> None:
@@ -262,7 +303,8 @@ class RedisShared:
             await self._hang_up()
             await self._exchange([("PING",)], _CONNECTING)
             self._renewal_is_due = True
-            while self._renewal_is_due or self._has_settlements():
+            self._hold_again(None)
+            while self._renewal_is_due or self._lost or self._has_settlements():
                 await self._round()
         except SharedAway:
             return False
@@ -300,14 +342,23 @@ class RedisShared:
                 for taken in takens:
                     taken.place = mark, answer[1]
                 ticket.taken += takens
-                if held := [self._key(t.kind, t.name) for t in takens if t.kind == "slots"]:
-                    self._holders.setdefault(ticket.id, []).extend(held)
+                if held := [
+                    (t.kind, self._key(t.kind, t.name), mark, answer[1], _bounded(t.amount))
+                    for t in takens
+                    if t.kind != "rate"
+                ]:
+                    self._held.setdefault(ticket.id, []).extend(held)
                 return ticket
             case b"refused":
                 room = None if answer[3] < 0 else answer[3] / 1e6
                 return Refusal(windows[answer[1] - 1], int(answer[2]), room)
             case _:
-                return Unknown(tuple(windows[number - 1] for number in answer[1:]))
+                unknown = [windows[abs(number) - 1] for number in answer[1:]]
+                for window, number in zip(unknown, answer[1:], strict=True):
+                    if number < 0:
+                        self._hold_again(window.name)
+                        await self.publish(_LOST, window.name)
+                return Unknown(tuple(unknown))
 
     async def _ask(self, command: _Command, undo: _Undo | None = None) -> Any:
         """Have it sent with the next round and wait for the answer, at most 50 ms."""
@@ -352,18 +403,27 @@ class RedisShared:
     def _housekeeping(self) -> Iterator[_Command]:
         """Settlements, then renewals: a slot that was freed a moment ago is not renewed."""
         if self._unconfirmed is None and self._has_settlements():
-            self._unconfirmed = next(self._batches), list(self._some_settlements())
+            self._last_batch = next(self._batches)
+            self._unconfirmed = self._last_batch, list(self._some_settlements())
         if self._unconfirmed is not None:
             number, entries = self._unconfirmed
             keys = (self._process, *(entry[0] for entry in entries))
             yield _script(keys, "settle", number, *(part for entry in entries for part in entry[1:]))
         if self._renewal_is_due:
             self._renewal_is_due = False
-            held = [(key, holder) for holder, keys in self._holders.items() for key in keys]
-            for start in range(0, max(1, len(held)), _BATCH):
-                some = held[start : start + _BATCH]
+            slots = [(held[1], ticket) for ticket, held in self._all_held("slots")]
+            for start in range(0, max(1, len(slots)), _BATCH):
+                some = slots[start : start + _BATCH]
                 keys = (self._process, *(key for key, _ in some))
                 yield _script(keys, "renew", int(self._lease * 1000), *(holder for _, holder in some))
+        if self._lost:
+            lost, self._lost = self._lost, set()
+            budgets = [held for _, held in self._all_held("budget") if held[1] in lost]
+            for start in range(0, len(budgets), _BATCH):
+                part = budgets[start : start + _BATCH]
+                keys = (self._process, *(held[1] for held in part))
+                yield _script(keys, "hold", self._last_batch, *(word for held in part for word in held[2:]))
+        self._untold.clear()
 
     async def _exchange(self, commands: Sequence[_Command], patience: float) -> list[Any]:
         """Send commands and read their answers within `patience` seconds. Whatever goes wrong, Redis counts as away then."""
@@ -500,6 +560,20 @@ class RedisShared:
         channel = message["channel"].decode().removeprefix(self._key("channel", ""))
         text = message["data"].decode(errors="replace") if message["type"] == "message" else None
         tell(self._callbacks[channel], text)
+
+    def _hold_again(self, name: str | None) -> None:
+        """A budget's counter is missing; None: any may be."""
+        if name is not None:
+            self._lost.add(self._key("budget", name))
+        else:
+            self._lost.update(held[1] for _, held in self._all_held("budget"))
+        self._wake.set()
+
+    def _all_held(self, kind: Kind) -> Iterator[tuple[str, _Held]]:
+        """What open tickets hold of this kind, each with the ticket's id."""
+        return (
+            (ticket, held) for ticket, several in self._held.items() for held in several if held[0] == kind
+        )
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}:{name}"

@@ -53,7 +53,8 @@ class Dialer:
             raise  # the caller's deadline, or the kernel's: both are a time-out to the caller
         except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for some errors of sockets
             origin = self._address.origin
-            raise UpstreamUnreachable(f"Cannot connect to {origin}: {_reason(error)}") from error
+            code = "tls_error" if isinstance(error, ssl.SSLError) else None
+            raise UpstreamUnreachable(f"Cannot connect to {origin}: {_reason(error)}", code=code) from error
 
     async def _connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()

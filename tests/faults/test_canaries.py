@@ -36,7 +36,7 @@ def canary(name: str) -> str:
 
 NAMES = (
     *("master", "virtual", "environment", "openai", "anthropic", "header", "awsid", "awssecret", "awstoken"),
-    *("clientsecret", "account", "variable", "database", "redis", "stranger"),
+    *("clientsecret", "account", "variable", "database", "redis", "stranger", "salt", "sealed", "listed"),
 )
 CANARIES = {name: canary(name) for name in NAMES}
 MASTER = {"authorization": f"Bearer {CANARIES['master']}"}
@@ -85,8 +85,11 @@ def config(provider: FakeProvider, **general: Any) -> dict[str, Any]:
             {"model_name": "b", "litellm_params": {"model": "bedrock/anthropic.claude-3-haiku-20240307-v1:0", **aws}},
             {"model_name": "g", "litellm_params": {"model": "vertex_ai/gemini-2.5-pro", "vertex_project": "p", "vertex_location": "europe-west1", "vertex_credentials": json.dumps(account), "api_base": provider.url}},
             {"model_name": "z", "litellm_params": {"model": "azure/z", "api_base": provider.url, "azure_authority_host": provider.url, "tenant_id": "t", "client_id": "c", "client_secret": CANARIES["clientsecret"]}},
+            {"model_name": "s", "litellm_params": {"model": "openai/s", "litellm_credential_name": "sealed", **prices}},
+            {"model_name": "l", "litellm_params": {"model": "openai/l", "api_base": base, "litellm_credential_name": "listed", **prices}},
             {"model_name": "mock", "litellm_params": {"model": "openai/x", "mock_response": "Hello!"}},
         ],
+        "credential_list": [{"credential_name": "listed", "credential_values": {"api_key": CANARIES["listed"]}}],
         "router_settings": {"num_retries": 1, "fallbacks": [{"o": ["a"]}]},
         "litellm_settings": {"max_budget": 100},
         "environment_variables": {"SOME_SECRET": CANARIES["variable"]},
@@ -130,6 +133,18 @@ class Hour:
         self.answers.append((f"{answer.status} {path}", said.replace(shows, "") if shows else said))
         return json.loads(text) if text.startswith("{") else text
 
+    async def seal(self, provider: FakeProvider) -> None:
+        """A named credential for the next start, with all that can go wrong with one."""
+        values = {"api_key": CANARIES["sealed"], "api_base": f"{provider.url}/v1"}
+        made = {"credential_name": "sealed", "credential_values": values}
+        for headers in ({}, {"authorization": f"Bearer {CANARIES['stranger']}"}, MASTER, MASTER):
+            await self.post("/credentials", made, headers)
+        for wrong in ({"api_base": CANARIES["sealed"]}, [CANARIES["sealed"]], CANARIES["sealed"]):
+            await self.post("/credentials", {**made, "credential_values": wrong}, MASTER)
+        await self.post("/credentials", {**made, "credential_info": CANARIES["sealed"]}, MASTER)
+        await self.get("/credentials", MASTER)
+        await self.get("/metrics", {})
+
     async def play(self) -> None:
         made = await self.post(
             "/key/generate", {"key_alias": "made", "max_budget": 1, "metadata": {"a": 1}}, MASTER
@@ -168,6 +183,7 @@ class Hour:
             ),
             *("/v1/models", "/v1/models/o", "/key/list", "/key/list?return_full_object=true", "/key/aliases"),
             *("/spend/logs", "/global/spend", "/global/spend/logs", "/global/spend/models", "/key/info"),
+            *("/credentials", "/credentials/by_name/sealed", "/credentials/by_name/listed"),
             f"/spend/logs?api_key={CANARIES['virtual']}",
             f"/v1/chat/completions?key={CANARIES['stranger']}",
         ):
@@ -177,7 +193,7 @@ class Hour:
     async def ask(self, headers: Mapping[str, str]) -> None:
         """Of all providers, in all ways in which it can go wrong."""
         said = [*(f"say {number}" for number in (400, 401, 404, 429, 500)), "no JSON"]
-        for model in ("o", "a", "e", "b", "z", "mock", "nobody"):
+        for model in ("o", "a", "e", "b", "z", "s", "l", "mock", "nobody"):
             for words in said[:2] if model in ("nobody", "mock") else said:
                 asked = {
                     "model": model,
@@ -215,9 +231,24 @@ def told(hour: Hour) -> Iterable[str]:
 async def played(provider: FakeProvider, folder: Path, environ: Mapping[str, str]) -> Hour:
     provider.will(blab)
     (folder / "config.yaml").write_text(json.dumps(config(provider)))
-    known = {"MISTRAL_API_KEY": CANARIES["environment"], "LITELLM_LOG": "DEBUG", **environ}
+    known = {
+        "MISTRAL_API_KEY": CANARIES["environment"],
+        "LITELLM_SALT_KEY": CANARIES["salt"],
+        "LITELLM_LOG": "DEBUG",
+        **environ,
+    }
+    flags = ("--config", "config.yaml", "--detailed_debug")
     async with (
-        penstock("--config", "config.yaml", "--detailed_debug", folder=folder, environ=known) as gateway,
+        penstock(*flags, folder=folder, environ=known) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        before = Hour(gateway, session)
+        await before.seal(provider)
+        gateway.send_signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+        assert [*told(before), *found("the log", gateway.log + gateway.out, CANARIES)] == []
+    async with (
+        penstock(*flags, folder=folder, environ=known) as gateway,
         aiohttp.ClientSession() as session,
     ):
         hour = Hour(gateway, session)
@@ -230,6 +261,8 @@ async def played(provider: FakeProvider, folder: Path, environ: Mapping[str, str
     assert {asked.headers.get("authorization") for asked in provider.requests} >= {
         f"Bearer {CANARIES['openai']}",
         f"Bearer {CANARIES['environment']}",
+        f"Bearer {CANARIES['sealed']}",
+        f"Bearer {CANARIES['listed']}",
     }
     return hour
 

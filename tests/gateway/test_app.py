@@ -12,11 +12,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.app import CannotStart, _listen, allow_many_files, open_runtime, serve
+from gateway.app import CannotStart, _fleet, _listen, allow_many_files, open_runtime, serve
 from gateway.config.environment import read_environment
 from gateway.config.load import load
 from gateway.state.records import LedgerQuery
-from tests.harness import FakeProvider, Gateway, chat_events, config_for, events
+from tests.harness import FakeProvider, Gateway, chat_events, config_for, events, gateway
 
 
 async def test_head(gw: Gateway) -> None:
@@ -113,3 +113,14 @@ def test_many_files() -> None:
     assert now == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert now >= before
     assert hard in (now, resource.RLIM_INFINITY) or now > hard
+
+
+async def test_only_gateways_that_share_a_store_talk(
+    provider: FakeProvider, tmp_path: Path, redis_url: str
+) -> None:
+    """With Redis a worker tells other processes of the deployments; alone there is nobody to tell."""
+    async with gateway(config_for(provider), tmp_path) as gw:
+        assert list(_fleet(gw.rt)) == []
+    async with gateway(config_for(provider), tmp_path, {"REDIS_URL": redis_url}) as gw:
+        assert [worker.name for worker in _fleet(gw.rt)] == ["fleet"]
+        assert b"penstock_fleet_processes 1.0" in await (await gw.get("/metrics")).read()

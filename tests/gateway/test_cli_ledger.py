@@ -7,12 +7,16 @@ import csv
 import io
 import json
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from gateway.state.pruning import DAY
+from gateway.state.records_sqlite import SqliteRecords
 from tests.e2e.process import COMMAND, Process, penstock, question, run
+from tests.gateway.rows import row
 
 
 @pytest.fixture
@@ -52,6 +56,39 @@ async def test_verify_and_export(tmp_path: Path, config: str) -> None:
     assert "requests of everything: the total says 5, the rows add up to 4" in out
 
 
+async def test_prune(tmp_path: Path) -> None:
+    """Old days go beside a gateway that runs; a dry run only counts; what was spent stays, and the sums agree."""
+    (tmp_path / "data").mkdir()
+    now = time.time()
+    store = SqliteRecords(tmp_path / "data" / "penstock.db")
+    await store.append([row(f"r{n:04}", started_at=now - n * DAY / 10, cost_nano=7) for n in range(1200)])
+    await store.close()
+    prune = ("ledger", "prune", "--older-than", "30d")
+    async with penstock(folder=tmp_path) as process:
+        spent = await (await process.get("/global/spend")).json()
+        code, told, err = await run(*prune, "--dry-run", folder=tmp_path)
+        assert (code, err, len(process.rows())) == (0, "", 1200)
+        code, out, err = await run(*prune, folder=tmp_path)
+        count = 1200 - len(process.rows())
+        assert (code, err, 890 <= count <= 900) == (0, "", True)
+        assert (told.split()[0], out.split()[0]) == (str(count), str(count))
+        assert (
+            await (await process.get("/global/spend")).json()
+            == spent
+            == {"spend": 8.4e-6, "max_budget": None}
+        )
+    code, out, err = await run("ledger", "verify", folder=tmp_path)
+    assert (code, f"1200 rows, $0.000008400, 0 without a price, {count} of them pruned" in out) == (
+        0,
+        True,
+    ), err
+    code, out, _ = await run(*prune, folder=tmp_path)
+    assert (code, out.split()[0]) == (0, "0")
+    for span in ("soon", "0d"):
+        code, _, err = await run("ledger", "prune", "--older-than", span, folder=tmp_path)
+        assert (code, "not a span like 90d" in err) == (2, True)
+
+
 async def test_commands_that_cannot_be_carried_out(tmp_path: Path) -> None:
     """No ledger, no database, no such date: one line, and nothing is made."""
     code, _, err = await run("ledger", "verify", folder=tmp_path)
@@ -62,7 +99,12 @@ async def test_commands_that_cannot_be_carried_out(tmp_path: Path) -> None:
     assert (code, "secret" in err) == (1, False)
     code, _, err = await run("ledger", "export", "--since", "yesterday", folder=tmp_path)
     assert (code, "not a date" in err) == (2, True)
-    for words in (("ledger", "--help"), ("ledger", "verify", "--help"), ("ledger", "export", "--help")):
+    for words in (
+        ("ledger", "--help"),
+        ("ledger", "verify", "--help"),
+        ("ledger", "export", "--help"),
+        ("ledger", "prune", "--help"),
+    ):
         code, out, _ = await run(*words, folder=tmp_path)
         assert (code, out.startswith("usage: penstock ledger")) == (0, True)
 

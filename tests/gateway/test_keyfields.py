@@ -231,6 +231,15 @@ def test_a_budget_and_its_duration(steps: list[dict[str, Any]]) -> None:
         ({"guardrails": ["x"]}, "guardrails"),
         ({"tpd_limit": 5}, "tpd_limit"),
         ({"budget_id": "b"}, "budget_id"),
+        ({"auto_rotate": True, "rotation_interval": "30d"}, "auto_rotate"),
+        ({"temp_budget_increase": 1}, "temp_budget_expiry"),
+        ({"temp_budget_expiry": "2030-01-01"}, "temp_budget_increase"),
+        (
+            {"max_budget": 1, "temp_budget_increase": -1, "temp_budget_expiry": "2030-01-01"},
+            "temp_budget_increase",
+        ),
+        ({"max_budget": 1, "temp_budget_increase": 1, "temp_budget_expiry": "soon"}, "temp_budget_expiry"),
+        ({"max_budget": 1, "temp_budget_increase": 1, "temp_budget_expiry": 2030}, "temp_budget_expiry"),
     ],
 )
 def test_what_is_refused(fields: dict[str, Any], param: str) -> None:
@@ -240,10 +249,33 @@ def test_what_is_refused(fields: dict[str, Any], param: str) -> None:
     assert (refused.value.status, refused.value.param) == (400, param)
 
 
+def test_a_raise_for_a_time() -> None:
+    """Written beside `max_budget` or in the metadata, where LiteLLM keeps it; it ends with `null`, and without a budget."""
+    words = {"temp_budget_increase": 2.5, "temp_budget_expiry": "2026-11-22T12:00:00"}
+    raised = written(max_budget=1, metadata={"a": 1}, **words)
+    assert (raised.raised_by, raised.raised_until) == (2_500_000_000, NOW + 86_400)
+    assert shown(raised)["metadata"] == {"a": 1, **words}
+    assert written(max_budget=1, metadata=words).raised_by == 2_500_000_000
+    assert change(raised, {"rpm_limit": 1}, NOW).raised_by == 2_500_000_000
+    assert change(raised, {"max_budget": None}, NOW).raised_by == 0
+    ended = change(raised, dict.fromkeys(words), NOW)
+    assert (ended.raised_by, ended.raised_until, ended.metadata) == (0, 0.0, {"a": 1})
+    zoned = written(max_budget=1, temp_budget_increase="1", temp_budget_expiry="2026-11-21T14:00:00+02:00")
+    assert zoned.raised_until == NOW
+
+
 def test_words_that_ask_for_nothing() -> None:
     """LiteLLM's own pages send every word, most of them empty."""
     assert (
-        written(guardrails=[], tpd_limit=None, budget_id=None, spend=0, key_type="default", team_id=None)
+        written(
+            guardrails=[],
+            tpd_limit=None,
+            budget_id=None,
+            auto_rotate=False,
+            spend=0,
+            key_type="default",
+            team_id=None,
+        )
         == BLANK
     )
 

@@ -75,6 +75,29 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
+class Secretive(str):
+    """A key that cannot be compared, only digested."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, _: object) -> bool:
+        raise AssertionError("compared")
+
+
+async def test_a_key_is_never_compared() -> None:
+    """How long an answer takes says nothing about how much of a key is right: what is looked up is its digest."""
+    keyring = Keyring(Secret("sk-the-master-key"), Records(ROW))
+    await keyring.load()
+    assert keyring.known(Secretive("sk-the-master-key")) is MASTER
+    caller = keyring.known(Secretive(KEY))
+    assert caller is not None
+    assert caller.key == ROW
+    for wrong in (KEY[:-1] + "0", "sk-the-master-kez"):
+        with pytest.raises(InvalidKey):
+            await identify(keyring, Secretive(wrong))
+
+
 # -- the master key --------------------------------------------------------------------------------------------------
 
 

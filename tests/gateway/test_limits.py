@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
+
 from gateway.keyring import ANONYMOUS, MASTER, Caller
 from gateway.limits import BudgetExceeded, RateLimited, Settings, UserLimit, refusal
 from gateway.state.keys import BudgetLimit, KeyRow
@@ -35,6 +37,19 @@ def test_a_key() -> None:
     assert bound.tokens == (("tpm:api_key:d", 1000),)
     assert bound.until == NOON + 3600
     assert len(Settings().bound(CALLER, None, ("n",), NOON).budgets) == 2
+
+
+def test_a_raise_of_a_time() -> None:
+    """The first budget is larger until then, and what binds is asked again when it ends; the counter is the same."""
+    raised = replace(
+        KEY, budgets=(BudgetLimit(100), BudgetLimit(50, "1h")), raised_by=30, raised_until=NOON + 60
+    )
+    caller = Caller("key", "d", None, raised)
+    before, after = (Settings().bound(caller, None, (), now) for now in (NOON, NOON + 60))
+    assert [counter.limit for counter in before.budgets] == [130, 50]
+    assert [counter.limit for counter in after.budgets] == [100, 50]
+    assert before.budgets[0].name == after.budgets[0].name
+    assert (before.until, after.until) == (NOON + 60, NOON + 3600)
 
 
 def test_a_reset_is_another_counter() -> None:

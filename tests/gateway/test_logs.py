@@ -23,7 +23,7 @@ from gateway.logs import (
     scrub,
     setup,
 )
-from gateway.state.records import make_row
+from gateway.state.records import AttemptRow, make_row
 from tests.gateway.rows import PLAIN, failure, row
 
 CANARIES = [
@@ -142,6 +142,15 @@ def test_a_secret_learnt_later() -> None:
     assert redactor.scrub("hello wonderland") == "hello wonderland"
     redactor.add("wonderland")
     assert redactor.scrub("hello wonderland") == "hello ***"
+
+
+def test_a_secret_that_is_known() -> None:
+    """A secret that was registered before changes nothing: nobody has to scrub again what is scrubbed."""
+    redactor = Redactor()
+    redactor.add("wonderland")
+    version = redactor.version
+    redactor.add("wonderland")
+    assert redactor.version == version
 
 
 def test_mask() -> None:
@@ -283,6 +292,25 @@ def test_plain_request_line(speak: Callable[..., list[str]]) -> None:
     (line,) = speak(lambda: log_requests([PLAIN]), as_json=False)
     for word in ("200", "smart", "openai/gpt-4o", "800 ms", "15+24 tokens", "cost $0.123457", "id=req-plain"):
         assert word in line
+
+
+def test_where_the_time_went(speak: Callable[..., list[str]]) -> None:
+    """A request that was slow or that somebody failed says it, in the words of the header; any other has no more to say."""
+    one = (AttemptRow("d1", "gpt-4o", "openai", 200, "", 700),)
+    slow: dict[str, Any] = {"started_at": 1.0, "attempts": one, "retries": 0, "total_us": 12_000_000}
+    told = [
+        "queue;dur=0.30, retries;dur=40.00, first;dur=700.00, rest;dur=59.70",
+        "retries;dur=40.00, rest;dur=760.00",
+    ]
+    told += ["queue;dur=0.30, first;dur=700.00, rest;dur=11299.70", ""]
+    rows = [PLAIN, failure(overhead_us=None), row(**slow), row(**slow | {"total_us": 800_000})]
+    lines = speak(lambda: log_requests(rows))
+    assert [json.loads(line)["timing"] for line in lines] == told
+    plain = speak(lambda: log_requests(rows), as_json=False)
+    assert [
+        line.partition("  queue;")[1:] == ("  queue;", told[0].removeprefix("queue;")) for line in plain[:1]
+    ] == [True]
+    assert plain[3].endswith("id=req-plain")
 
 
 def test_a_plain_line_of_a_stand_in(speak: Callable[..., list[str]]) -> None:

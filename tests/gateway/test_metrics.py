@@ -36,9 +36,13 @@ def full() -> Metrics:
     ]
     metrics.watch_workers = lambda: [("ledger", 1)]
     metrics.watch_ledger = lambda: (7, 3)
+    metrics.watch_cooldowns = lambda: [
+        (("openai/gpt-4o", "d1", "https://api.openai.com", "openai", "503"), 2)
+    ]
+    metrics.watch_spending = lambda: [("provider", "openai", 5), ("deployment", "a1", 5)]
     metrics.watch_budgets = lambda: [BudgetState(None, "", 5, None), BudgetState("a1", "team", 5, 1.5)]
     metrics.observe([row(), failure(), row(cost_nano=None, usage_source="estimated", fallbacks=1)])
-    metrics.observe([row(images=1)])
+    metrics.observe([row(images=1), failure(fallbacks=1)])
     metrics.refused("unauthorized")
     metrics.management("/health").observe(0.002)
     return metrics

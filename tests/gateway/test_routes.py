@@ -387,3 +387,47 @@ def test_a_key_does_not_follow_a_callers_provider() -> None:
     assert only(routes(model("*", "*", **nobodys), environ=environ), "groq/llama").provider == "groq"
     assert only(routes(model("*", "openai/*")), "gpt-4o").provider == "openai"
     assert only(routes(model("*", "*", api_base="http://own:1/v1")), "groq/llama").origin == "http://own:1"
+
+
+def test_deployments_of_other_environments() -> None:
+    """What is for another environment than LITELLM_ENVIRONMENT is not served, and says so."""
+    entries = tuple(
+        ModelEntry(
+            model_name="m",
+            params=ModelParams(model="openai/a", api_key=Secret("sk-a-key-of-a-test")),
+            info={"supported_environments": environments} if environments else {},
+            place=Place("c.yaml", 1, 1),
+        )
+        for environments in (["production"], ["staging", "production"], [])
+    )
+    for ours, served, why in (
+        ("production", 3, ""),
+        ("staging", 2, "it is for production, and LITELLM_ENVIRONMENT is 'staging'"),
+        ("", 1, "it is for production, and LITELLM_ENVIRONMENT is not set"),
+    ):
+        environ = {"LITELLM_ENVIRONMENT": ours} if ours else {}
+        routes = compile_routes(Config(model_list=entries), environ, PriceTable.load())
+        route = routes.find("m")
+        assert route is not None
+        assert len(route.deployments) == served
+        assert (routes.unserved[0].why if routes.unserved else "") == why
+
+
+def test_a_group_in_order() -> None:
+    """The deployments of an alias in order come in the order of its targets, and within one as they stood."""
+    entries = tuple(
+        ModelEntry(
+            model_name=name,
+            params=ModelParams(model="openai/a", api_key=Secret("sk-a-key-of-a-test"), order=order),
+            place=Place("c.yaml", 1, 1),
+        )
+        for name, order in (("b", 5), ("b", 7), ("b", 5), ("a", None))
+    )
+    router = RouterSettings(model_group_alias={"g": Alias(("a", "b"), in_order=True), "h": Alias(("a", "b"))})
+    routes = compile_routes(Config(model_list=entries, router=router), {}, PriceTable.load())
+    group, heap = routes.find("g"), routes.find("h")
+    assert group is not None
+    assert heap is not None
+    assert [one.order for one in group.deployments] == [0, 1, 2, 1]
+    assert [one.id for one in group.deployments] == [one.id for one in heap.deployments]
+    assert [one.order for one in heap.deployments] == [0, 5, 7, 5]

@@ -397,7 +397,9 @@ async def test_a_caller_is_remembered_with_its_head(doors: Doors) -> None:
     async with doors.connect() as client:
         client.send(asked())
         assert await client.door() == "quick"
-        doors.rt.keyring = Keyring(Secret("sk-other"))  # of the same version: nobody was told of a change
+        version = doors.rt.keyring.version
+        doors.rt.keyring = Keyring(Secret("sk-other"))
+        doors.rt.keyring.version = version  # nobody was told of a change
         client.send(asked())
         assert await client.door() == "quick"
         client.send(asked("x-foo: a"))

@@ -32,6 +32,7 @@ logging.getLogger().addHandler(Says())
 async def serve(worker):
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, say, f"reloads {os.getpid()}")
     say(f"works {os.getpid()} {worker.speaks}")
     worker.ready(f"hello from {os.getpid()}")
     await stop.wait()
@@ -110,6 +111,21 @@ async def test_a_worker_that_ends_is_replaced(tmp_path: Path) -> None:
         told = await crew.says("works")
         assert told[:2] == [f"ends {second}", f"worker {second} ended with 0; another starts in 1.0 s"]
         crew.process.send_signal(signal.SIGINT)
+        assert (await crew.says("code"))[-1] == "code 0"
+
+
+async def test_all_reload(tmp_path: Path) -> None:
+    """SIGHUP is handed to all workers, and to each that starts later, which begins with what held at the start."""
+    async with supervised(tmp_path) as crew:
+        *before, _ = await crew.says("hello")
+        pids = [line.split()[1] for line in before]
+        crew.process.send_signal(signal.SIGHUP)
+        heard = await crew.says("reloads") + await crew.says("reloads")
+        assert sorted(heard) == sorted(f"reloads {pid}" for pid in pids)
+        os.kill(int(pids[0]), signal.SIGKILL)
+        successor = (await crew.says("works"))[-1].split()[1]
+        assert await crew.says("reloads") == [f"reloads {successor}"]
+        crew.process.terminate()
         assert (await crew.says("code"))[-1] == "code 0"
 
 

@@ -414,6 +414,42 @@ async def test_update(keyed: Gateway) -> None:
         assert (await call(keyed, "/key/update", wrong))[0] == expected
 
 
+async def test_update_several(keyed: Gateway) -> None:
+    """Each for itself: LiteLLM's shape tells which were changed, and why others were not."""
+    keys = [await made(keyed, key_alias=f"bot-{number}") for number in range(2)]
+    items = [
+        {"key": keys[0], "max_budget": 3, "tags": ["a"]},
+        {"key": "sk-nobody-at-all-0001", "max_budget": 3},
+        {"key": keys[1], "max_budget": -3},
+        {"key": digest_of(keys[1]), "key_alias": "bot-0"},
+        {"key": digest_of(keys[1]), "rpm_limit": 4},
+        {"rpm_limit": 4},
+    ]
+    status, told = await call(keyed, "/key/bulk_update", {"keys": items})
+    assert (status, told["total_requested"]) == (200, 6)
+    assert [item["key"] for item in told["successful_updates"]] == [keys[0], digest_of(keys[1])]
+    first, second = [item["key_info"] for item in told["successful_updates"]]
+    assert (first["max_budget"], first["tags"], second["rpm_limit"]) == (3.0, ["a"], 4)
+    assert [item["failed_reason"] for item in told["failed_updates"]] == [
+        "Key not found in database",
+        "max_budget must be a non-negative, finite number. Received: -3",
+        "Key with alias 'bot-0' already exists.",
+        "key is needed: the key, or its digest.",
+    ]
+    wrongs: list[Any] = [{}, {"keys": []}, {"keys": keys}, {"keys": [{"key": keys[0]}] * 501}]
+    for wrong in wrongs:
+        assert (await call(keyed, "/key/bulk_update", wrong))[0] == 400
+
+
+async def test_a_key_of_a_service(keyed: Gateway) -> None:
+    """It is a team's and no user's."""
+    status, told = await call(keyed, "/key/service-account/generate", {"team_id": "ops", "user_id": "me"})
+    assert (status, told["team_id"], told["user_id"]) == (200, "ops", None)
+    assert (await ask(keyed, told["key"]))[0] == 200
+    status, told = await call(keyed, "/key/service-account/generate", {"user_id": "me"})
+    assert (status, told["error"]["param"]) == (400, "team_id")
+
+
 async def test_delete_all_or_none(keyed: Gateway) -> None:
     """One that is not there keeps the others alive."""
     keys = [await made(keyed) for _ in range(2)]

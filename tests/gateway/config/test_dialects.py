@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.dialects import Dialects
-from gateway.config.model import Alias, Fallbacks, Secret, TokenPrice
+from gateway.config.model import Alias, Fallbacks, ProviderBudget, Secret, TokenPrice
 from gateway.config.nodes import Item, Mapping, Node, parse
 from gateway.config.problems import Report
 from gateway.config.values import Reader
@@ -74,6 +74,7 @@ def test_names_are_noted_where_they_are_mentioned() -> None:
         ("{a: [b, c]}", {"a": Alias(("b", "c"))}),
         ("{a: {model: b, hidden: true}}", {"a": Alias(("b",), hidden=True)}),
         ("{a: {models: [b, c]}}", {"a": Alias(("b", "c"))}),
+        ("{a: {models: [b, c], order: true}}", {"a": Alias(("b", "c"), in_order=True)}),
         ("~", None),
     ],
 )
@@ -84,12 +85,54 @@ def test_three_dialects_of_aliases(text: str, expected: dict[str, Alias] | None)
     assert report.problems() == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "expected", "problems"),
+    [
+        (
+            "{openai: {budget_limit: 1e-2, time_period: 1d}}",
+            {"openai": ProviderBudget("1e-2", "1d")},
+            [],
+        ),
+        ("{azure: {max_budget: 5, budget_duration: 1mo}}", {"azure": ProviderBudget("5", "1mo")}, []),
+        ("{groq: {budget_limit: 5}}", {"groq": ProviderBudget("5")}, []),
+        ("{groq: {time_period: 1d}}", {}, ['"budget_limit" is missing']),
+        ("{groq: 5}", {}, ["must be a mapping with budget_limit and time_period"]),
+        (
+            "{groq: {budget_limit: 5, time_period: 10}}",
+            {"groq": ProviderBudget("5", "10")},
+            ["must be a number with s, m, h, d, w or mo"],
+        ),
+        (
+            "{nobody: {budget_limit: 5, more: 1}}",
+            {"nobody": ProviderBudget("5")},
+            ['no provider is called "nobody"', 'unknown key "more"'],
+        ),
+    ],
+)
+def test_budgets_of_providers(text: str, expected: dict[str, ProviderBudget], problems: list[str]) -> None:
+    """Both pairs of LiteLLM's words; the limit stays the text that was written."""
+    dialects, node, report = prepare(text)
+    assert dialects.provider_budgets(node, "x") == expected
+    assert [problem.message for problem in report.problems()] == problems
+
+
+def test_parameters_of_all_entries_are_names_here() -> None:
+    """Values of `default_litellm_params` may be keys, so only their names are kept beside the entries."""
+    dialects, node, report = prepare("{api_key: sk-a, timeout: 3}")
+    assert dialects.params(node, "x") == ("api_key", "timeout")
+    _, node, _ = prepare("~")
+    assert dialects.params(node, "x") is None
+    _, node, _ = prepare("[a]")
+    assert dialects.params(node, "x") is None
+    assert [problem.message for problem in report.problems()] == ["must be a mapping"]
+
+
 def test_an_alias_with_other_keys_is_doubted() -> None:
     """An alias knows model and hidden and nothing else."""
     dialects, node, report = prepare("{a: {model: b, hiden: true}}")
     assert dialects.aliases(node, "x") == {"a": Alias(("b",))}
     assert [problem.message for problem in report.problems()] == [
-        'unknown key "hiden"; an alias has model and hidden'
+        'unknown key "hiden"; an alias has model, models, order and hidden'
     ]
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.config.load import ConfigInvalid, Loaded, Problem, load
-from gateway.config.model import Alias, Config, Fallbacks, ModelEntry, Place, Secret
+from gateway.config.model import Alias, Config, Fallbacks, ModelEntry, Place, Secret, StrategyArgs
 from gateway.config.vocabulary import PARAM_KEYS, SETTINGS, TOP
 
 ENTRY = "  - model_name: a\n    litellm_params: {model: openai/a}\n"
@@ -319,7 +319,7 @@ def test_where_postgres_is(folder: Path) -> None:
         with pytest.raises(ConfigInvalid, match=why) as caught:
             config(text, environ)
         assert "hidden" not in str(caught.value)
-    ((severity, line),) = told("litellm_settings: {database_url: 'postgres://h/d?pgbouncer=true&schema=x'}")
+    ((severity, line),) = told("general_settings: {database_url: 'postgres://h/d?pgbouncer=true&schema=x'}")
     assert severity == "notice"
     assert "pgbouncer, schema have no effect in the address of Postgres" in line
     loaded = config("general_settings: {database_connection_pool_limit: 7, database_connect_timeout: 3}")
@@ -545,7 +545,6 @@ def test_what_is_unknown_is_doubted(folder: Path, text: str, line: str) -> None:
         ('general_settings: {allowed_ips: ["*"]}', "notice", "config.yaml:1:20: allowed_ips has no effect, and with this value needs none (general_settings)"),
         ("general_settings: {blocked_ips: []}", "notice", "config.yaml:1:20: blocked_ips has no effect, and with this value needs none (general_settings)"),
         ("litellm_settings: {ssl_verify: true}", "notice", "config.yaml:1:20: ssl_verify has no effect, and with this value needs none (litellm_settings)"),
-        ("router_settings: {routing_strategy: latency-based}", "warning", "config.yaml:1:37: latency-based-routing has no effect yet, shuffling by weight instead (router_settings.routing_strategy)"),
         ("mcp_servers: {a: b}", "warning", "config.yaml:1:1: mcp_servers has no effect yet: MCP servers, agents and search (mcp_servers)"),
     ],
 )  # fmt: skip
@@ -582,6 +581,36 @@ def test_what_has_no_effect_is_told_with_its_line(folder: Path, text: str, sever
 def test_promises_of_safety_are_kept_or_refused(folder: Path, text: str) -> None:
     """A setting that somebody relies on and that is not there stops the start."""
     assert len(errors(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "strategy"),
+    [
+        ("latency-based", "latency-based-routing"),
+        ("usage-based-routing-v2", "usage-based-routing"),
+        ("performance-based", "performance-based"),
+        ("Cost-Based", "cost-based-routing"),
+        ("geographic", "geo-routing"),
+    ],
+)
+def test_strategies_by_all_their_names(folder: Path, written: str, strategy: str) -> None:
+    """A strategy is known by the names that people write, and has its arguments."""
+    text = (
+        f"router_settings: {{routing_strategy: {written}, "
+        "routing_strategy_args: {ttl: 10m, lowest_latency_buffer: 0.1, max_latency_list_size: 5}}"
+    )
+    assert told(text) == []
+    router = config(text).router
+    assert router.routing_strategy == strategy
+    assert router.routing_strategy_args == StrategyArgs(600.0, 0.1, 5)
+
+
+def test_arguments_of_strategies_are_looked_at(folder: Path) -> None:
+    """One that does nothing is reported, with the name that may have been meant; one that cannot be is an error."""
+    text = "router_settings: {routing_strategy_args: {tttl: 5, ttft_percentile: 50}}"
+    assert [kind for kind, _ in told(text)] == ["warning", "warning"]
+    assert 'did you mean "ttl"?' in told(text)[0][1]
+    assert len(errors("router_settings: {routing_strategy_args: {ttl: 0}}")) == 1
 
 
 def test_wildcards_and_aliases_are_models(folder: Path) -> None:
@@ -669,3 +698,51 @@ def test_no_document_does_more_than_be_refused(folder: Path, document: Any, stri
     for only in models:
         assert only.params.model
         msgspec.json.encode([only.params.defaults, only.params.extra_body, only.info])
+
+
+# -- deployments' limits ---------------------------------------------------------------------------------------------
+
+
+def test_parameters_of_all_entries(folder: Path) -> None:
+    """Entries have what `default_litellm_params` say, where they do not say it themselves; each reads it as its own."""
+    text = (
+        "model_list:\n"
+        "  - {model_name: a, litellm_params: {model: openai/a}}\n"
+        "  - {model_name: b, litellm_params: {model: openai/b, timeout: 9, api_key: own}}\n"
+        "router_settings: {default_litellm_params: {timeout: 3, api_key: os.environ/K, temperature: 0}}\n"
+    )
+    found = config(text, {"K": "sk-of-all"})
+    one, two = found.model_list
+    assert (one.params.timeout, one.params.api_key) == (3.0, Secret("sk-of-all"))
+    assert (two.params.timeout, two.params.api_key) == (9.0, Secret("own"))
+    assert one.params.defaults == two.params.defaults == {"temperature": 0}
+    assert found.router.default_litellm_params == ("timeout", "api_key", "temperature")
+
+
+def test_checks_that_mean_nothing_here(folder: Path) -> None:
+    """LiteLLM's checks are known; another one is told with its line."""
+    line = "router_settings: {optional_pre_call_checks: [prompt_caching, router_budget_limiting, other]}"
+    assert told(line) == [
+        (
+            "warning",
+            "config.yaml:1:45: the check other has no effect here (router_settings.optional_pre_call_checks)",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        (
+            "daily_reset_time: '25:00'",
+            "must be a time of day, HH:MM (model_list[0].litellm_params.daily_reset_time)",
+        ),
+        ("budget_duration: soon", "must be a duration such as 30d, 12h or 3600"),
+        ("budget_duration: 30", "must be a number with s, m, h, d, w or mo"),
+        ("tag_regex: ['(']", '"(" is no regular expression'),
+    ],
+)
+def test_limits_that_nobody_understands(folder: Path, params: str, problem: str) -> None:
+    """Mistakes in an entry's limits and patterns are told when the file is read."""
+    (error,) = errors(f"model_list: [{{model_name: a, litellm_params: {{model: openai/a, {params}}}}}]")
+    assert problem in error

@@ -129,3 +129,15 @@ async def test_it_is_known_by_its_kind() -> None:
     first, second = deployment(), deployment()
     assert signers.of(first) is signers.of(second)
     await signers.close()
+
+
+async def test_another_configuration() -> None:
+    """A signer that the new configuration needs too stays; one that nobody has needed for a whole configuration is given back."""
+    signers = Signers(Desk())
+    kept, unused = deployment(), deployment(key="wq-unused-11223")
+    first, second = signers.of(kept), signers.of(unused)
+    assert signers.turn() == []
+    assert signers.of(deployment()) is first
+    assert signers.turn() == [second]
+    assert signers.turn() == [first]
+    await signers.close()

@@ -13,6 +13,7 @@ from adapters.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
+from gateway.config.model import RouterSettings
 from gateway.routing.health import Health
 
 
@@ -60,13 +61,13 @@ def test_conditions_count() -> None:
     health = Health()
     fail(health, UpstreamRefused("x"), is_last=False)
     health.began("a", 100.0)
-    health.succeeded("a", 1.0)
+    health.succeeded("a", 100.0, 1.0)
     health.began("a", 100.0)
-    health.succeeded("a", 2.0)
+    health.succeeded("a", 100.0, 2.0)
     health.began("a", 100.0)
     condition = health.of("a")
     assert (condition.in_flight, condition.successes, condition.failures) == (1, 2, 0)
-    assert condition.latency == pytest.approx(1.2)
+    assert condition.pace.latency == pytest.approx(1 + 2 / 11)
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -77,3 +78,61 @@ def test_what_is_remembered_is_bounded() -> None:
         health.of(f"d{number}")
     assert len(health._conditions) <= 10_000
     assert health.of("busy").in_flight == 1
+
+
+def test_failures_that_are_allowed() -> None:
+    """So many failures in the time of a cooldown are no reason to leave a deployment out, all together or by their name."""
+    health = Health()
+    health.adopt(RouterSettings(allowed_fails=1, allowed_fails_policy={"RateLimitError": 2}))
+    for error, available in (
+        (UpstreamOverloaded("x"), True),
+        (UpstreamRateLimited("x"), True),
+        (UpstreamRateLimited("x"), True),
+        (UpstreamTimeout("x"), False),
+    ):
+        fail(health, error, is_last=False)
+        assert health.is_available("a", 100.0) is available
+    health.began("a", 106.0)  # the count begins anew
+    health.failed("a", UpstreamTimeout("x"), 106.0, peers=["a", "b"])
+    assert health.is_available("a", 106.0)
+
+
+def test_a_deployments_own_time() -> None:
+    """A deployment's own `cooldown_time` goes before the router's."""
+    health = Health()
+    health.began("a", 100.0)
+    health.failed("a", UpstreamOverloaded("x"), 100.0, peers=["a", "b"], cooldown=50.0)
+    assert (health.is_available("a", 149.9), health.is_available("a", 150.0)) == (False, True)
+    assert list(health.cooldowns()) == [("a", 503, 1)]
+
+
+def test_a_circuit() -> None:
+    """One that keeps failing is no longer available, also if it is the last, but can be asked for want of another."""
+    health = Health()
+    for _ in range(5):
+        fail(health, UpstreamOverloaded("x"), is_last=True)
+    assert (health.is_available("a", 104.0), health.is_usable("a", 104.0)) == (False, True)
+    health.began("a", 105.0)
+    assert not health.is_available("a", 105.0)
+    health.succeeded("a", 105.0, 1.0)
+    assert health.is_available("a", 105.0)
+    assert health.of("a").breaker is None
+
+
+def test_no_circuit_without_cooldowns() -> None:
+    """`disable_cooldowns` switches circuits off too."""
+    health = Health()
+    health.adopt(RouterSettings(disable_cooldowns=True))
+    for _ in range(10):
+        fail(health, UpstreamOverloaded("x"), is_last=False)
+    assert health.is_available("a", 100.0)
+
+
+def test_cooldowns_of_other_processes() -> None:
+    """One that another process decided is heeded if it is longer, and not where cooldowns are switched off."""
+    health = Health()
+    assert health.follow_cooldown("a", 110.0, "upstream_rate_limited")
+    assert not health.follow_cooldown("a", 105.0, "upstream_rate_limited")
+    assert not health.is_available("a", 109.0)
+    assert health.of("a").last_reason == "upstream_rate_limited"
+    assert not Health(enabled=False).follow_cooldown("a", 110.0, "x")

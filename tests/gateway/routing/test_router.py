@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from adapters.errors import UpstreamOverloaded
+from gateway.inbound import Controls
 from gateway.routing.health import Health
 from tests.gateway.routing.choosing import Asked, route_of, router_of
 
@@ -69,3 +70,22 @@ def test_levels_are_considered_in_order() -> None:
     first, second = router.consider(route, Asked(), 100.0)
     assert first.deployment.order == 1
     assert (second.share, second.why_not) == (0.0, "order 2 comes later")
+
+
+def test_why_nobody_can() -> None:
+    """Of several reasons the one that stays is told, else the one that lasts longest; the route says when to come again."""
+    health = Health()
+    route, router = (
+        route_of({"rpm": 0, "tags": ("a",)}, {"rpm": 0}),
+        router_of(health, enable_tag_filtering=True),
+    )
+    first, second = route.deployments
+    for one in route.deployments:
+        health.of(one.id).cooled_until = 104.0
+    said = {one.deployment: one.why_not for one in router.consider(route, Asked(), 100.0)}
+    assert said == dict.fromkeys((first, second), "it was asked 0 of 0 requests in the last minute")
+    tagged = Asked(controls=Controls(tags=("a",)))
+    said = {one.deployment: one.why_not for one in router.consider(route, tagged, 100.0)}
+    assert said[second] == "its tags [] are not for the request's tags ['a']"
+    error = router.nobody(route, tagged, 100.0)
+    assert (error.status, error.headers["retry-after"]) == (429, "60")

@@ -17,10 +17,11 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from gateway.state.records import EVERYTHING, RecordsUnavailable
-from gateway.state.shared import budget
+from gateway.state.shared import budget, slots
 from tests.e2e.process import Process, penstock
 from tests.faulty import FaultyProxy
 from tests.harness import (
+    Asked,
     FakeProvider,
     Gateway,
     by_model,
@@ -406,6 +407,37 @@ async def test_a_budget_that_is_younger_than_a_request(provider: FakeProvider, t
         assert await used(gw) == sum(row.cost_nano or 0 for row in rows)
 
 
+async def test_another_budget_while_requests_run(
+    provider: FakeProvider, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """A new budget knows what is under way at once, in gateways too where nobody asks for it, and what it cost in the end."""
+    slow = events([*chat_events("a", done=False)[:1], None, *chat_events("a", "b")[1:]])
+    async with AsyncExitStack() as stack:
+        gateways = [await stack.enter_async_context(gateway(config(provider), tmp_path, environ))]
+        if environ:
+            gateways.append(await stack.enter_async_context(gateway(config(provider), tmp_path, environ)))
+        one, other = gateways[0], gateways[-1]
+        key = await key_of(other, max_budget=1.0)
+        provider.will(slow)
+        stream = await one.session.post(one.url + CHAT, json=question(stream=True), headers=key)
+        (held,) = [x.hold.held for x in one.rt.open if x.hold is not None]
+        token = key["authorization"].removeprefix("Bearer ")
+        for duration in ("1d", None, "1mo"):
+            change = {"key": token, "budget_duration": duration, "max_budget": held / 1e9 * 1.5}
+            assert (await other.post("/key/update", change, headers=MASTER)).status == 200
+        while one.rt.keyring.rows()[0].version != 4:
+            await asyncio.sleep(0.01)
+        assert (await other.post(CHAT, question(), headers=key)).status == 422
+        provider.gate.set()
+        await stream.read()
+        for gw in gateways:
+            await gw.quiet()
+        await asyncio.sleep(0.05)
+        (cost,) = [row.cost_nano for row in await one.rows() if row.cost_nano]
+        refused = await other.post(CHAT, question(max_tokens=100_000), headers=key)
+        assert f"Current cost: {cost / 1e9}," in (await error_of(refused))["message"]
+
+
 async def test_headers_of_a_key(provider: FakeProvider, tmp_path: Path) -> None:
     """What a key may and what it has spent, this request included."""
     provider.will(whole(chat_answer()))
@@ -446,6 +478,95 @@ async def test_redis_goes_and_comes_back(
         assert (await gw.post(CHAT, question(), headers=key)).status == 422
         assert await used(gw) == spent
         assert (await (await gw.get("/health")).json())["limits"] == "ok"
+
+
+async def test_what_was_taken_alone_is_held_when_redis_is_back(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that began while it was away count there before anything is taken, also those of the next outage."""
+    monkeypatch.setattr("gateway.state.open.PREFIX", f"test:{uuid4().hex}:")
+    slow = events([*chat_events("a", done=False)[:1], None, *chat_events("a", "b")[1:]])
+    general = {"max_parallel_requests": 3}
+    async with gateway(config(provider, general=general), tmp_path, {"REDIS_URL": redis_url}) as gw:
+        key = await key_of(gw, max_budget=0.1)
+        provider.will(whole(chat_answer()))
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+        await gw.quiet()
+        await goes_and_comes(gw, asyncio.Event())
+        shared: Any = gw.rt.shared
+        provider.will(slow)
+        is_back = asyncio.Event()
+        away = asyncio.create_task(goes_and_comes(gw, is_back))
+        await asyncio.sleep(0)
+        alone = await gw.session.post(gw.url + CHAT, json=question(stream=True), headers=key)
+        assert alone.status == 200
+        is_back.set()
+        await away
+        (held,) = [x.hold.held for x in gw.rt.open if x.hold is not None]
+        assert await used(gw) == held + 15_000_000
+        assert await shared.look([slots(f"parallel:api_key:{gw.rt.keyring.rows()[0].payer}", 3)]) == [1]
+        assert (await gw.post(CHAT, question(max_tokens=60), headers=key)).status == 422
+        is_back.clear()
+        away = asyncio.create_task(goes_and_comes(gw, is_back))
+        await asyncio.sleep(0)
+        assert (await gw.post(CHAT, question(max_tokens=60), headers=key)).status == 422
+        provider.gate.set()
+        await alone.read()
+        await gw.quiet()
+        is_back.set()
+        await away
+        spent = sum(row.cost_nano or 0 for row in await gw.rows())
+        assert await used(gw) == spent
+        assert await shared.look([slots(f"parallel:api_key:{gw.rt.keyring.rows()[0].payer}", 3)]) == [0]
+
+
+async def goes_and_comes(gw: Gateway, is_back: asyncio.Event) -> None:
+    """Redis is away until then."""
+    shared: Any = gw.rt.shared
+    connect, shared._connect = shared._connect, _never
+    shared._degrade("a test")
+    shared._wake.set()
+    await is_back.wait()
+    shared._connect = connect
+    while not shared.available:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_redis_that_comes_and_goes(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often one gateway goes on alone and comes back, it never lets more pass than the budget is for."""
+    monkeypatch.setattr("gateway.state.open.PREFIX", f"test:{uuid4().hex}:")
+    answer = whole(chat_answer(usage={"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20}))
+
+    async def play(provider: FakeProvider, asked: Asked) -> None:
+        await asyncio.sleep(0.02)
+        await answer(provider, asked)
+
+    provider.will(play)
+    async with gateway(config(provider), tmp_path, {"REDIS_URL": redis_url}) as gw:
+        gw.rt.shared._pause = 0.01  # type: ignore[attr-defined]  # so that it comes back soon
+        key = await key_of(gw, max_budget=2.0)  # 100 * 20 tokens * $0.001
+        statuses: Counter[int] = Counter()
+
+        async def ask(times: int) -> None:
+            for _ in range(times):
+                statuses[(await gw.post(CHAT, question(), headers=key)).status] += 1
+
+        async def disturb() -> None:
+            while True:
+                await asyncio.sleep(0.015)
+                gw.rt.shared._degrade("a test")  # type: ignore[attr-defined]  # as a round does that has no answer
+
+        disturbance = asyncio.create_task(disturb())
+        await asyncio.gather(*(ask(8) for _ in range(60)))
+        disturbance.cancel()
+        await gw.quiet()
+        rows = await gw.rows()
+    assert set(statuses) <= {200, 422, 503}
+    assert 90 <= statuses[200] <= 100
+    assert sum(row.cost_nano or 0 for row in rows) == statuses[200] * 20_000_000
+    assert len(provider.requests) == statuses[200]
 
 
 @pytest.mark.parametrize("fault", ["stall", "refuse"])

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from gateway.state.credentials import CredentialRow
 from gateway.state.keys import BudgetLimit, KeyRow
 from gateway.state.records import (
     AliasTaken,
     AttemptRow,
     Kind,
     LedgerQuery,
+    NameTaken,
     Records,
     Total,
     flatten,
@@ -133,6 +135,10 @@ async def test_totals_by_group(records: Records) -> None:
         ("alice", "k", "azure", "smart"),
     ]
     assert [t.requests for t in await records.totals([], LedgerQuery(since=NOON + DAY))] == [1]
+    await records.append([row("e", deployment_id="d2", cost_nano=5)])
+    by_deployment = await records.totals(["deployment_id"], LedgerQuery(since=0.0))
+    assert [(t.group, t.requests) for t in by_deployment if t.group == ("d2",)] == [(("d2",), 1)]
+    assert sum(t.requests for t in by_deployment) == 5
 
 
 async def test_totals_of_parts_of_days(records: Records) -> None:
@@ -248,3 +254,49 @@ async def test_an_alias_names_one_key_that_lives(records: Records) -> None:
     assert await records.put_key(deleted)
     assert await records.put_key(replace(KEY, digest="d2"))
     assert await records.key("d1") == deleted
+
+
+CREDENTIAL = CredentialRow(
+    id="c1",
+    name="our-azure",
+    values={"api_key": "v1:00000000:AAAA", "api_base": "v1:00000000:BBBB"},
+    info={"description": "ä", "nested": {"a": [1, None]}},
+    created_at=NOON,
+    updated_at=NOON + 1,
+    created_by="a",
+    updated_by="b",
+)
+
+
+async def test_a_credential_comes_back_as_it_was(records: Records) -> None:
+    """Credentials come back with every field, in the order of their names."""
+    other = CredentialRow(id="c0", name="z")
+    assert await records.credentials() == []
+    assert await records.put_credentials([other, CREDENTIAL])
+    assert await records.credentials() == [CREDENTIAL, other]
+
+
+async def test_credentials_are_written_together_or_not_at_all(records: Records) -> None:
+    """A change that follows no stored version, or takes another's name, undoes those beside it."""
+    other = CredentialRow(id="c2", name="z")
+    assert await records.put_credentials([CREDENTIAL, other])
+    changed = replace(CREDENTIAL, version=2, values={})
+    assert not await records.put_credentials([changed, other])
+    assert not await records.put_credentials([changed, replace(other, version=3)])
+    assert not await records.put_credentials([changed, CredentialRow(id="c3", name="n", version=2)])
+    with pytest.raises(NameTaken, match="'z' already exists"):
+        await records.put_credentials([CredentialRow(id="c4", name="y"), replace(changed, name="z")])
+    assert await records.credentials() == [CREDENTIAL, other]
+    assert await records.put_credentials([changed, replace(other, version=2, name="y")])
+    assert [(row.name, row.version) for row in await records.credentials()] == [("our-azure", 2), ("y", 2)]
+
+
+async def test_a_credential_that_was_deleted(records: Records) -> None:
+    """It is gone, and its name is free; a change to it comes too late."""
+    await records.put_credentials([CREDENTIAL])
+    assert await records.delete_credential("our-azure")
+    assert not await records.delete_credential("our-azure")
+    assert not await records.delete_credential("' OR 1=1 --")
+    assert await records.credentials() == []
+    assert not await records.put_credentials([replace(CREDENTIAL, version=2)])
+    assert await records.put_credentials([replace(CREDENTIAL, id="c9")])

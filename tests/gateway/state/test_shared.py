@@ -115,6 +115,27 @@ async def test_retry_after(shared: Shared) -> None:
     assert too_much.retry_after is None
 
 
+async def test_what_was_taken_elsewhere_is_held(shared: Shared) -> None:
+    """Whatever the limit, at once or when the budget's counter is made; it is settled as what was taken here."""
+    here, later = budget("here", 60, 100, DAY), budget("later", 60, 100, DAY)
+    await shared.seed(here, 50)
+    ticket = shared.hold([here, later, slots("p", 1), rate("r", 9, 1)])
+    ended = shared.hold([later])
+    shared.settle(ended, {"later": 0})
+    assert isinstance(await shared.take([later]), Unknown)
+    await shared.seed(later, 5)
+    windows = [here, later, slots("p", 1)]
+
+    async def is_held() -> bool:
+        return await shared.look(windows) == [110, 65, 1]
+
+    await until(is_held)
+    assert shared.hold([budget("here", 7, 100, DAY)], ticket) is ticket
+    shared.settle(ticket, {"here": 20, "later": 0})
+    await told(shared)
+    assert await shared.look(windows) == [70, 5, 0]
+
+
 async def test_a_short_span_passes(shared: Shared) -> None:
     """What was taken leaves the window."""
     await ticket_for(shared, rate("r", 3, 3, 0.2))

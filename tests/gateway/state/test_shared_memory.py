@@ -22,6 +22,7 @@ def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
 class MemoryWindows(Windows):
     """In memory time stands still between two steps, so what is used is known exactly but for the buckets."""
 
+    shared: MemoryShared
     seconds = 60.0
 
     def begin(self) -> None:
@@ -36,6 +37,9 @@ class MemoryWindows(Windows):
 
     def taken_at(self, ticket: Ticket, before: float) -> float:
         return before
+
+    def lose(self, name: str) -> None:
+        del self.shared._budgets[name]
 
     def wait(self, part: float) -> None:
         self.clock += part * self.seconds

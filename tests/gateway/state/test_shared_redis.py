@@ -22,7 +22,7 @@ from hypothesis import settings
 from redis.asyncio import Redis
 
 from gateway.state.shared import Refusal, SharedAway, Ticket, Unknown, budget, rate, slots
-from gateway.state.shared_redis import RedisShared
+from gateway.state.shared_redis import RedisShared, _script
 from tests.gateway.state.test_shared import running, ticket_for, told, until
 from tests.gateway.state.windows import Windows
 from tests.servers import ServerMissingError, carried
@@ -96,6 +96,15 @@ async def connected(where: Server | str, **options: Any) -> AsyncIterator[RedisS
         yield store
 
 
+@asynccontextmanager
+async def beside(server: Server, store: RedisShared) -> AsyncIterator[RedisShared]:
+    """Another process' store, with the same names."""
+    other = RedisShared(server.url, prefix=store._prefix, pause=0.05, patience=1.0)
+    async with running(other):
+        await available(other)
+        yield other
+
+
 async def available(store: RedisShared) -> None:
     async def is_available() -> bool:
         return store.available
@@ -122,6 +131,7 @@ class RedisWindows(Windows):
 
     url = ""
     seconds = 0.1
+    holds_again = True
 
     def begin(self) -> None:
         self.loop = uvloop.new_event_loop()
@@ -143,6 +153,12 @@ class RedisWindows(Windows):
 
     def taken_at(self, ticket: Ticket, before: float) -> float:
         return float(ticket.taken[-1].place[1] / 1e6)
+
+    def lose(self, name: str) -> None:
+        async def delete() -> None:
+            await self.clock.delete(f"{self.store._prefix}budget:{name}")
+
+        self.ask(delete())
 
     def wait(self, part: float) -> None:
         self.ask(asyncio.sleep(part * self.seconds))
@@ -404,20 +420,53 @@ async def test_stopped_and_started(server: Server) -> None:
 
 
 async def test_a_long_request_outlives_a_flush(server: Server) -> None:
-    """Its slot is taken again with the next renewal; its cost is added to the counter that was seeded without it."""
-    async with connected(server) as store:
-        spend = budget("b", 10, 100)
-        await store.seed(spend, 0)
-        ticket = await ticket_for(store, spend, slots("p", 2), rate("r", 5, 10))
+    """Its slot is taken again with the next renewal, and its reservation as soon as somebody misses the counter; once."""
+    async with connected(server) as store, beside(server, store) as other:
+        spend, more = budget("b", 10, 100), budget("c", 10, 100)
+        for one in (spend, more):
+            await store.seed(one, 0)
+        ticket = await ticket_for(store, spend, more, slots("p", 2), rate("r", 5, 10))
         await server.tell("FLUSHALL")
         await server.tell("SCRIPT", "FLUSH")
-        assert await store.seed(spend, 40)
+        assert await other.take([spend]) == Unknown((spend,))
+
+        async def is_told() -> bool:
+            return bool(await server.tell("HGET", f"{store._prefix}budget:b", "h"))
+
+        await until(is_told)
+        assert await other.seed(spend, 40)
+        assert await other.take([more]) == Unknown((more,))
+        assert await other.seed(more, 50)
         store._renewal_is_due = True
+        store._hold_again(None)
         await store.get("v")
-        assert await store.look([spend, slots("p", 2), rate("r", 5, 10)]) == [40, 1, 0]
-        store.settle(ticket, {"b": 3, "r": 2})
+        windows = [spend, more, slots("p", 2), rate("r", 5, 10)]
+        assert await store.look(windows) == [50, 60, 1, 0]
+        store.settle(ticket, {"b": 3, "c": 4, "r": 2})
         await told(store)
-        assert await store.look([spend, slots("p", 2), rate("r", 5, 10)]) == [43, 0, 0]
+        assert await store.look(windows) == [43, 54, 0, 0]
+
+
+async def test_what_ends_before_it_is_held_again(server: Server) -> None:
+    """All of its cost is added, whether the counter was seeded by then or not; a hold that comes late adds nothing."""
+    async with connected(server) as store:
+        spend = budget("b", 10, 100)
+        for is_seeded in (True, False):
+            await store.seed(spend, 0)
+            ticket = await ticket_for(store, spend)
+            await server.tell("FLUSHALL")
+            if is_seeded:
+                assert await store.seed(spend, 40)
+            else:
+                await server.tell("HSET", f"{store._prefix}budget:b", "e", "1" + 20 * "0")
+            late = ("hold", store._last_batch, ticket.taken[0].place[0], ticket.taken[0].place[1], 10)
+            store.settle(ticket, {"b": 3})
+            await told(store)
+            await store._ask(_script((store._process, f"{store._prefix}budget:b"), *late))
+            if not is_seeded:
+                assert await store.seed(spend, 40)
+            assert await store.look([spend]) == [43]
+            await server.tell("FLUSHALL")
 
 
 async def test_frozen(server: Server) -> None:

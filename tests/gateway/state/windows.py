@@ -31,6 +31,8 @@ class Windows(RuleBasedStateMachine):
 
     shared: Shared
     seconds: float
+    holds_again = False
+    """The store adds to a counter that was lost what open tickets hold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +56,10 @@ class Windows(RuleBasedStateMachine):
         raise NotImplementedError
 
     def taken_at(self, ticket: Ticket, before: float) -> float:
+        raise NotImplementedError
+
+    def lose(self, name: str) -> None:
+        """Have the store lose a budget's counter."""
         raise NotImplementedError
 
     def wait(self, part: float) -> None:
@@ -93,9 +99,10 @@ class Windows(RuleBasedStateMachine):
             } - self.seeded
             self.nothing_changed(windows, known)
             for window in answer.windows:
-                assert self.ask(self.shared.seed(window, 0))
+                assert self.ask(self.shared.seed(window, amount))
                 assert not self.ask(self.shared.seed(window, 99))
                 self.seeded.add(window.name)
+                self.events.append(Event(window.name, 0, amount, Ticket([])))
             return
         assert isinstance(answer, Refusal)
         refused = answer.window
@@ -137,6 +144,21 @@ class Windows(RuleBasedStateMachine):
         name = min(self.seeded)
         self.tell(lambda: self.shared.charge(name, amount))
         self.tell(lambda: self.shared.charge("nobody's", amount))
+        self.events.append(Event(name, 0, amount, Ticket([])))
+
+    @precondition(lambda self: self.seeded)
+    @rule(amount=st.integers(0, 60))
+    def forget(self, amount: int) -> None:
+        """A counter is gone, as at its end, and made anew: what is settled is in the ledger, what is held is added again."""
+        name = min(self.seeded)
+        is_held = any(event.name == name and event.ticket in self.open for event in self.events)
+        if is_held and not self.holds_again:
+            return
+        self.lose(name)
+        self.events = [event for event in self.events if event.name != name or event.ticket in self.open]
+        window = self.window(name, 0)
+        assert isinstance(self.ask(self.shared.take([window])), Unknown)
+        assert self.ask(self.shared.seed(window, amount))
         self.events.append(Event(name, 0, amount, Ticket([])))
 
     @rule(part=st.integers(1, 40))

@@ -1,0 +1,35 @@
+"""What a reading of the configuration looked at: by path, a digest of what was there."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TypeAlias
+
+Seen: TypeAlias = dict[str, str]
+"""Path -> digest: of a file's content, of the names in a `models/` folder, empty where there is nothing to read."""
+
+SUFFIXES = frozenset({".yaml", ".yml"})
+
+
+def digest_of(content: bytes) -> str:
+    """Of what a file says."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def models_in(folder: Path) -> list[Path]:
+    """The files of a `models/` folder that are read, in the order of their names; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES and file.is_file()]
+
+
+def digest_of_file(path: Path) -> str:
+    """Of what is at this path now; as `Seen` has it."""
+    try:
+        if path.is_dir():
+            names = "\0".join(file.name for file in models_in(path))
+            return digest_of(names.encode()) if names else ""
+        return digest_of(path.read_bytes())
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,105 @@
+"""What is told of two configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gateway.config.model import GeneralSettings, LiteLLMSettings, RouterSettings
+from gateway.config.source import Source
+from gateway.differences import NEEDS_RESTART, Difference, differences, in_words
+
+
+def found(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
+    """The differences of two files."""
+    path = folder / "config.yaml"
+    written = []
+    for content in (old, new):
+        path.write_text(json.dumps(content))
+        written.append(Source(path, {}).read())
+    return differences(*written)
+
+
+def model(name: str, base: str = "https://a.example", **params: Any) -> dict[str, Any]:
+    known = {"model": f"openai/{name}", "api_base": base, "api_key": "wq-differs-17935"}
+    return {"model_name": name, "litellm_params": {**known, **params}}
+
+
+def test_nothing(tmp_path: Path) -> None:
+    """Another order, another place in the file: no difference."""
+    one, two = model("a"), model("b")
+    assert found(tmp_path, {"model_list": [one, two]}, {"model_list": [two, one]}) == []
+    assert in_words([]) == "nothing changed"
+
+
+def test_deployments(tmp_path: Path) -> None:
+    """Of two alike the second is the second; what an entry says differs field by field, its key without what it is."""
+    old = {"model_list": [model("a"), model("a"), model("b")]}
+    changed = model("a", api_key="wq-differs-55291", weight=2, temperature=0.5)
+    new = {"model_list": [model("a"), changed, model("c")]}
+    assert [str(one) for one in found(tmp_path, old, new)] == [
+        "b (openai/b) removed",
+        "a (openai/a): api_key changed",
+        "a (openai/a): weight null -> 2.0",
+        'a (openai/a): defaults {} -> {"temperature":0.5}',
+        "c (openai/c) added",
+    ]
+
+
+def test_secrets_are_not_told(tmp_path: Path) -> None:
+    """Keys, headers, options, variables, credentials and virtual keys changed: no line shows one."""
+
+    def content(secret: str) -> dict[str, Any]:
+        params: dict[str, Any] = {
+            "api_key": secret,
+            "extra_headers": {"x-key": secret},
+            "aws_secret_access_key": secret,
+        }
+        return {
+            "model_list": [model("a", **params)],
+            "general_settings": {"master_key": f"sk-{secret}"},
+            "environment_variables": {"SOME": secret},
+            "virtual_keys": [{"key": f"sk-virtual-{secret}"}],
+            "credential_list": [
+                {"credential_name": "c", "credential_values": {"api_key": secret}, "credential_info": {}}
+            ],
+        }
+
+    listed = found(tmp_path, content("wq-first-31415"), content("wq-second-27182"))
+    assert {one.of for one in listed} == {
+        "deployment", "setting", "environment", "virtual_key", "credential",
+    }  # fmt: skip
+    told = in_words(listed) + repr(listed)
+    assert "wq-first" not in told
+    assert "wq-second" not in told
+
+
+def test_settings(tmp_path: Path) -> None:
+    """Settings are told with old and new value, whatever their type; those that a start reads alone say so."""
+    old = {
+        "router_settings": {"fallbacks": [{"a": ["b"]}], "num_retries": 1},
+        "model_list": [model("a"), model("b")],
+    }
+    new = {
+        "general_settings": {"allowed_origins": ["https://x.example"]},
+        "environment_variables": {"LITELLM_PORT": "4001"},
+        "model_list": [model("a"), model("b")],
+    }
+    told = in_words(found(tmp_path, old, new))
+    assert 'router_settings.fallbacks {"chains":{"a":["b"]}' in told
+    assert "router_settings.num_retries 1 -> 2" in told
+    assert 'general_settings.allowed_origins [] -> ["https://x.example"] (needs a restart)' in told
+    assert "port 4000 -> 4001 (needs a restart)" in told
+
+
+def test_many(tmp_path: Path) -> None:
+    """A line stays a line."""
+    listed = found(tmp_path, {}, {"model_list": [model(f"m{number}") for number in range(50)]})
+    assert in_words(listed).endswith(" and 38 more")
+
+
+def test_what_needs_a_restart_exists() -> None:
+    """Every setting that is said to need a restart is one."""
+    structs = (RouterSettings, LiteLLMSettings, GeneralSettings)
+    assert {name for struct in structs for name in struct.__struct_fields__} >= NEEDS_RESTART
