@@ -15,7 +15,6 @@ from adapters.errors import UpstreamTimeout
 from gateway.background.supervisor import spawn
 from gateway.client import ClientGone
 from gateway.config.model import Secret
-from gateway.keyring import Keyring
 from gateway.server import ClientConnection
 from tests.harness import (
     FakeProvider,
@@ -50,8 +49,7 @@ async def test_a_revoked_key_stays_refused(provider: FakeProvider, tmp_path: Pat
         told = []
         for number in range(4):
             if number == 1:
-                gw.rt.keyring = Keyring(Secret("sk-other"))
-                gw.rt.keyring.version = 1
+                gw.rt.keyring.follow(Secret("sk-other"), ())
             writer.write(written(CHAT, question(), {"authorization": "Bearer sk-right"}))
             told.append((await receive(reader)).status)
     assert told == [200, 401, 401, 401]

@@ -79,7 +79,7 @@ async def test_from_its_making_to_its_end(gw: Gateway, provider: FakeProvider) -
     assert await ask(gw, "GET", "/credentials/by_name/written") == (200, written)
     change = {
         "credential_name": "team/ours",
-        "credential_values": {"api_key": "tok7", "my_token": "abcdefgh", "note": "all"},
+        "credential_values": {"api_key": "tok7", "my_token": "qv7xk2zj", "note": "all"},
         "credential_info": {"b": 2},
     }
     assert await ask(gw, "PATCH", "/credentials/ours", change) == (
@@ -92,7 +92,7 @@ async def test_from_its_making_to_its_end(gw: Gateway, provider: FakeProvider) -
         "credential_values": {
             "api_key": "*****",
             "api_base": f"{provider.url}/v1",
-            "my_token": "ab****gh",
+            "my_token": "qv****zj",
             "note": "all",
         },
         "credential_info": {"team": "x", "b": 2},

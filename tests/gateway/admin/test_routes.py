@@ -12,14 +12,15 @@ from tests.harness import FakeProvider, Gateway, chat_answer, whole
 async def test_every_page_shows(provider: FakeProvider, gw: Gateway, page: object) -> None:
     """Each page answers on an idle gateway and after a request, to HEAD too, without asking a provider."""
     (row,) = [row for row in PAGES if row is page]
-    path = row.path.replace("{id:.+}", "gpt-4o")
-    assert (await gw.get(path, allow_redirects=False)).status == 200
+    path = row.path.replace("{id:.+}", "gpt-4o").replace("{name:.+}", "nobody-made-it")
+    expected = 404 if path.endswith("nobody-made-it") else 200
+    assert (await gw.get(path, allow_redirects=False)).status == expected
     provider.will(whole(chat_answer()))
     await gw.post("/v1/chat/completions", {"model": "gpt-4o", "messages": []})
     await gw.rows()
-    assert (await gw.get(path, allow_redirects=False)).status == 200
+    assert (await gw.get(path, allow_redirects=False)).status == expected
     async with gw.session.head(gw.url + path) as head:
-        assert (head.status, await head.read()) == (200, b"")
+        assert (head.status, await head.read()) == (expected, b"")
     assert len(provider.requests) == 1
 
 
