@@ -25,6 +25,8 @@ COPY adapters ./adapters
 COPY gateway ./gateway
 RUN /opt/build/bin/python -m hatchling build --target wheel --directory /build/dist
 RUN /opt/build/bin/pip --python /opt/penstock/bin/python install --no-deps /build/dist/penstock-*.whl
+# Deployments that name the program of LiteLLM's image find it: `command: ["litellm", "--config", …]`.
+RUN ln -s penstock /opt/penstock/bin/litellm
 
 FROM ${PYTHON}
 LABEL org.opencontainers.image.title="Penstock" \

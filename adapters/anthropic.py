@@ -66,6 +66,7 @@ from adapters.types import (
     TextDelta,
     Thinking,
     ThinkingDelta,
+    Told,
     Tool,
     ToolCall,
     ToolChoice,
@@ -392,9 +393,11 @@ def write_error(error: GatewayError, *, request_id: str, mid_stream: bool) -> by
     return sse(body, b"error") if mid_stream else body
 
 
-def write_stream(*, answer_id: str, model: str, now: int, wants_usage: bool) -> StreamWriter:
-    """A writer for one streamed answer."""
-    return _Writer(_message_id(answer_id), model)
+def write_stream(
+    *, answer_id: str, model: str, now: int, wants_usage: bool, told: Told | None = None
+) -> StreamWriter:
+    """A writer for one streamed answer, or for the rest of one."""
+    return _Writer(_message_id(answer_id), model, told)
 
 
 class _Writer:
@@ -419,7 +422,7 @@ class _Writer:
         "_waiting",
     )
 
-    def __init__(self, answer_id: str, model: str) -> None:
+    def __init__(self, answer_id: str, model: str, told: Told | None = None) -> None:
         self._id = answer_id
         self._model = model
         self._out: list[bytes | Raw] = []
@@ -432,6 +435,11 @@ class _Writer:
         self._waiting: list[Delta] = []
         self._usage: Usage | None = None
         self._stop = _stop("stop", None, None)
+        if told is not None:
+            self._started = True
+            self._index = told.blocks - 1
+            if told.is_open:
+                self._kind, self._head = "text", self._delta_head(b"text_delta", b"text")
 
     def words(self, text: bytes) -> bytes:
         if self._kind == "text":

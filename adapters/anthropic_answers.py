@@ -222,6 +222,11 @@ def _string(raw: Raw) -> Raw | None:
 
 def read_stream(request: ChatRequest, target: Target) -> StreamReader:
     """A reader for one streamed answer."""
+    return reader()
+
+
+def reader() -> StreamReader:
+    """The same, whatever was asked."""
     return _Reader()
 
 

@@ -40,6 +40,7 @@ from adapters.types import (
     Part,
     Reply,
     Target,
+    Told,
     Usage,
 )
 
@@ -149,8 +150,10 @@ class ClientSide(Protocol):
     def write_response(self, answer: ChatResponse, *, answer_id: str, model: str, now: int) -> bytes:
         """A whole answer's body. `model` is the name that the client asked for, `now` seconds since 1970."""
 
-    def write_stream(self, *, answer_id: str, model: str, now: int, wants_usage: bool) -> StreamWriter:
-        """A writer for one streamed answer."""
+    def write_stream(
+        self, *, answer_id: str, model: str, now: int, wants_usage: bool, told: Told | None = None
+    ) -> StreamWriter:
+        """A writer for one streamed answer; of one that has begun, the writer of its rest (`told`)."""
 
     def write_error(self, error: GatewayError, *, request_id: str, mid_stream: bool) -> bytes:
         """The body of an error answer, or (`mid_stream`) the event that ends a stream which has begun."""

@@ -60,6 +60,7 @@ from adapters.types import (
     TextDelta,
     Thinking,
     ThinkingDelta,
+    Told,
     Tool,
     ToolCall,
     ToolChoice,
@@ -490,14 +491,16 @@ class ChatWriter:
         "_wants_usage",
     )
 
-    def __init__(self, answer_id: str, model: str, now: int, *, wants_usage: bool) -> None:
+    def __init__(
+        self, answer_id: str, model: str, now: int, *, wants_usage: bool, told: Told | None = None
+    ) -> None:
         head = {"id": answer_id, "object": "chat.completion.chunk", "created": now, "model": model}
         self._head = b"data: " + _encode(head)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if wants_usage else b"]}\n\n"
         self._text_head = self._head + b'{"index":0,"delta":{"content":'
         self._text_tail = b'},"finish_reason":null}' + self._tail
         self._wants_usage = wants_usage
-        self._roles: set[int] = set()
+        self._roles: set[int] = set() if told is None else {0}
         self._thinking: dict[int, list[bytes]] = {}
         self._usage: Usage | None = None
 
@@ -587,9 +590,11 @@ class ChatWriter:
         return self._head + b'],"usage":' + _encode(_write_usage(self._usage)) + b"}\n\n" + _DONE
 
 
-def write_stream(*, answer_id: str, model: str, now: int, wants_usage: bool) -> ChatWriter:
+def write_stream(
+    *, answer_id: str, model: str, now: int, wants_usage: bool, told: Told | None = None
+) -> ChatWriter:
     """A writer of `chat.completion.chunk` events; `wants_usage` is the client's `stream_options.include_usage`."""
-    return ChatWriter(answer_id, model, now, wants_usage=wants_usage)
+    return ChatWriter(answer_id, model, now, wants_usage=wants_usage, told=told)
 
 
 _SAID = frozenset({"message", "type", "param", "code"})

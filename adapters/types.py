@@ -418,6 +418,15 @@ class Failure(Struct, frozen=True):
     """An `adapters.errors.GatewayError`."""
 
 
+class Told(Struct, frozen=True):
+    """What of a streamed answer its client has been told already, by another writer: so many blocks of text, the last of which
+    is open or not (Anthropic's format; others have no blocks).
+    """
+
+    blocks: int
+    is_open: bool
+
+
 Delta: TypeAlias = (
     Start
     | TextDelta

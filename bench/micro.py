@@ -153,7 +153,7 @@ def route() -> tuple[Operation, int]:
     return lambda: routes.find("bench"), 1
 
 
-class Asking(Struct):
+class Asking(Struct, eq=False):
     """What a limiter looks at of an exchange."""
 
     caller: Caller

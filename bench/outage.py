@@ -4,6 +4,8 @@ In the first, Penstock gets a Postgres of its own behind a proxy that refuses, s
 seconds, at a hundred requests a second. The run fails if a request fails, or if a row is missing or doubled a minute after the
 database is back. In the second, it is killed at random moments under load, so many times; it fails if rows are missing that
 were answered over a second before a kill, or if sums and rows do not agree.
+
+It borrows the tests' Postgres and their proxy, so that what breaks a database here is what the tests break it with.
 """
 
 from __future__ import annotations

@@ -43,8 +43,10 @@ STRATEGIES = (
     "usage-based-routing",
     "latency-based-routing",
     "performance-based",
+    "adaptive",
 )
-"""Those that differ here: prices and places do not change with the load."""
+"""Those that differ here: prices and places do not change with the load. `adaptive` is `simple-shuffle` with
+`adaptive_concurrency`."""
 _ATTEMPTS = 3
 _CHAT = next(endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/chat/completions")
 
@@ -63,10 +65,12 @@ _NEVER = Span(0, 0)
 
 
 class Simulated(Struct, frozen=True):
-    """A deployment: mean seconds to its answer, requests per minute that it takes, and when it is slow or down."""
+    """A deployment: mean seconds to its answer, requests that it takes per minute and at once, and when it is slow or down."""
 
     seconds: float = 1.0
     rpm: int | None = None
+    at_once: int | None = None
+    """Which nobody has written down: more are refused without a `Retry-After`."""
     slow: Span = _NEVER
     slower: float = 10.0
     """How many times slower it is then."""
@@ -87,6 +91,7 @@ SCENES: Mapping[str, Scene] = {
     "alike": Scene((Simulated(), Simulated(), Simulated())),
     "uneven": Scene((Simulated(3.0), Simulated(1.0), Simulated(0.5))),
     "limits": Scene((Simulated(rpm=120), Simulated(rpm=600), Simulated(rpm=900))),
+    "crowded": Scene((Simulated(at_once=4), Simulated(at_once=8), Simulated(at_once=20))),
     "outage": Scene((Simulated(0.05, down=Span(60, 120)), Simulated(), Simulated()), since=60.0),
     "brown-out": Scene((Simulated(slow=Span(60, 120)), Simulated(), Simulated()), since=60.0),
 }
@@ -160,10 +165,17 @@ def simulate(scene: Scene, strategy: str, seed: int = 1) -> Outcome:
     """Play a scene, in which everything is drawn from `seed`."""
     dice = random.Random(seed)
     route, health = route_of(scene), Health()
-    router = Router(RouterSettings(routing_strategy=strategy), health, random.Random(seed))
+    settings = (
+        RouterSettings(adaptive_concurrency=True)
+        if strategy == "adaptive"
+        else RouterSettings(routing_strategy=strategy)
+    )
+    health.adopt(settings)
+    router = Router(settings, health, random.Random(seed))
     wants = Wanted(Head(_CHAT, CIMultiDict(), remote="127.0.0.1", keep_alive=True))
     outcome, numbers = Outcome(), itertools.count()
     peers = [deployment.id for deployment in route.deployments]
+    inside = [0 for _ in scene.fleet]
     asked_lately: list[list[float]] = [[] for _ in scene.fleet]
     events: list[tuple[float, int, _Asked, int | None, str]] = []
 
@@ -184,8 +196,11 @@ def simulate(scene: Scene, strategy: str, seed: int = 1) -> Outcome:
             after, how = 0.005, "down"
         elif one.rpm is not None and len(lately) >= one.rpm:
             after, how = 0.005, "limited"
+        elif one.at_once is not None and inside[position] >= one.at_once:
+            after, how = 0.005, "crowded"
         else:
             lately.append(at)
+            inside[position] += 1
             usual = one.seconds * (one.slower if one.slow.has(at) else 1.0)
             after, how = dice.gammavariate(4.0, usual / 4.0), "answered"
         heapq.heappush(events, (at + after, next(numbers), request, position, how))
@@ -202,12 +217,13 @@ def simulate(scene: Scene, strategy: str, seed: int = 1) -> Outcome:
             continue
         deployment_id = peers[where]
         if how == "answered":
+            inside[where] -= 1
             health.succeeded(deployment_id, now, at - request.sent, streamed=True)
             health.used(deployment_id, now, Usage(input=1_000, output=250))
             outcome.seconds.append(at - request.came)
         else:
             error = UpstreamRateLimited("x", retry_after=5) if how == "limited" else UpstreamOverloaded("x")
-            health.failed(deployment_id, error, now, peers=peers)
+            health.failed(deployment_id, error, now, peers=peers, started=START + request.sent)
             ask(request, at)
     return outcome
 

@@ -154,6 +154,9 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     metrics.watch_journal = lambda: (ledger.journal_bytes, bool(ledger.journal_error))
     metrics.watch_budgets = limiter.states
     metrics.watch_spending = rt.health.spending.dollars_left
+    metrics.watch_queue = lambda: (rt.queue.waiting, rt.queue.refused)
+    metrics.watch_concurrency = rt.health.learnt
+    rt.queue.on_waited = metrics.waited
     metrics.watch_retries = lambda: rt.attempts.refused
     metrics.watch_cooldowns = partial(_cooldowns, rt)
     metrics.watch_shared = lambda: shared.available

@@ -66,6 +66,8 @@ async def begin(
             )
         attempt.status = response.status
         attempt.possible_duplicate = response.possible_duplicate
+        if rt.health.learns_concurrency:
+            rt.health.heard(attempt.deployment.id, response.headers, rt.now())
         if not 200 <= response.status < 300:
             raise await _refusal(rt, question, response)
         if attempt.deployment.target.provider.format in FOLLOW:

@@ -206,6 +206,8 @@ def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     health = one.get("health")
     if health is not None:
         latency = "" if health["latency_ms"] is None else f", {health['latency_ms']:g} ms"
+        if health.get("concurrency_limit") is not None:
+            bounds.append(f"{health['in_flight']} of about {health['concurrency_limit']} at once")
         bounds.append(f"{health['successes']} ok, {health['failures']} failed{latency}")
     why = f"not now: {one['why_not']}" if one["why_not"] else ""
     place = f"({one['place']})" if one.get("place") else ""

@@ -101,3 +101,14 @@ def tokens_of(data: bytes) -> int:
 def tokens_said(deltas: int, chars: int) -> int:
     """Tokens of an answer of which so many deltas with so many bytes of words were relayed."""
     return deltas if chars <= _SHORT_DELTA * deltas else chars // _BYTES_PER_TOKEN
+
+
+def of_cut_stream(reported: Usage | None, question: Mapping[str, Raw], deltas: int, chars: int) -> Usage:
+    """What a stream used of which so many deltas came before it was cut, and what the provider had `reported` by then."""
+    said = tokens_said(deltas, chars)
+    if reported is None:
+        return Usage(input=tokens_asked(question), output=said, estimated=True)
+    missing = said - reported.completion
+    if missing <= 0:
+        return reported
+    return msgspec.structs.replace(reported, output=reported.output + missing, estimated=True, billed=None)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 from msgspec import Raw, Struct
 
+from adapters.continuation import Heard
 from adapters.errors import GatewayError, UpstreamError
 from adapters.multipart import Form
 from adapters.taps import Tap
@@ -64,13 +65,15 @@ class Attempt(Struct):
     """It began to answer; how that ended is the exchange's business."""
     route: Route | None = None
     """Whose deployment it was asked as."""
+    usage: Usage | None = None
+    """What it is billed beside the answer: it was outrun by another one, or its stream broke and went on elsewhere."""
 
     def tell_failure(self, health: Health, error: GatewayError, now: float) -> None:
         """Enter in the health book that it failed."""
         deployment, route = self.deployment, self.route
         peers = () if route is None else (other.id for other in route.deployments)
         own = None if deployment.params is None else deployment.params.cooldown_time
-        health.failed(deployment.id, error, now, peers=peers, cooldown=own)
+        health.failed(deployment.id, error, now, peers=peers, cooldown=own, started=self.started)
 
 
 class Hold(Struct, eq=False):
@@ -243,6 +246,7 @@ class Exchange:
         "fallbacks",
         "finish",
         "form",
+        "heard",
         "hold",
         "http",
         "id",
@@ -294,6 +298,8 @@ class Exchange:
         self.deployment: Deployment | None = None
         """Who answers."""
         self.tap: Tap | None = None
+        self.heard: Heard | None = None
+        """What the client has been told of a stream, where another deployment may go on with it."""
         self.started = False
         """A provider event has been relayed: nobody else may answer now."""
         self.usage: Usage | None = None

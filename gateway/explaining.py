@@ -155,6 +155,7 @@ def _deployment(gateway: Gateway, considered: Considered, *, for_operator: bool)
         told["health"] = {
             "available": gateway.health.is_available(deployment.id, gateway.now),
             "in_flight": condition.in_flight,
+            "concurrency_limit": condition.concurrency.places if condition.concurrency is not None else None,
             "latency_ms": None if latency is None else round(latency * 1000, 1),
             "successes": condition.successes,
             "failures": condition.failures,

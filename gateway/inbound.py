@@ -48,6 +48,8 @@ class Controls(Struct, frozen=True):
     """Parameters that shall go to the provider as they are."""
     tags: tuple[str, ...] = ()
     session_id: str | None = None
+    priority: int = 0
+    """Of the caller's requests that wait, those with less go first."""
 
     @property
     def is_hasty(self) -> bool:

@@ -162,7 +162,10 @@ def change(row: KeyRow, fields: Mapping[str, Any], now: float) -> KeyRow:
     if "spend" in fields and _dollars("spend", fields["spend"]):
         raise BadRequest("spend is what the ledger says; it can only be set back, to 0.", param="spend")
     _write_raise(row, fields, written)
-    size = len(orjson.dumps([extra, written.get("metadata", row.metadata)]))
+    try:
+        size = len(orjson.dumps([extra, written.get("metadata", row.metadata)]))
+    except TypeError as error:
+        raise BadRequest(f"metadata or a further field is no JSON: {error}", param="metadata") from None
     if size > _MOST_EXTRA:
         raise BadRequest(
             f"metadata and further fields have {size} bytes; {_MOST_EXTRA} are the most.", param="metadata"
@@ -373,6 +376,8 @@ def _list(param: str, value: object) -> Sequence[Any]:
 
 def _names(param: str, value: object) -> tuple[str, ...]:
     names = [_name(param, item) for item in _list(param, value)]
+    if None in names:  # without it a list of models may be empty, which means all of them
+        raise BadRequest(f"{param} has an empty name in it.", param=param)
     return tuple(name for name in names if name is not None)
 
 

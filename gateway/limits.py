@@ -290,8 +290,11 @@ def _over_budget(settings: Settings, bound: Bound, refused: Refusal) -> BudgetEx
         f"Estimated request cost: {dollars_text(window.amount)}, Max budget: {dollars_text(window.limit)}"
     )
     if refused.used < window.limit:
-        said += ". The estimate is the most that the request may cost; a smaller max_tokens makes it smaller."
+        said += ". The estimate is the most that the request may cost; a smaller max_tokens makes it smaller"
     headers = {"x-should-retry": "false"}
+    if window.ends is not None:
+        headers["reset_at"] = _as_date(window.ends)
+        said += f". Budget resets at: {headers['reset_at']}"
     if refused.retry_after is not None:
         headers["retry-after"] = str(_whole(refused.retry_after))
     error = BudgetExceeded(said, code=str(settings.budget_status), headers=headers)
@@ -308,7 +311,7 @@ def _over_rate(refused: Refusal, now: float) -> RateLimited:
     whose, _, value = rest.partition(":")
     limited = _LIMITED[kind]
     wait = _whole(1.0 if refused.retry_after is None else refused.retry_after)
-    resets = f"{datetime.fromtimestamp(now + wait, UTC):%Y-%m-%d %H:%M:%S UTC}"
+    resets = _as_date(now + wait)
     message = (
         f"Rate limit exceeded for {whose}: {value or 'all'}. Limit type: {limited}. Current limit: {window.limit}, "
         f"Remaining: {refused.remaining}. Limit resets at: {resets}"
@@ -320,6 +323,10 @@ def _over_rate(refused: Refusal, now: float) -> RateLimited:
             headers[f"x-ratelimit-{name}remaining-{limited}"] = str(refused.remaining)
         headers[f"x-ratelimit-reset-{limited}"] = f"{wait}s"
     return RateLimited(message, headers=headers)
+
+
+def _as_date(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S UTC}"
 
 
 def _whole(seconds: float) -> int:

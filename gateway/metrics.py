@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import add
 from typing import Literal, TypeAlias
@@ -36,7 +36,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from adapters.types import NO_UNITS
-from gateway.state.records import TOKENS, UNITS, AttemptRow, Kind, LedgerRow, usd
+from gateway.state.records import OUTRUN, TOKENS, UNITS, AttemptRow, Kind, LedgerRow, usd
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -159,6 +159,40 @@ SERIES: tuple[Series, ...] = (
         "counter",
         (),
         "Further attempts, retries and fallbacks, that were not made because `retry_budget` was used up",
+    ),
+    Series(
+        "penstock_hedges_total",
+        "counter",
+        ("outcome",),
+        "Other deployments that were to be asked beside a slow one (`hedging`): they `won`, `lost` or `failed`, were `refused` for "
+        "want of budget, or there was `nobody`",
+    ),
+    Series(
+        "penstock_stream_recoveries_total",
+        "counter",
+        ("outcome",),
+        "Streams that broke (`stream_recovery`): another deployment `continued`, what was said cannot be continued (`unfit`), or "
+        "there was `nobody` to ask",
+    ),
+    Series("penstock_queue_waiting", "gauge", (), "Requests that wait for room at a deployment right now"),
+    Series(
+        "penstock_queue_wait_seconds",
+        "histogram",
+        ("model",),
+        "Time that requests waited for room at a deployment of the model, however that ended",
+        SECONDS,
+    ),
+    Series(
+        "penstock_queue_refused_total",
+        "counter",
+        ("reason",),
+        "Requests that were not served in turn: `full`, too many waited already; `late`, nobody had room in time",
+    ),
+    Series(
+        "penstock_deployment_concurrency_limit",
+        "gauge",
+        ("model_id",),
+        "Requests at once that a deployment is known to take (`adaptive_concurrency`)",
     ),
     Series(
         "penstock_unidentified_refusals_total",
@@ -413,6 +447,10 @@ class Metrics:
         self.watch_workers: Callable[[], Iterable[tuple[str, int]]] = tuple
         """Name and restarts of each background worker."""
         self.watch_log_drops: Callable[[], int] = lambda: 0
+        self.watch_queue: Callable[[], tuple[int, Mapping[str, int]]] = lambda: (0, {})
+        """How many wait for a deployment, and how many were not served, by reason."""
+        self.watch_concurrency: Callable[[], Iterable[tuple[str, int]]] = tuple
+        """By deployment: how many requests at once it is known to take."""
         self.watch_retries: Callable[[], int] = lambda: 0
         """Further attempts that were not made."""
         self.watch_cooldowns: Callable[[], Iterable[tuple[Labels, int]]] = tuple
@@ -460,6 +498,20 @@ class Metrics:
         """A request was refused before it was known who asked."""
         with self._lock:
             self._counters["penstock_unidentified_refusals_total"].add((reason,))
+
+    def hedged(self, outcome: str) -> None:
+        """Another deployment was to be asked beside a slow one."""
+        with self._lock:
+            self._counters["penstock_hedges_total"].add((outcome,))
+
+    def recovered(self, outcome: str) -> None:
+        """A stream broke that another deployment might continue."""
+        with self._lock:
+            self._counters["penstock_stream_recoveries_total"].add((outcome,))
+
+    def waited(self, model: str, seconds: float) -> None:
+        """A request has waited for a deployment of this route."""
+        _Stopwatch(self._histograms["penstock_queue_wait_seconds"], (model,), self._lock).observe(seconds)
 
     def management(self, path: str) -> _Stopwatch:
         """What takes the seconds of a management request, for `prometheus_async.aio.time`; `path` is a template."""
@@ -569,10 +621,10 @@ class Metrics:
         base = kind.api_base if attempt.deployment_id == kind.deployment_id else ""
         labels = (self._group(kind), self._model(attempt.model), deployment_id, base, attempt.provider)
         counters["litellm_deployment_total_requests_total"].add(labels, count, count)
-        if attempt.reason:
+        if attempt.reason and attempt.reason != OUTRUN:
             failure = (*labels, str(attempt.status), _exception(attempt.status))
             counters["litellm_deployment_failure_responses_total"].add(failure, count, count)
-        else:
+        elif not attempt.reason:
             counters["litellm_deployment_success_responses_total"].add(labels, count, count)
         ours = (deployment_id, attempt.provider, attempt.reason)
         counters["penstock_upstream_attempts_total"].add(ours, count, count)
@@ -581,7 +633,7 @@ class Metrics:
         kind = row.kind
         if kind.status not in {"success", "failure"}:
             return
-        first = next((attempt for attempt in row.tried if attempt.reason), None)
+        first = next((one for one in row.tried if one.reason and one.reason != OUTRUN), None)
         error = ("", "") if first is None else (str(first.status), _exception(first.status))
         labels = (self._model(kind.model_requested), self._group(kind), *_key(kind), *error)
         name = "successful" if kind.status == "success" else "failed"
@@ -852,6 +904,10 @@ class _Exposition(Collector):
                 ((key, alias), hours) for key, alias, _, hours in of_keys if hours is not None
             ],
             "penstock_in_flight_requests": [((), metrics.in_flight)],
+            "penstock_queue_waiting": [((), metrics.watch_queue()[0])],
+            "penstock_deployment_concurrency_limit": [
+                ((name,), places) for name, places in metrics.watch_concurrency()
+            ],
             "penstock_ledger_queue": [((), metrics.watch_ledger()[0])],
             "penstock_records_away": [((), int(metrics.watch_records()))],
             "penstock_credentials_unreadable": [((), metrics.watch_credentials())],
@@ -879,6 +935,9 @@ class _Exposition(Collector):
             "penstock_ledger_pruned_total": [((), metrics.watch_retention()[0])],
             "penstock_log_dropped_total": [((), metrics.watch_log_drops())],
             "penstock_retries_refused_total": [((), metrics.watch_retries())],
+            "penstock_queue_refused_total": [
+                ((reason,), count) for reason, count in metrics.watch_queue()[1].items()
+            ],
             "litellm_deployment_cooled_down_total": list(metrics.watch_cooldowns()),
             "penstock_worker_restarts_total": [((name,), count) for name, count in metrics.watch_workers()],
             "penstock_metrics_overflow_total": [((), metrics._room.overflowed)],  # noqa: SLF001 - as above

@@ -1,6 +1,6 @@
 """Asking deployments for next to nothing, to learn how they are: only where an operator wants it, because it costs money.
 
-A probe is a request like any other, from `stages.upstream.ask_one` to its row in the ledger (tag `health_check`, under the
+A probe is a request like any other, from `attempting.ask_one` to its row in the ledger (tag `health_check`, under the
 caller `health_check`), but for a client: a chat of one word and one token, or the embedding of one word. Other kinds of
 models are not probed, a picture is too dear. What comes of it goes into the health book as of any request; that a model
 refuses the question (some want more than one token) is an answer too.
@@ -23,13 +23,14 @@ from multidict import CIMultiDict
 
 from adapters.errors import Bug, GatewayError, UpstreamError, UpstreamRefused, UpstreamTimeout
 from adapters.types import Operation
+from gateway.attempting import ask_one
 from gateway.client import ClientWriter
 from gateway.exchange import Exchange
 from gateway.inbound import Controls, Endpoint, Head
 from gateway.keyring import Caller
 from gateway.routes import Deployment, Route
 from gateway.runtime import Runtime
-from gateway.stages import account, limits, upstream
+from gateway.stages import account, limits
 from gateway.story import Interrupted, Story
 
 PATH = "/health/probe"
@@ -148,7 +149,7 @@ async def _ask(rt: Runtime, x: Exchange, deployment: Deployment, route: Route) -
     x.deadline = rt.deadlines.start(_PATIENCE, lambda: x.story.interrupt(slow))
     try:
         await limits.admit(rt, x)
-        with await upstream.ask_one(rt, x, deployment, route) as answer:
+        with await ask_one(rt, x, deployment, route) as answer:
             x.client.status, x.client.written = 200, len(answer.body)
     except GatewayError as error:
         x.error = error

@@ -1,8 +1,9 @@
 """What one deployment is asked, and how its answer is read.
 
-There are three ways, each a class with the same few methods. Where the provider speaks the client's format, bytes pass
+There are four ways, each a class with the same few methods. Where the provider speaks the client's format, bytes pass
 (`Passing`, the hot path). Between two formats a chat is translated (`Translating`). And what is no chat (embeddings,
-rerank, pictures, speech) is a task, a question and an answer of their own types (`Doing`).
+rerank, pictures, speech) is a task, a question and an answer of their own types (`Doing`). `Continuing` is the rest of a
+chat that somebody else began to answer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from adapters import (
     rerank,
 )
 from adapters.base import ProviderSide, SameFormat, Task
-from adapters.errors import BadRequest, Unsupported
+from adapters.continuation import Heard, Seam
+from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
 from adapters.taps import Passthrough, Tap, Translation
 from adapters.types import Call, Operation, Reply, Target, TranscriptionRequest, Usage
 from gateway.exchange import Exchange
@@ -61,6 +63,7 @@ class Question(Protocol):
 def question_for(x: Exchange, deployment: Deployment) -> Question:
     """Raises `Unsupported` for what the deployment cannot be asked, `BadRequest` for what nobody can."""
     operation = x.endpoint.operation
+    heard = x.heard if x.heard is not None and x.heard.resumes else None
     if x.dropped:
         x.dropped = []  # what another deployment dropped
     if deployment.mock is not None and operation != "chat":
@@ -74,6 +77,8 @@ def question_for(x: Exchange, deployment: Deployment) -> Question:
         if task is not None:
             return Doing(x, target, envelope, kind, task)
     same = SAME.get((x.endpoint.client_format, provider_format))
+    if heard is not None:
+        return Continuing(x, target, envelope, same, heard)
     if same is not None and operation in _PASSED:
         return Passing(x, target, envelope, same)
     if operation == "chat":
@@ -143,6 +148,49 @@ class Translating:
             self.provider_side.cut(),
             self.provider_side.read_stream(self._request, self._target),
             self._client_side.write_stream(answer_id=x.id, model=x.model, now=now, wants_usage=x.wants_usage),
+        )
+
+
+class Continuing:
+    """The rest of a chat that another deployment has begun to answer: its client goes on reading one answer.
+
+    Whatever the provider speaks, its stream is taken apart, as a beginning must be left out and usage added up.
+    """
+
+    __slots__ = ("_client_side", "_heard", "_request", "_target", "_x", "calls", "is_same", "provider_side")
+
+    def __init__(
+        self, x: Exchange, target: Target, envelope: Mapping[str, Raw], same: SameFormat | None, heard: Heard
+    ) -> None:
+        self._x = x
+        self._target = target
+        self._heard = heard
+        self._client_side = CLIENTS[x.endpoint.client_format]
+        self.provider_side = FORMATS[target.provider.format]
+        self._request = self._client_side.read_request(envelope)
+        self.is_same = same is not None
+        if same is not None:
+            body = same.pass_request(envelope, target, "chat", stream=True)
+        else:
+            body = self.provider_side.write_request(self._request, target)
+        self.calls = (Call(body),)
+
+    def finished(self, replies: Sequence[Reply], now: int) -> tuple[bytes, str]:
+        raise UpstreamMalformed("The provider did not stream the rest of an answer")
+
+    def tap(self, now: int) -> Tap:
+        x, heard = self._x, self._heard
+        writer = self._client_side.write_stream(
+            answer_id=heard.answer_id or x.id,
+            model=x.model,
+            now=heard.created or now,
+            wants_usage=x.wants_usage,
+            told=heard.told,
+        )
+        return Translation(
+            self.provider_side.cut(),
+            self.provider_side.read_stream(self._request, self._target),
+            Seam(writer, heard.text, heard.before),
         )
 
 

@@ -22,6 +22,7 @@ from gateway.outbox import Outbox
 from gateway.reload import Reloader
 from gateway.routing.budget import Attempts
 from gateway.routing.health import Health
+from gateway.routing.queue import FairQueue
 from gateway.routing.router import Router
 from gateway.siblings import Siblings
 from gateway.state.records import Records
@@ -106,6 +107,8 @@ class Runtime:
         self.open: set[Exchange] = set()
         """The requests that are under way."""
         self.deadlines = Deadlines()
+        self.queue = FairQueue(self.deadlines, now)
+        """Requests that wait for room at a deployment."""
         self.outbox = outbox
         self.draining = False
         """A signal came: readiness says so, and soon nothing new is accepted."""
@@ -136,6 +139,9 @@ class Runtime:
         self.body_budget = max(512 * 1024 * 1024, 2 * self.body_limit)
         self.attempts.budget = router.retry_budget
         self.health.adopt(router)
+        self.queue.settings = router.queue
+        is_waited = router.queue is not None or self.queue.waiting
+        self.health.on_room = self.queue.stir if is_waited else None
         self.health.spending.configure(
             router.provider_budget_config,
             compiled.limits.zone,

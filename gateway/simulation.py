@@ -39,7 +39,16 @@ from gateway.routing.health import Health
 from gateway.routing.retries import TABLE, Then
 from gateway.routing.router import Router
 from gateway.state.keys import KeyRow
-from gateway.state.records import EVERYTHING, AttemptRow, LedgerQuery, LedgerRow, Records, make_row, usd
+from gateway.state.records import (
+    EVERYTHING,
+    OUTRUN,
+    AttemptRow,
+    LedgerQuery,
+    LedgerRow,
+    Records,
+    make_row,
+    usd,
+)
 from gateway.state.shared import Refusal, Ticket, Unknown, budget, rate
 from gateway.state.shared_memory import MemoryShared
 
@@ -208,7 +217,7 @@ class Replay:
         """Who answers, in the order in which a request comes to other models (`gateway.stages.upstream`)."""
         if row.status == "failure" and attempts and _then(attempts[-1].reason) == "end":
             return Outcome("failed", row.reason)
-        failed = {(one.provider, one.model): one.reason for one in attempts if one.reason}
+        failed = {(one.provider, one.model): one.reason for one in attempts if one.reason not in {"", OUTRUN}}
         for one in attempts:
             if not one.reason:
                 failed.pop((one.provider, one.model), None)

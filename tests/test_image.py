@@ -43,6 +43,7 @@ def test_an_ordinary_user_and_one_writable_folder() -> None:
     assert only("RUN").argument == "install -d -o 10001 -g 10001 -m 0750 /data"
 
 
+@pytest.mark.rows("C1", "C3", "C10")
 def test_arguments_go_to_the_command_line() -> None:
     """Arguments of `docker run` are those of `penstock`; without any it chooses no configuration of its own."""
     assert only("ENTRYPOINT").array == ["penstock"]
@@ -50,8 +51,10 @@ def test_arguments_go_to_the_command_line() -> None:
     assert only("WORKDIR").argument == "/app"
     assert only("EXPOSE").argument == "4000"
     assert only("STOPSIGNAL").argument == "SIGTERM"
+    assert "ln -s penstock /opt/penstock/bin/litellm" in [step.argument for step in STAGES[0]]
 
 
+@pytest.mark.rows("C6")
 def test_health_check() -> None:
     """The health check is the command line's own, with the times that the deployments expect."""
     check = only("HEALTHCHECK")

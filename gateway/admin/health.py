@@ -94,6 +94,7 @@ def _describe(
             if (latency := condition.pace.latency) is not None
             else None,
             "in_flight": condition.in_flight,
+            "concurrency_limit": condition.concurrency.places if condition.concurrency is not None else None,
             "successes": condition.successes,
             "failures": condition.failures,
             "last_error": condition.last_reason or None,

@@ -290,6 +290,8 @@ class Ledger:
         """
         async with self._one_writer:
             await self._write_all()
+            while self._queue:  # offered while the journal was tidied up
+                await self._write_all()
             yield
 
     # -- the writer --------------------------------------------------------------------------------------------------

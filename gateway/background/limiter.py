@@ -3,28 +3,21 @@
 `admit` takes the worst case from all windows in one step (`gateway.state.shared`), `top_up` takes more before an attempt that
 might be billed beside an earlier one, and `settle`, which never waits, replaces both with the truth.
 
-**Counters are made from the ledger.** A budget's counter that does not exist yet is planted with what the ledger says of its
-period, after all that waits was written. A request that ends meanwhile is added afterwards, so that each is counted once.
-What was spent by requests that knew nothing of a counter, because the budget is younger than they are, is added to it too.
-A counter that Redis lost is made anew so late that the other gateways' rows are in the ledger; what requests still hold in it
-the store adds. What ends in between may count twice; what another gateway was too busy to write by then is missing.
-
-A gateway that starts while the ledger cannot be read counts from zero, and adds what was spent as soon as it can, unless
-`fail_closed_budget_enforcement` wants 503 instead.
-
 **While Redis is away** `limits_without_redis` decides: `local` (the default) gives each gateway its part of what is left, by
 the number of gateways that were last seen; `open` lets everything pass; `closed` refuses with 503. What is spent meanwhile
-is told to Redis when it is back.
+is told to Redis when it is back, and before that what such requests still hold. So one gateway never overspends, however often
+Redis goes and comes; of several, each that cannot reach it may spend its part more.
+
+**A budget that changes** while requests run knows them too: they hold in the new counter what they hold in the old one.
 
 As a worker it counts the gateways (each holds a slot, which is free when its holder dies) and looks at the counters now and
-then, for metrics and headers.
+then, for metrics and headers. `gateway.background.counters` makes them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from time import time
@@ -34,6 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from adapters.types import Usage
+from gateway.background.counters import Counters
 from gateway.background.ledger import Ledger
 from gateway.background.supervisor import spawn
 from gateway.client import header_lines
@@ -43,7 +37,6 @@ from gateway.keyring import ANONYMOUS, MASTER, Caller
 from gateway.limits import (
     Bound,
     BudgetExceeded,
-    Counter,
     LimitsUnavailable,
     PriceUnknown,
     RateLimited,
@@ -57,7 +50,7 @@ from gateway.reservations import ESTIMATED, USUAL_OUTPUT, most, said_limit
 from gateway.routes import Deployment, Route
 from gateway.state.journal import Intent
 from gateway.state.keys import KeyRow
-from gateway.state.records import Kind, LedgerQuery, Records, RecordsUnavailable
+from gateway.state.records import Kind, Records, RecordsUnavailable
 from gateway.state.shared import (
     Answer,
     Refusal,
@@ -73,8 +66,6 @@ from gateway.state.shared import (
 )
 from gateway.state.shared_memory import MemoryShared
 
-log = logging.getLogger("penstock.limits")
-
 _MOST_BOUNDS = 10_000
 _MOST_KINDS = 1_000
 _TRIES = 5
@@ -82,15 +73,8 @@ _LOOK = 5.0
 """Seconds between two looks at the counters of all gateways."""
 _FRESH = 60.0
 """Seconds that a key's spend is shown without asking the ledger, where others may have spent."""
-_LOOKED_AT_ONCE = 500
-_PATIENCE = 2.0
-"""Seconds that a counter waits for the ledger, which is with those requests that come first."""
-_WRITING = 0.15
-"""Seconds after which other gateways have written what ended before: the ledger's interval, and a half for a busy loop."""
 _MOST_SHOWN = 5_000
 _BYTES_PER_TOKEN = 4
-_OVER = 3600.0
-"""Seconds after its end that a counter is forgotten here."""
 _GATEWAYS = slots("gateways", 1_000_000)
 _FOREVER = float("inf")
 _WITH_OUTPUT = frozenset({"chat", "completions"})
@@ -129,20 +113,11 @@ class Limiter:
         self._stand_in_price = ESTIMATED if settings.unknown_price == "estimate" else None
         self._is_alone = isinstance(shared, MemoryShared)
         self._bounds: dict[tuple[Any, ...], Bound] = {}
-        self._counters: dict[str | None, dict[str, Counter]] = {}
-        """The counters that were asked for here, by the digest of the key whose they are."""
-        self._tallies: dict[str, int] = {}
-        """What each held when it was last seen, and what was spent here since."""
-        self._planting: dict[tuple[int, str], asyncio.Task[RecordsUnavailable | SharedAway | None]] = {}
-        self._guessed: dict[str, tuple[Shared, Counter]] = {}
-        """Counters that were made while the ledger could not be read."""
-        self._late: dict[tuple[int, str], int] = {}
-        """What was spent while a counter of a store was being made."""
+        self._counters = Counters(settings, shared, records, ledger, wall)
         self._open: set[Exchange] = set()
         """Requests that hold something."""
         self._local: MemoryShared | None = None
         """The store of this gateway's own, while that of all is away."""
-        self._local_limits: dict[str, int] = {}
         self._divides = workers > 1 and isinstance(shared, MemoryShared)
         """Several workers, and nothing that they share: each gives out its part."""
         self._workers = self._gateways = workers
@@ -156,13 +131,13 @@ class Limiter:
         """Limit by another configuration from now on, whose virtual keys are `keys`. What is under way goes by the limits with
         which it began, and counts in the new budgets too.
         """
-        self.settings = settings
+        self.settings = self._counters.settings = settings
         self._binds_everybody = settings.binds_everybody
         self._stand_in_price = ESTIMATED if settings.unknown_price == "estimate" else None
         self._bounds.clear()
         self._lines.clear()
         budgets = settings.bound(ANONYMOUS, None, (), self._wall()).budgets
-        self._counters[None] = {counter.name: counter for counter in budgets}
+        self._counters.know_all_of_gateway(budgets)
         rows = {row.payer: row for row in keys}
         for row in rows.values():
             self._know_budgets(row)
@@ -178,8 +153,7 @@ class Limiter:
                 self._count_in(x, x.caller, row)
 
     def _know_budgets(self, row: KeyRow) -> None:
-        for counter in self.settings.budgets_of(row, tuple(row.model_budgets), self._wall()):
-            self._counters.setdefault(row.payer, {})[counter.name] = counter
+        self._counters.know(self.settings.budgets_of(row, tuple(row.model_budgets), self._wall()))
 
     def _count_in(self, x: Exchange, caller: Caller, key: KeyRow | None) -> None:
         """Hold in budgets that a request did not begin with what it holds in the others."""
@@ -275,9 +249,8 @@ class Limiter:
         tokens = _tokens(x) if counted else 0
         windows += [rate(name, min(tokens, limit), limit) for name, limit in counted]
         store, ticket = self._in_force(hold)
-        is_part = store is not self._shared or self._divides
         try:
-            answer = await self._ask(store, bound, self._part_of(windows) if is_part else windows, ticket)
+            answer = await self._ask(store, bound, windows, ticket)
         except (SharedAway, LimitsUnavailable):
             return self.settings.without_redis == "open"
         if type(answer) is not Ticket:
@@ -336,11 +309,15 @@ class Limiter:
         if not nano or caller is None:
             return
         digest = caller.key.payer if caller.key is not None else None
+        if digest is not None and (spent := self._spent.get(digest)) is not None:
+            spent.nano += nano
+        if not self._counters.known:
+            return
+        stores = (self._shared,) if self._local is None else (self._shared, self._local)
         if digest is not None:
-            if (spent := self._spent.get(digest)) is not None:
-                spent.nano += nano
-            self._charge_others(digest, taken, nano, route, x)
-        self._charge_others(None, taken, nano, route, x)
+            self._counters.spent(digest, taken, nano, x.wall, route, stores)
+        if not (self.settings.is_master_exempt and caller is MASTER):
+            self._counters.spent(None, taken, nano, x.wall, route, stores)
 
     def is_used_up(self, x: Exchange) -> bool:
         """A stream has cost by now what was taken for it, by an estimate."""
@@ -370,7 +347,7 @@ class Limiter:
     async def spend_of(self, key: KeyRow) -> int:
         """Nano-dollars that a key has spent since its spend was last set to zero. Raises `RecordsUnavailable`."""
         async with self._ledger.up_to_date():
-            return await self._read(_everything_of(key))
+            return await self._counters.spend_of(key)
 
     def budget_reset_at(self, key: KeyRow) -> int | None:
         """The unix second at which the first of a key's budgets begins anew; None if it never does."""
@@ -381,20 +358,12 @@ class Limiter:
         """What is left of budgets that were asked for here: of each key the one with least left, some thousand keys at most."""
         now = self._wall()
         least: dict[str | None, BudgetState] = {}
-        for counter, left in islice(self.remaining(), _MOST_SHOWN):
+        for counter, left in islice(self._counters.remaining(), _MOST_SHOWN):
             known = least.get(counter.digest)
             if counter.model is None and (known is None or left < known.left):
                 hours = None if counter.ends is None else (counter.ends - now) / 3600
                 least[counter.digest] = BudgetState(counter.digest, counter.alias, left, hours)
         return list(least.values())
-
-    def remaining(self) -> Iterator[tuple[Counter, int]]:
-        """Budgets that were asked for here, and the nano-dollars that are left of each."""
-        now = self._wall()
-        for counters in list(self._counters.values()):
-            for name, counter in list(counters.items()):
-                if name in self._tallies and (counter.ends is None or counter.ends > now):
-                    yield counter, counter.limit - self._tallies[name]
 
     # -- as a worker -------------------------------------------------------------------------------------------------
 
@@ -404,7 +373,7 @@ class Limiter:
             with suppress(SharedAway):
                 await self._look()
             with suppress(RecordsUnavailable):
-                await self._make_up()
+                await self._counters.make_up()
             await asyncio.sleep(_LOOK)
 
     async def _look(self) -> None:
@@ -414,34 +383,7 @@ class Limiter:
                 self._own_slot = answer if isinstance(answer, Ticket) else None
             (count,) = await self._shared.look([_GATEWAYS])
             self._gateways = max(self._workers, count or 1)
-        self._forget()
-        counters = [counter for own in self._counters.values() for counter in own.values()]
-        for start in range(0, len(counters), _LOOKED_AT_ONCE):
-            some = counters[start : start + _LOOKED_AT_ONCE]
-            used = await self._shared.look([budget(one.name, 0, one.limit, one.ends) for one in some])
-            for counter, nano in zip(some, used, strict=True):
-                if nano is not None and counter.name not in self._guessed:
-                    self._tallies[counter.name] = nano
-
-    async def _make_up(self) -> None:
-        """Add what the ledger knows to counters that were made without it."""
-        for name, (store, counter) in list(self._guessed.items()):
-            async with self._ledger.up_to_date():
-                known = self._tallies.get(name, 0)
-                missing = await self._read(counter) - known
-            del self._guessed[name]
-            store.charge(name, max(0, missing))
-            self._tallies[name] = self._tallies.get(name, 0) + max(0, missing)
-
-    def _forget(self) -> None:
-        before = self._wall() - _OVER
-        for owner, counters in list(self._counters.items()):
-            for name, counter in list(counters.items()):
-                if counter.ends is not None and counter.ends < before:
-                    del counters[name]
-                    self._tallies.pop(name, None)
-            if not counters:
-                del self._counters[owner]
+        await self._counters.look()
 
     # -- what binds --------------------------------------------------------------------------------------------------
 
@@ -460,8 +402,7 @@ class Limiter:
             if len(self._bounds) >= _MOST_BOUNDS:
                 self._bounds.clear()
             bound = self._bounds[name] = self.settings.bound(caller, user, models, x.wall)
-            for counter in bound.budgets:
-                self._counters.setdefault(counter.digest, {})[counter.name] = counter
+            self._counters.know(bound.budgets)
         return bound
 
     def _worst(self, x: Exchange, bound: Bound) -> int:
@@ -479,11 +420,9 @@ class Limiter:
     # -- to take -----------------------------------------------------------------------------------------------------
 
     async def _take(self, bound: Bound, windows: list[Window]) -> tuple[Shared | None, Answer | None]:
-        if self._divides:
-            windows = self._part_of(windows)
         for _ in range(_TRIES):
             try:
-                answer = await self._shared.take(windows)
+                answer = await self._shared.take(self._part_of(windows) if self._divides else windows)
                 if type(answer) is Unknown:
                     answer = await self._ask(self._shared, bound, windows, None)
             except SharedAway as away:
@@ -492,12 +431,10 @@ class Limiter:
                 if self.settings.without_redis == "open":
                     return None, None
             else:
-                if self._local is not None:
-                    self._local = None
-                    self._local_limits.clear()
+                self._local = None
                 return self._shared, answer
             local = self._local or self._begin_alone()
-            answer = await self._ask(local, bound, self._part_of(windows), None)
+            answer = await self._ask(local, bound, windows, None)
             if not self._shared.available:
                 return local, answer
             # While the counter was made here, others have taken where all take.
@@ -508,7 +445,7 @@ class Limiter:
     def _begin_alone(self) -> MemoryShared:
         """A store for this gateway alone, which knows what its requests hold already."""
         self._local = local = MemoryShared(wall=self._wall)
-        self._local_limits.clear()
+        self._counters.begun.clear()
         for x in self._open:
             if (hold := x.hold) is not None:
                 budgets = (budget(one.name, hold.held, one.limit, one.ends) for one in hold.bound.budgets)
@@ -530,133 +467,40 @@ class Limiter:
         ]
 
     def _budget_part(self, window: Window) -> Window:
-        limit = self._local_limits.get(window.name)
-        return window if limit is None else msgspec.structs.replace(window, limit=limit)
+        spent = self._counters.begun.get(window.name)
+        if spent is None:
+            return window
+        part = spent + max(0, window.limit - spent) // self._gateways
+        return msgspec.structs.replace(window, limit=part)
 
     async def _ask(
         self, store: Shared, bound: Bound, windows: Sequence[Window], ticket: Ticket | None
     ) -> Answer:
         """Take, or top up; counters that do not exist are made."""
         for _ in range(_TRIES):
-            answer = await (store.take(windows) if ticket is None else store.top_up(ticket, windows))
+            # The part of a budget is known as soon as its counter is made.
+            some = self._part_of(windows) if store is not self._shared or self._divides else windows
+            answer = await (store.take(some) if ticket is None else store.top_up(ticket, some))
             if type(answer) is not Unknown:
                 return answer
             counters = {counter.name: counter for counter in bound.budgets}
             for window in answer.windows:
-                await self._made(store, counters[window.name], window)
-            if store is not self._shared or self._divides:
-                # The parts of rates and slots have been taken already; those of budgets are known only now.
-                windows = [self._budget_part(window) for window in windows]
+                await self._counters.made(store, counters[window.name], window)
         raise _unavailable("The counters of a budget are being made; try again")
-
-    async def _made(self, store: Shared, counter: Counter, window: Window) -> None:
-        """Have a counter made, by one for all who wait."""
-        name = id(store), counter.name
-        task = self._planting.get(name)
-        if task is None:
-            task = self._planting[name] = spawn(self._plant(store, counter, window), name="plant a counter")
-            task.add_done_callback(lambda _: self._planting.pop(name, None))
-        error = await asyncio.shield(task)
-        if isinstance(error, SharedAway):
-            raise error
-        if error is not None:
-            raise _unavailable("The budget cannot be checked now: the ledger cannot be read")
-
-    async def _plant(
-        self, store: Shared, counter: Counter, window: Window
-    ) -> RecordsUnavailable | SharedAway | None:
-        try:
-            if store is self._shared and not self._is_alone and counter.name in self._tallies:
-                await asyncio.sleep(_WRITING)  # it was lost
-            try:
-                async with asyncio.timeout(_PATIENCE), self._ledger.up_to_date():
-                    self._late.setdefault((id(store), counter.name), 0)
-                    spent = await self._read(counter)
-            except (RecordsUnavailable, TimeoutError):
-                if not self.settings.serves_without_ledger:
-                    raise RecordsUnavailable("the ledger cannot be read") from None
-                log.warning("the ledger cannot be read: %s counts from zero until it can", counter.whose)
-                spent = self._tallies.get(counter.name, 0)
-                self._guessed[counter.name] = store, counter
-            if store is not self._shared or self._divides:
-                self._local_limits[counter.name] = spent + max(0, counter.limit - spent) // self._gateways
-            await store.seed(window, spent)
-        except (RecordsUnavailable, SharedAway) as error:
-            return error
-        finally:
-            late = self._late.pop((id(store), counter.name), 0)
-        if late:
-            store.charge(counter.name, late)
-        self._tallies[counter.name] = spent + late
-        return None
-
-    async def _read(self, counter: Counter) -> int:
-        """What the ledger says of a counter."""
-        query = LedgerQuery(
-            key_digest=counter.digest,
-            since=counter.starts or None,
-            until=None if counter.ends is None else float(counter.ends),
-        )
-        if counter.model is not None:
-            totals = await self._records.totals(("model_group",), query)
-            return sum(total.cost_nano for total in totals if total.group == (counter.model,))
-        if counter.digest is None and self.settings.is_master_exempt:
-            totals = await self._records.totals(("key_digest",), query)
-            return sum(total.cost_nano for total in totals if total.group != (MASTER.digest,))
-        (total,) = await self._records.totals((), query)
-        return total.cost_nano
 
     # -- to settle ---------------------------------------------------------------------------------------------------
 
     def _settle(self, hold: Hold, nano: int, used: int, route: str) -> list[str]:
-        bound, tallies = hold.bound, self._tallies
+        bound = hold.bound
+        places = _places(hold)
         actual = {name: used for name, _ in bound.tokens}
-        taken = []
         for counter in bound.budgets:
-            name = counter.name
             spent = nano if counter.model is None or counter.model == route else 0
-            actual[name] = spent
-            tallies[name] = tallies.get(name, 0) + spent
-            taken.append(name)
-            if self._late:
-                self._add_late(hold, name, spent)
-        hold.store.settle(hold.ticket, actual)
-        for store, ticket in hold.others:
+            actual[counter.name] = spent
+            self._counters.settled(places, counter.name, spent)
+        for store, ticket in places:
             store.settle(ticket, actual)
-        return taken
-
-    def _add_late(self, hold: Hold, name: str, nano: int) -> None:
-        """A counter in memory that is being made knows nothing of a ticket; Redis adds what such tickets settle."""
-        for store, _ in _places(hold):
-            if isinstance(store, MemoryShared) and (id(store), name) in self._late:
-                self._late[id(store), name] += nano
-
-    def _charge_others(
-        self, owner: str | None, taken: Sequence[str], nano: int, route: str, x: Exchange
-    ) -> None:
-        """Counters that the request took nothing of, because it is older than they are or Redis was away."""
-        counters = self._counters.get(owner)
-        if not counters:
-            return
-        is_exempt = owner is None and self.settings.is_master_exempt and x.caller is MASTER
-        for name, counter in counters.items():
-            if (
-                name not in taken
-                and not is_exempt
-                and (counter.model is None or counter.model == route)
-                and counter.starts <= x.wall < (counter.ends or _FOREVER)
-            ):
-                if name in self._tallies:
-                    self._tallies[name] += nano
-                self._charge(self._shared, name, nano)
-                if self._local is not None:
-                    self._charge(self._local, name, nano)
-
-    def _charge(self, store: Shared, name: str, nano: int) -> None:
-        if (id(store), name) in self._late:
-            self._late[id(store), name] += nano
-        else:
-            store.charge(name, nano)
+        return [counter.name for counter in bound.budgets]
 
     # -- what a key has spent ----------------------------------------------------------------------------------------
 
@@ -677,7 +521,7 @@ class Limiter:
         with suppress(RecordsUnavailable):
             async with self._ledger.up_to_date():
                 before = spent.nano
-                nano = await self._read(_everything_of(key))
+                nano = await self._counters.spend_of(key)
             spent.nano += nano - before
             spent.is_known = True
 
@@ -685,10 +529,6 @@ class Limiter:
 def _places(hold: Hold) -> tuple[tuple[Shared, Ticket], ...]:
     """The stores that know of it, that from which it was taken first, each with its ticket."""
     return (hold.store, hold.ticket), *hold.others
-
-
-def _everything_of(key: KeyRow) -> Counter:
-    return Counter("", 0, key.spend_since, None, "", key.payer)
 
 
 def _tokens(x: Exchange) -> int:

@@ -7,6 +7,9 @@ knows. Names that are pointed at are noted in `mentions`, so that the loader can
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from adapters.providers import provider as provider_row
 from gateway.config.model import (
     Alias,
@@ -15,9 +18,11 @@ from gateway.config.model import (
     ModelParams,
     Place,
     ProviderBudget,
+    QueueSettings,
     TokenPrice,
 )
 from gateway.config.nodes import Item, Mapping, Node, Scalar, Sequence, join
+from gateway.config.problems import closest
 from gateway.config.values import PERIOD, Reader, is_null
 
 Mention = tuple[str, Place, str]
@@ -168,6 +173,26 @@ class Dialects:
             self._report.error(node.place, path, '"budget_limit" is missing')
             return None
         return ProviderBudget(limit, period)
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def queue(self, node: Node, path: str) -> QueueSettings | None:
+        """`{max_wait: 30, max_waiting: 1000}`, or `true` for these figures."""
+        if is_null(node):
+            return None
+        if not isinstance(node, Mapping):
+            return QueueSettings() if self._reader.boolean(node, path) else None
+        readers: dict[str, Callable[[Node, str], Any]] = {
+            "max_wait": self._reader.seconds,
+            "max_waiting": self._reader.integer,
+        }
+        found: dict[str, Any] = {}
+        for name, item in node.items.items():
+            if name not in readers:
+                self._report.doubt(item.place, path, f'unknown key "{name}"', closest(name, readers))
+            elif (value := readers[name](item.value, join(path, name))) is not None:
+                found[name] = value
+        return QueueSettings(**found)
 
     # -- a blueprint's providers -------------------------------------------------------------------------------------
 

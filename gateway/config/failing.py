@@ -1,4 +1,4 @@
-"""Settings of what happens after an error, read into the structs of `model`: retry policies and the retry budget.
+"""Settings of what happens after an error, read into the structs of `model`: retry policies, the retry budget, hedging.
 
 A `retry_policy` is written in two dialects, LiteLLM's counts by kind of error (`RateLimitErrorRetries: 3`) and plain delays
 (`{max_retries, base_delay, max_delay}`); both may stand in one mapping. `gateway.routing.retries` says what the kinds are.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.config.model import Place, RetryBudget, RetryPolicy
-from gateway.config.nodes import Mapping, Node, join
+from gateway.config.model import Hedging, Place, RetryBudget, RetryPolicy
+from gateway.config.nodes import Mapping, Node, Scalar, join
 from gateway.config.problems import closest
 from gateway.config.values import Reader, is_null
 
@@ -91,6 +91,23 @@ class Failing:
             self._unknown(name, ("ratio", "minimum"), node.place, path)
         known = {name: found[name] for name in ("ratio", "minimum") if found.get(name) is not None}
         return RetryBudget(**known)
+
+    def hedging(self, node: Node, path: str) -> Hedging | None:
+        """`true`, `{after: 2, max: 1}` or `{after: p95}`."""
+        if not isinstance(node, Mapping):
+            return Hedging() if self._reader.boolean(node, path) else None
+        after: float | None = None
+        most: int | None = 1
+        for name, item in node.items.items():
+            here = join(path, name)
+            if name == "after":
+                is_learnt = isinstance(item.value, Scalar) and item.value.text == "p95"
+                after = None if is_learnt else self._reader.seconds(item.value, here)
+            elif name == "max":
+                most = self._reader.integer(item.value, here)
+            else:
+                self._unknown(name, ("after", "max"), item.place, path)
+        return Hedging(after, most) if most else None
 
     def _unknown(self, name: str, known: Iterable[str], place: Place, path: str) -> None:
         spelled = {word.lower(): word for word in known}

@@ -58,6 +58,7 @@ from gateway.config.vocabulary import (
     OTHER_PRICE,
     PARAM_KEYS,
     PRE_CALL_CHECKS,
+    RECOVERIES,
     REQUEST_PARAMETERS,
     ROUTER_PREFIX,
     SAME_SETTING,
@@ -337,6 +338,8 @@ class _Sections:
             "retry_policies": failing.retry_policies,
             "allowed_fails": failing.allowed_fails,
             "retry_budget": failing.retry_budget,
+            "hedging": failing.hedging,
+            "queue": dialects.queue,
         }
         self._default_fallbacks = dialects.default_fallbacks
 
@@ -350,6 +353,9 @@ class _Sections:
             if name not in PRE_CALL_CHECKS:
                 where = _where(settings, "optional_pre_call_checks")
                 self._report.warning(*where, f"the check {name[:60]} has no effect here")
+        if values.get("stream_recovery", RECOVERIES[0]) not in RECOVERIES:
+            where = _where(settings, "stream_recovery")
+            self._report.error(*where, f"must be {RECOVERIES[0]} or {RECOVERIES[1]}")
         environment = self._environment
         if not {"redis_url", "redis_host"} & values.keys():
             values |= self._redis_of_cache(settings)

@@ -178,6 +178,22 @@ class RetryBudget(Struct, frozen=True, kw_only=True):
     minimum: float = 3.0
 
 
+class Hedging(Struct, frozen=True):
+    """`hedging`: asking another deployment too when one is slow to begin. `after` is seconds, None: what 95 of 100 of its
+    answers took; `max` is how many others a request may ask so.
+    """
+
+    after: float | None = None
+    max: int = 1
+
+
+class QueueSettings(Struct, frozen=True, kw_only=True):
+    """How long a request waits for a deployment that is at its limit, seconds, and how many may wait."""
+
+    max_wait: float = 30.0
+    max_waiting: int = 1_000
+
+
 class Alias(Struct, frozen=True):
     """Another name for models. Several targets make one group of all their deployments."""
 
@@ -230,6 +246,9 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     """By public name."""
     retry_after: float = 0.0
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
+    hedging: Hedging | None = None
+    stream_recovery: str = "none"
+    """`continue`: another deployment goes on with a stream that breaks."""
     total_timeout: float | None = None
     """Seconds that a request may take in all."""
     enable_health_check_routing: bool = False
@@ -242,6 +261,9 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     prompt_cache_affinity: bool = False
     deployment_affinity_ttl_seconds: float | None = None
     default_max_parallel_requests: int | None = None
+    adaptive_concurrency: bool = False
+    queue: QueueSettings | None = None
+    """None: nobody waits."""
     default_litellm_params: tuple[str, ...] = ()
     """Which parameters entries have from there; their values are in the entries."""
     provider_budget_config: dict[str, ProviderBudget] = field(default_factory=dict)

@@ -59,6 +59,8 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
     "retry_policies": {"type": "object", "additionalProperties": {"type": "object"}},
     "allowed_fails": {"type": "object", "additionalProperties": _NUMBER},
     "retry_budget": {"type": "object", "additionalProperties": _NUMBER},
+    "hedging": {"type": ["boolean", "object", "string"]},
+    "queue": {"type": ["object", "boolean", "string"], "additionalProperties": _NUMBER},
     "provider_budgets": {"type": "object", "additionalProperties": {"type": "object"}},
     "params": {"type": "object"},
 }
@@ -81,6 +83,8 @@ _WORDS: dict[Kind, str] = {
     "retry_policies": "mapping",
     "allowed_fails": "mapping",
     "retry_budget": "mapping",
+    "hedging": "true, or mapping",
+    "queue": "mapping",
     "provider_budgets": "mapping",
     "params": "mapping",
 }

@@ -25,7 +25,7 @@ Kind = Literal[
     "text", "url", "secret", "secret_text", "boolean", "integer", "number", "seconds", "price", "duration",
     "texts", "texts_by_name", "secrets_by_name", "object", "any",
     "fallbacks", "aliases", "token_prices", "provider_budgets", "params",
-    "retry_policy", "retry_policies", "allowed_fails", "retry_budget",
+    "retry_policy", "retry_policies", "allowed_fails", "retry_budget", "hedging", "queue",
 ]  # fmt: skip
 """What a setting takes. The last two lines have dialects of their own, see `dialects` and `failing`."""
 

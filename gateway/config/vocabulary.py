@@ -94,7 +94,7 @@ PARAMS: tuple[Key, ...] = (
     Key("tpd", "integer", "Tokens a day."),
     Key("rpd", "integer", "Requests a day that it answers."),
     Key("daily_reset_time", "text", "When the days of `tpd` and `rpd` begin, `HH:MM`; default: `budget_reset_at`, else midnight."),
-    Key("max_parallel_requests", "integer", "Requests that it has at the same time: at its limit another deployment is asked, and nobody waits."),
+    Key("max_parallel_requests", "integer", "Requests that it has at the same time: at its limit another deployment is asked, and who finds none waits if there is a `queue`."),
     Key("max_budget", "price", "Dollars that it may cost in each `budget_duration`; when they are spent it is left out until the next one."),
     Key("budget_duration", "duration", "The span of `max_budget`: `1h`, `1d`, `30d`, `1mo` …; without one it never begins anew."),
     Key("tags", "texts", "With `enable_tag_filtering`: it takes requests with these tags; `default` takes those without."),
@@ -250,6 +250,8 @@ _ROUTER: tuple[Key, ...] = (
     Key("model_group_retry_policy", "retry_policies", "`retry_policy` by model: `{gpt-4o: {TimeoutErrorRetries: 0}}`."),
     Key("retry_after", "seconds", "Seconds that are waited at least before a deployment is asked again; another one is asked at once."),
     Key("retry_budget", "retry_budget", "How many further attempts there may be in any ten seconds: `ratio` (0.2) of the requests, but always `minimum` (3) a second. Beyond, the first error is told at once (`penstock_retries_refused_total`)."),
+    Key("hedging", "hedging", "`true`, or `{after: p95, max: 1}`: a deployment that has not begun to answer after that time (seconds, or what 95 of 100 of its answers took) is left to race with another one; both are billed (docs/ROUTING.md)."),
+    Key("stream_recovery", "text", "`continue`: a chat stream that breaks goes on with another deployment of the model, which is asked to continue the text (docs/ROUTING.md); default: `none`, it ends with an error."),
     Key("allowed_fails", "integer", "Failures in the time of `cooldown_time` that are no reason to leave a deployment out; default: none.", also=_LITELLM),
     Key("allowed_fails_policy", "allowed_fails", "`allowed_fails` by kind of error: `{RateLimitErrorAllowedFails: 10}`."),
     Key("total_timeout", "seconds", "Seconds that a request may take in all, with retries, fallbacks and the whole stream; default: no limit."),
@@ -269,6 +271,8 @@ _ROUTER: tuple[Key, ...] = (
     Key("deployment_affinity_ttl_seconds", "seconds", "How long it is remembered who answered; default: 3600, and 300 with `prompt_cache_affinity` alone."),
     Key("provider_budget_config", "provider_budgets", "What the deployments of a provider may cost together: `{openai: {budget_limit: 100, time_period: 1d}}`; when it is spent they are left out until the next period."),
     Key("default_max_parallel_requests", "integer", "`max_parallel_requests` of each deployment that has none of its own."),
+    Key("adaptive_concurrency", "boolean", "Learn from each deployment's answers, refusals and rate limit headers how many requests it takes at once, and ask others first while it has so many; default: false."),
+    Key("queue", "queue", "Requests wait where all deployments are at a limit, instead of being refused: `max_wait` seconds (30) at most, and `max_waiting` of them (1000) at a time; callers take turns. `true` stands for these figures; default: nobody waits."),
     Key("default_litellm_params", "params", "`litellm_params` of each entry, where it does not say them itself."),
 )  # fmt: skip
 
@@ -518,6 +522,8 @@ PRE_CALL_CHECKS = (
 """Those of LiteLLM's `optional_pre_call_checks` that mean something here; the last two always hold."""
 
 DISCONNECTS = ("cancel", "drain")
+
+RECOVERIES = ("none", "continue")
 
 PRICE_POLICIES = ("warn", "block", "estimate")
 

@@ -3,8 +3,8 @@
 A filter is made once for each route, and only where it may refuse one of its deployments: most routes have none. It says
 why a deployment is left out (`refusals.WhyNot`), in words that `penstock explain` and the error show if nobody is left.
 
-Limits of single deployments are counted by `Health` and `Spending`. A deployment at its limit is left out, nobody waits for
-it. `rpm` and `max_parallel_requests` are exact within a process, because a request counts when it is asked (`Health.began`);
+Limits of single deployments are counted by `Health` and `Spending`. A deployment at its limit is left out; who waits for it
+does so in `queue`. `rpm` and `max_parallel_requests` are exact within a process, because a request counts when it is asked (`Health.began`);
 tokens count when a request has ended; what other processes do is known as late as they tell it.
 """
 
@@ -30,9 +30,11 @@ MakeFilter: TypeAlias = Callable[[RouterSettings, Health, Route], Filter | None]
 """Gives None where no deployment of the route could be refused."""
 
 
-def filters_of(settings: RouterSettings, health: Health, route: Route) -> tuple[Filter, ...]:
-    """All that may refuse a deployment of this route, but for cooldowns."""
-    made = (make(settings, health, route) for make in FILTERS)
+def filters_of(
+    settings: RouterSettings, health: Health, route: Route, *, learnt: bool = True
+) -> tuple[Filter, ...]:
+    """All that may refuse a deployment of this route, but for cooldowns; `learnt`: what is known of it too."""
+    made = (make(settings, health, route) for make in FILTERS if learnt or make is not learnt_filter)
     return tuple(found for found in made if found is not None)
 
 
@@ -278,6 +280,28 @@ def _output_tokens(limit: int) -> _Check:
     return check
 
 
+# -- what was learnt ------------------------------------------------------------------------------------------------
+
+
+def learnt_filter(settings: RouterSettings, health: Health, route: Route) -> Filter | None:
+    """`adaptive_concurrency`: how many requests each deployment takes at once, as its answers have shown."""
+    if not settings.adaptive_concurrency:
+        return None
+
+    def refuses(deployment: Deployment, wants: Wants, now: float) -> WhyNot | None:
+        condition = health.look(deployment.id)
+        learnt = condition.concurrency
+        if learnt is None:
+            return None
+        if condition.in_flight >= learnt.places:
+            told = f"it has {condition.in_flight} of the {learnt.places} requests that it is known to take at once"
+            return WhyNot("limit", told, 0.0)
+        wait = learnt.wait(now)
+        return WhyNot("limit", "its provider has told that a rate limit is used up", wait) if wait else None
+
+    return refuses
+
+
 # -- budgets ---------------------------------------------------------------------------------------------------------
 
 
@@ -299,5 +323,5 @@ def budget_filter(settings: RouterSettings, health: Health, route: Route) -> Fil
     return refuses
 
 
-FILTERS: tuple[MakeFilter, ...] = (tag_filter, context_filter, limit_filter, budget_filter)
+FILTERS: tuple[MakeFilter, ...] = (tag_filter, context_filter, limit_filter, budget_filter, learnt_filter)
 """What stays comes first: waiting does not help against it, so it is the better reason."""

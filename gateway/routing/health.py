@@ -12,7 +12,8 @@ time-outs, and for a rate limit only as long as the provider said. One that keep
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import time
 
 from adapters.errors import (
     GatewayError,
@@ -22,12 +23,14 @@ from adapters.errors import (
     UpstreamForbidden,
     UpstreamNotFound,
     UpstreamOutOfMoney,
+    UpstreamOverloaded,
     UpstreamRateLimited,
     UpstreamRefused,
 )
 from adapters.types import Usage
 from gateway.config.model import RouterSettings
 from gateway.routing.breaker import Breaker
+from gateway.routing.concurrency import Concurrency
 from gateway.routing.conversations import Conversations
 from gateway.routing.pace import USUAL_SAMPLES, Pace, kept
 from gateway.routing.retries import consequence
@@ -41,6 +44,8 @@ SHORTEST_COOLDOWN = 1.0
 _REMEMBERED = 10_000
 
 _STAYS_BROKEN = (UpstreamAuth, UpstreamForbidden, UpstreamNotFound, UpstreamOutOfMoney)
+HAS_NO_ROOM = (UpstreamRateLimited, UpstreamOverloaded)
+"""What a deployment says that has more to do than it can."""
 
 
 def _is_the_callers(error: GatewayError) -> bool:
@@ -56,6 +61,7 @@ class Condition:
     __slots__ = (
         "_by_direction",
         "breaker",
+        "concurrency",
         "cooldowns",
         "cooled_for",
         "cooled_until",
@@ -89,6 +95,8 @@ class Condition:
         """The reason of its last cooldown."""
         self.breaker: Breaker | None = None
         """None if it has not failed lately."""
+        self.concurrency: Concurrency | None = None
+        """What was learnt of how much it takes at once; None if nobody wants to know."""
         self.cooldowns: dict[int, int] = {}
         """How often it was left out, by the provider's status."""
         self.fails: dict[str, tuple[float, int]] = {}
@@ -127,6 +135,8 @@ class Health:
         self._enabled = enabled
         self._allowed: int | None = None
         self._allowed_by_name: Mapping[str, int] = {}
+        self.learns_tails = False
+        """Whether the slowest of answers are measured, as hedging needs it."""
         self.processes = 1
         """How many tell each other of their deployments, this one included."""
         self.keep = kept(USUAL_SAMPLES)
@@ -135,6 +145,10 @@ class Health:
         """What was used of budgets and of limits by the day."""
         self.conversations = Conversations()
         """Who answered which conversation."""
+        self.learns_concurrency = False
+        """It is learnt how much each deployment takes at once."""
+        self.on_room: Callable[[], None] | None = None
+        """Called when a deployment has a request less; None if nobody waits for it."""
 
     def adopt(self, settings: RouterSettings) -> None:
         """Go by these settings from now on; what is known stays."""
@@ -142,6 +156,8 @@ class Health:
         self._enabled = not settings.disable_cooldowns
         self._allowed = settings.allowed_fails
         self._allowed_by_name = settings.allowed_fails_policy
+        self.learns_tails = settings.hedging is not None and settings.hedging.after is None
+        self.learns_concurrency = settings.adaptive_concurrency
 
     def of(self, deployment_id: str) -> Condition:
         """The condition of a deployment, a fresh one if it was never asked."""
@@ -188,6 +204,16 @@ class Health:
         condition.requests.add(now, 1)
         if condition.breaker is not None:
             condition.breaker.began(now)
+        if self.learns_concurrency:
+            if condition.concurrency is None:
+                condition.concurrency = Concurrency()
+            condition.concurrency.began()
+
+    def heard(self, deployment_id: str, headers: Mapping[str, str], now: float) -> None:
+        """It has sent these headers, with lower-case names; called only where `learns_concurrency`."""
+        condition = self._conditions.get(deployment_id)
+        if condition is not None and condition.concurrency is not None:
+            condition.concurrency.heard(headers, now, time())
 
     def used(self, deployment_id: str, now: float, usage: Usage) -> None:
         """A request that it answered has ended, and has used so much."""
@@ -204,10 +230,17 @@ class Health:
     ) -> None:
         """It answered, after `seconds` (a stream: to its first event), with `per_token` seconds for each output token."""
         condition = self.of(deployment_id)
-        condition.in_flight -= 1
         condition.successes += 1
         condition.last_reason = ""
         condition.pace.answered(now, seconds, per_token, self.keep, streamed=streamed)
+        if self.learns_tails and seconds is not None:
+            condition.pace.tail(streamed=streamed).add(seconds)
+        if condition.concurrency is not None:
+            first = condition.pace.first.value if streamed else None
+            condition.concurrency.answered(now, condition.in_flight, first)
+        condition.in_flight -= 1
+        if self.on_room is not None:
+            self.on_room()
         if condition.breaker is not None and condition.breaker.succeeded(now):
             condition.breaker = None
 
@@ -217,6 +250,8 @@ class Health:
         condition.in_flight -= 1
         if condition.breaker is not None:
             condition.breaker.released()
+        if self.on_room is not None:
+            self.on_room()
 
     def failed(
         self,
@@ -226,20 +261,31 @@ class Health:
         *,
         peers: Iterable[str],
         cooldown: float | None = None,
+        started: float = 0.0,
     ) -> None:
         """It failed. `peers` are the ids of its route's deployments: if no other is available, it is the last.
 
-        `cooldown` is the deployment's own time in seconds, if it has one.
+        `cooldown` is the deployment's own time in seconds, if it has one; at `started` it was asked.
         """
         condition = self.of(deployment_id)
         if _is_the_callers(error):
             self.released(deployment_id)
             return
         condition.in_flight -= 1
+        if self.on_room is not None:
+            self.on_room()
         is_last = not any(peer != deployment_id and self.is_available(peer, now) for peer in peers)
         condition.failures += 1
         condition.last_reason = error.reason
         condition.pace.failed(now, self.keep)
+        is_crowded = (
+            condition.concurrency is not None
+            and isinstance(error, HAS_NO_ROOM)
+            and condition.concurrency.refused(now, started, condition.in_flight)
+            and self.learns_concurrency
+        )
+        if is_crowded and isinstance(error, UpstreamError) and error.retry_after is None:
+            return  # its limit is lower now: that is the answer to it
         usual = self._cooldown if cooldown is None else cooldown
         if not self._enabled or self._is_allowed(condition, error, now, usual):
             return
@@ -248,12 +294,18 @@ class Health:
             condition.cooled_until = max(condition.cooled_until, now + seconds)
             condition.cooled_for = error.reason
             log.debug("deployment %s cools down for %g s: %s", deployment_id, seconds, error.reason)
-        opens = self._breaks(condition, error, now, usual)
+        opens = not is_crowded and self._breaks(condition, error, now, usual)
         if opens:
             log.info("deployment %s fails too often, its circuit is open: %s", deployment_id, error.reason)
         if seconds > 0 or opens:
             status = (isinstance(error, UpstreamError) and error.provider_status) or error.status
             condition.cooldowns[status] = condition.cooldowns.get(status, 0) + 1
+
+    def learnt(self) -> Iterator[tuple[str, int]]:
+        """How many requests at once deployments are known to take, by id."""
+        for deployment_id, condition in self._conditions.items():
+            if condition.concurrency is not None:
+                yield deployment_id, condition.concurrency.places
 
     def cooldowns(self) -> Iterator[tuple[str, int, int]]:
         """How often deployments were left out: id, the provider's status, times."""

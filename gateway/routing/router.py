@@ -13,7 +13,7 @@ from gateway.config.model import RouterSettings
 from gateway.routes import Deployment, Route
 from gateway.routing.affinity import affinity_of
 from gateway.routing.filters import Filter, filters_of, tags_of
-from gateway.routing.health import Health
+from gateway.routing.health import HAS_NO_ROOM, Health
 from gateway.routing.pace import kept
 from gateway.routing.refusals import WhyNot, nobody
 from gateway.routing.strategies import STRATEGIES, simple_shuffle
@@ -39,6 +39,8 @@ class Router:
         self._dice = dice
         self._health = health
         health.keep = kept(settings.routing_strategy_args.max_latency_list_size)
+        self._is_lenient = settings.adaptive_concurrency and settings.queue is None
+        """What was learnt of a deployment is no reason to refuse anybody: with nobody else and no queue it is asked."""
         self._weigh = STRATEGIES.get(settings.routing_strategy, simple_shuffle)(settings, health)
         self.affinity = affinity_of(settings, health)
         """Keeps conversations where they are; None where that is off."""
@@ -63,6 +65,9 @@ class Router:
             return only if only not in asked and is_possible(only.id, now) else None
         fitting = self._fitting(route, filters, wants, now, anyway=anyway)
         fresh = [deployment for deployment in fitting if deployment not in asked] if asked else fitting
+        if not fresh and self._is_lenient:
+            fitting = self._fitting(route, self._filters(route, learnt=False), wants, now, anyway=anyway)
+            fresh = [deployment for deployment in fitting if deployment not in asked]
         if len(fresh) > 1 and self._has_levels(route):
             lowest = min(deployment.order for deployment in fresh)
             fresh = [deployment for deployment in fresh if deployment.order == lowest]
@@ -74,6 +79,8 @@ class Router:
     def again(self, route: Route, wants: Wants, now: float, asked: Sequence[Deployment]) -> Deployment | None:
         """One of those `asked` that can still take the request: the one asked least often, then longest ago."""
         fitting = self._fitting(route, self._filters(route), wants, now)
+        if not fitting and self._is_lenient:
+            fitting = self._fitting(route, self._filters(route, learnt=False), wants, now)
         return min((one for one in asked if one in fitting), key=asked.count, default=None)
 
     def consider(self, route: Route, wants: Wants, now: float) -> list[Considered]:
@@ -97,6 +104,19 @@ class Router:
             ]
         return [*found, *refused]
 
+    def soonest(self, route: Route, wants: Wants, now: float) -> float | None:
+        """Seconds until a deployment may have room, 0 if nobody can tell; None if all are left out for other reasons."""
+        found = []
+        for deployment in route.deployments:
+            why = self._why_not(deployment, route, wants, now)
+            if why is None or why.cause == "limit" or self._is_cooled_for_load(deployment, why):
+                found.append(why.seconds or 0.0 if why is not None else 0.0)
+        return min(found, default=None)
+
+    def _is_cooled_for_load(self, deployment: Deployment, why: WhyNot) -> bool:
+        reason = self._health.look(deployment.id).cooled_for
+        return why.cause == "cooldown" and reason in (error.reason for error in HAS_NO_ROOM)
+
     def nobody(self, route: Route, wants: Wants, now: float) -> GatewayError:
         """What to say when no deployment of the route can take the request."""
         reasons = [self._why_not(one, route, wants, now) for one in route.deployments]
@@ -110,10 +130,11 @@ class Router:
             found = route.notes["levels"] = len({one.order for one in route.deployments}) > 1
         return found
 
-    def _filters(self, route: Route) -> tuple[Filter, ...]:
-        filters: tuple[Filter, ...] | None = route.notes.get("filters")
+    def _filters(self, route: Route, *, learnt: bool = True) -> tuple[Filter, ...]:
+        name = "filters" if learnt else "filters that are written"
+        filters: tuple[Filter, ...] | None = route.notes.get(name)
         if filters is None:
-            filters = route.notes["filters"] = filters_of(self._settings, self._health, route)
+            filters = route.notes[name] = filters_of(self._settings, self._health, route, learnt=learnt)
         return filters
 
     def _fitting(

@@ -14,7 +14,7 @@ import msgspec
 
 from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
 from adapters.types import NO_UNITS, Usage
-from gateway.estimates import tokens_asked, tokens_said, unreported
+from gateway.estimates import of_cut_stream, unreported
 from gateway.exchange import Attempt, Exchange
 from gateway.logs import scrub
 from gateway.pricing import cost
@@ -81,8 +81,26 @@ def settle(rt: Runtime, x: Exchange) -> None:
         rt.health.used(x.deployment.id, x.at.ended, usage)
         if rt.health.spending.is_on:
             rt.health.spending.add(x.deployment, x.wall, x.cost, usage)
+    if len(x.attempts) > 1:
+        _add_others(rt, x)
     rt.limiter.settle(x)
     rt.ledger.offer(_row(x))
+
+
+def _add_others(rt: Runtime, x: Exchange) -> None:
+    """Add what other attempts than the last are billed, each at its own price."""
+    for attempt in x.attempts:
+        if attempt.usage is None:
+            continue
+        deployment, usage = attempt.deployment, attempt.usage
+        nano = cost(deployment.price, usage, x.envelope)
+        rt.health.used(deployment.id, x.at.ended, usage)
+        if rt.health.spending.is_on:
+            rt.health.spending.add(deployment, x.wall, nano, usage)
+        if nano is not None:
+            x.cost = nano + (x.cost or 0)
+        together = usage if x.usage is None else x.usage + usage
+        x.usage = msgspec.structs.replace(together, billed=None)
 
 
 def _refused(rt: Runtime, x: Exchange) -> None:
@@ -120,7 +138,8 @@ def _per_token(x: Exchange, attempt: Attempt) -> float | None:
     """Seconds per output token, as far as that can be told: of a stream since its first event, else of the whole answer."""
     if x.tap is not None:
         tokens = x.tap.usage.completion - 1 if x.tap.usage is not None else x.tap.deltas - 1
-        return (x.at.ended - x.at.first_event) / tokens if tokens > 0 else None
+        began = attempt.started + attempt.seconds  # with several, not what the client saw first
+        return (x.at.ended - began) / tokens if tokens > 0 else None
     tokens = 0 if x.usage is None else x.usage.completion
     return attempt.seconds / tokens if tokens else None
 
@@ -140,13 +159,7 @@ def _usage(x: Exchange) -> Usage | None:
         return _unreported(x)
     if reported is not None and tap.done:
         return reported
-    said = tokens_said(tap.deltas, tap.chars)
-    if reported is None:
-        return Usage(input=tokens_asked(x.envelope), output=said, estimated=True)
-    missing = said - reported.completion
-    if missing <= 0:
-        return reported
-    return msgspec.structs.replace(reported, output=reported.output + missing, estimated=True, billed=None)
+    return of_cut_stream(reported, x.envelope, tap.deltas, tap.chars)
 
 
 def _is_spoken(x: Exchange, usage: Usage) -> bool:

@@ -35,7 +35,7 @@ _CONTROLS = frozenset({
     "allowed_openai_params", "additional_drop_params", "cache", "caching", "context_window_fallback_dict",
     "disable_fallbacks", "drop_params", "fallbacks", "guardrails", "litellm_call_id", "litellm_metadata",
     "litellm_session_id", "litellm_trace_id", "max_retries", "mock_delay", "mock_first_delay", "mock_response",
-    "no-log", "num_retries", "request_timeout", "stream_timeout", "tags", "timeout",
+    "no-log", "num_retries", "priority", "request_timeout", "stream_timeout", "tags", "timeout",
 })  # fmt: skip
 _REFUSED = frozenset({
     "api_base", "api_key", "api_version", "azure_ad_token", "base_url", "custom_llm_provider", "extra_headers",
@@ -214,6 +214,7 @@ def _controls(envelope: Mapping[str, Raw], headers: Mapping[str, str]) -> Contro
             or headers.get("x-claude-code-session-id")
             or metadata.get("session_id")
         ),
+        priority=int(_number(envelope, headers, "priority") or 0),
     )
 
 

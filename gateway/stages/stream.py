@@ -14,13 +14,15 @@ from functools import partial
 from time import monotonic
 
 from adapters import CLIENTS
+from adapters.continuation import SEAM
 from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
 from adapters.taps import Tap
 from gateway import __version__
 from gateway.asking import first_event_seconds
 from gateway.client import ClientWriter, header_lines
+from gateway.continuing import Listening, continued, listen
 from gateway.deadlines import Deadline
-from gateway.exchange import Answer, Exchange, Response
+from gateway.exchange import Answer, Attempt, Exchange, Response
 from gateway.logs import scrub
 from gateway.pricing import cost, dollars_text
 from gateway.routes import Deployment
@@ -61,8 +63,12 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
         stream = _Relay(rt, x, answer, answer.tap)
         try:
             await stream.run()
-        except asyncio.CancelledError as left:
-            if _shall_go_on(rt, x, answer, left):
+        except (GatewayError, asyncio.CancelledError) as broken:
+            error = broken.error if isinstance(broken, Interrupted) else broken
+            if x.heard is not None and isinstance(error, UpstreamError):
+                await _go_on(rt, x, answer, error)
+                return
+            if _shall_go_on(rt, x, answer, broken):
                 stream.mute()
                 answer.goes_on = True
                 x.unheard = partial(_take_in, rt, answer, stream)
@@ -74,11 +80,22 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
         await _farewell(rt, answer)
 
 
+async def _go_on(rt: Runtime, x: Exchange, answer: Answer, error: UpstreamError) -> None:
+    """Write the rest, as somebody else gives it. Raises the error if nobody does."""
+    rest = await continued(rt, x, answer, error)
+    if rest is None:
+        raise error
+    x.client.write(SEAM)
+    with rest:
+        await relay(rt, x, rest)
+
+
 def _shall_go_on(rt: Runtime, x: Exchange, answer: Answer, left: BaseException) -> bool:
     """Whether a stream that its client has left runs to its end: the provider will bill all of it, so let it count."""
     return (
         x.deployment is not None
         and x.deployment.drains
+        and isinstance(left, asyncio.CancelledError)
         and not isinstance(left, Interrupted)
         and answer.response is not None
         and not answer.ended
@@ -130,7 +147,7 @@ class _Relay:
     def __init__(self, rt: Runtime, x: Exchange, answer: Answer, tap: Tap) -> None:
         self._rt = rt
         self._story = x.story
-        self._client: ClientWriter | _Nobody = x.client
+        self._client: ClientWriter | Listening | _Nobody = listen(rt, x)
         self._answer = answer
         self._tap = tap
         self._wake = Signal()
@@ -331,6 +348,8 @@ def _timing(x: Exchange, answer: Answer | None) -> str:
     """
     attempts = x.attempts
     first = last = attempts[0]
+    if len(attempts) > 1:  # with hedging whoever answers is the last, and may have been the first
+        first = min(attempts, key=_began)
     queue = (first.started - x.at.began) * 1000
     connect = answer.response.connect_seconds if answer is not None and answer.response is not None else 0.0
     if len(attempts) == 1 and last.answered and not connect:  # nearly all: 0.7 us
@@ -344,10 +363,17 @@ def _timing(x: Exchange, answer: Answer | None) -> str:
     return f"x-penstock-timing: {told}\r\n"
 
 
+def _began(attempt: Attempt) -> float:
+    return attempt.started
+
+
 def _of_whole_answer(rt: Runtime, x: Exchange) -> str:
     milliseconds = (rt.now() - x.at.began) * 1000
     attempts = x.attempts
-    upstream = (attempts[-1].started + attempts[-1].seconds - attempts[0].started) * 1000 if attempts else 0.0
+    upstream = 0.0
+    if attempts:
+        first = attempts[0] if len(attempts) == 1 else min(attempts, key=_began)
+        upstream = (attempts[-1].started + attempts[-1].seconds - first.started) * 1000
     price = x.deployment.price if x.deployment is not None else None
     if x.usage is not None:
         x.cost = cost(price, x.usage, x.envelope)

@@ -9,36 +9,23 @@ yet, then the same again; the levels of `order` that are left; then other models
 with its own stand-ins before those that still wait, `max_fallbacks` in all. Each attempt beyond the first needs room in the
 caller's budgets, where it might be paid beside an earlier one, and in the retry budget of the process.
 
-`ask_one` is the seam: everything that happens to one deployment and one question is there, and whoever wants to ask
-differently asks through it.
+With `queue`, a request that finds nobody because all are at a limit waits for its turn (`gateway.waiting`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
-import msgspec
-
-from adapters.errors import (
-    GatewayError,
-    Unsupported,
-    UpstreamAuth,
-    UpstreamError,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
-from gateway.asking import begin, prepare
-from gateway.estimates import tokens_asked
-from gateway.exchange import Answer, Attempt, Exchange
-from gateway.questions import question_for
+from adapters.errors import GatewayError, NoDeployment, Unsupported, UpstreamError
+from gateway.attempting import ask_one, may_go_on
+from gateway.exchange import Answer, Exchange
+from gateway.hedging import ask_hedged
 from gateway.routes import Deployment, Route
 from gateway.routing.retries import consequence, may_repeat, policy_of, retries_after, wait_before
 from gateway.runtime import Runtime
-from gateway.upstreams import Prepared
-
-log = logging.getLogger("penstock")
+from gateway.waiting import patience, queue_after, wait_for_room
 
 _LONGEST_HEADER = 1_000
 
@@ -55,11 +42,40 @@ async def ask(rt: Runtime, x: Exchange) -> Answer:
     if (seconds := rt.config.router.total_timeout) is not None:
         late = OutOfTime(f"The request took longer than {seconds:g} s", code="total_timeout")
         x.deadline = rt.deadlines.start(seconds, lambda: x.story.interrupt(late))
+    if rt.queue.settings is not None:
+        return await _ask_in_turn(rt, x, rt.now() + patience(rt.queue.settings, x))
     try:
         return await _ask_route(rt, x, x.plan[0])
     except GatewayError as error:
         first = error
     return await _ask_others(rt, x, first)
+
+
+async def _ask_in_turn(rt: Runtime, x: Exchange, until: float) -> Answer:
+    """The same, overtaking nobody who waits; if all are at a limit, it waits until then for the model that it asked for."""
+    route = x.plan[0]
+    is_next = False
+    while True:
+        try:
+            return await _ask_route(rt, x, route, overtakes=is_next)
+        except GatewayError as error:
+            first = error
+        try:
+            return await _ask_others(rt, x, first)
+        except NoDeployment as error:
+            if x.attempts:
+                raise
+            refusal = error
+        await wait_for_room(
+            rt,
+            x,
+            route,
+            lambda: rt.router.choose(route, x, rt.now()) is not None,
+            until=until,
+            refusal=refusal,
+        )
+        is_next = True
+        x.fallbacks = 0
 
 
 async def _ask_others(rt: Runtime, x: Exchange, first: GatewayError) -> Answer:
@@ -73,12 +89,12 @@ async def _ask_others(rt: Runtime, x: Exchange, first: GatewayError) -> Answer:
         if not waiting or len(visited) > rt.config.router.max_fallbacks:
             break
         route = waiting.pop(0)
-        if not await _may_go_on(rt, x, route):
+        if not await may_go_on(rt, x, route):
             break
         visited.append(route)
         x.fallbacks += 1
         try:
-            return await _ask_route(rt, x, route)
+            return await _ask_route(rt, x, route, overtakes=rt.queue.settings is None)
         except GatewayError as error:
             errors.append(error)
     if not x.attempts:
@@ -88,8 +104,11 @@ async def _ask_others(rt: Runtime, x: Exchange, first: GatewayError) -> Answer:
     raise _told(errors, x)
 
 
-async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
+async def _ask_route(rt: Runtime, x: Exchange, route: Route, *, overtakes: bool = True) -> Answer:
+    if not overtakes and rt.queue.is_waited_for(route.name):
+        raise rt.router.nobody(route, x, rt.now())
     asked: list[Deployment] = []
+    hedging = rt.config.router.hedging
     last: UpstreamError | Unsupported | None = None
     passed: Sequence[Deployment] = ()  # levels whose attempts are used up
     while True:
@@ -97,7 +116,7 @@ async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
         if last is not None:
             if deployment is None and not passed:
                 deployment = await _again(rt, x, route, asked, last)
-            if deployment is None or not await _may_go_on(rt, x, route):
+            if deployment is None or not await may_go_on(rt, x, route):
                 raise last
         elif deployment is None:
             raise rt.router.nobody(route, x, rt.now())
@@ -105,6 +124,8 @@ async def _ask_route(rt: Runtime, x: Exchange, route: Route) -> Answer:
             raise last or rt.router.nobody(route, x, rt.now())
         asked.append(deployment)
         try:
+            if hedging is not None:
+                return await ask_hedged(rt, x, deployment, route, asked)
             return await ask_one(rt, x, deployment, route)
         except (UpstreamError, Unsupported) as error:
             last = error
@@ -120,13 +141,26 @@ async def _again(
     """One that was asked already, after the time that it needs; None if that would be of no use or takes too long."""
     settings = rt.config.router
     policy = policy_of(settings, route)
-    if not may_repeat(last, policy) or rt.router.again(route, x, rt.now(), asked) is None:
+    queue = queue_after(rt, last)
+    if not may_repeat(last, policy) or (queue is None and rt.router.again(route, x, rt.now(), asked) is None):
         return None
     pause = rt.limits.retry_pause
     wait = wait_before(len(asked), last, policy, least=settings.retry_after, pause=pause)
-    if wait > max(rt.limits.longest_retry_wait, settings.retry_after):
+    longest = 0.0 if queue is None else patience(queue, x)
+    if wait > max(rt.limits.longest_retry_wait, settings.retry_after, longest):
         return None
+    until = rt.now() + longest
     await asyncio.sleep(wait)
+    if queue is not None:
+        with suppress(NoDeployment):
+            await wait_for_room(
+                rt,
+                x,
+                route,
+                lambda: rt.router.again(route, x, rt.now(), asked) is not None,
+                until=until,
+                refusal=NoDeployment("Nobody has room"),
+            )
     return rt.router.again(route, x, rt.now(), asked)  # others may have learnt meanwhile that it is broken
 
 
@@ -146,117 +180,15 @@ def _stand_ins(rt: Runtime, x: Exchange, route: Route, error: GatewayError) -> S
     return [planned[other.name] for other in found if other.name in planned]
 
 
-async def _may_go_on(rt: Runtime, x: Exchange, route: Route) -> bool:
-    """Is there room for an attempt beyond the first, in the caller's budgets and in the retry budget?"""
-    if x.attempts and not rt.attempts.has_room(rt.now()):
-        rt.attempts.refused += 1
-        return False
-    return not rt.limiter.binds(x.caller) or await _has_room(rt, x, route)
-
-
-async def _has_room(rt: Runtime, x: Exchange, route: Route) -> bool:
-    """Do the caller's budgets have room for another attempt beside one that may be billed? So much was taken for one."""
-    again = bool(x.attempts) and _may_be_billed(x.attempts[-1])
-    if not again and route is x.plan[0]:
-        return True
-    return await rt.limiter.top_up(x, route, again=again)
-
-
-def _may_be_billed(attempt: Attempt) -> bool:
-    """The provider may have answered, and nobody has seen it."""
-    error = attempt.error
-    if isinstance(error, UpstreamUnreachable):
-        return False
-    if isinstance(error, UpstreamTimeout) and error.code == "connect_timeout":
-        return False
-    return attempt.possible_duplicate or attempt.status == 0 or attempt.status < 300
-
-
 async def _last_resort(rt: Runtime, x: Exchange, visited: Sequence[Route]) -> Answer | None:
     """Nobody could be asked. A deployment whose circuit is open is better than none, and asked once."""
     for route in visited:
+        if rt.queue.is_waited_for(route.name):
+            continue
         deployment = rt.router.choose(route, x, rt.now(), anyway=True)
         if deployment is not None:
             return await ask_one(rt, x, deployment, route)
     return None
-
-
-# -- one deployment --------------------------------------------------------------------------------------------------
-
-
-async def ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Route) -> Answer:
-    """The answer of this deployment of that route, once it has begun: one attempt, of which the health book learns.
-
-    Raises `UpstreamError` and `Unsupported`, after which somebody else may be asked, and whatever interrupts the request.
-    """
-    if (
-        x.endpoint.operation == "count_tokens"
-        and deployment.target.provider.format != x.endpoint.client_format
-    ):
-        return _estimate(x, deployment)
-    if x.hold is not None:
-        rt.limiter.check_price(x, deployment)
-    question = question_for(x, deployment)
-    attempt = Attempt(deployment, rt.now(), route=route)
-    signer = rt.signers.of(deployment) if deployment.signer else None
-    prepared: Prepared | None = None
-    if deployment.mock is None and (signer is None or signer.is_ready):
-        prepared = prepare(rt, x, deployment, question, question.calls[0], signer)
-    x.attempts.append(attempt)
-    x.deployment = deployment
-    rt.health.began(deployment.id, attempt.started)
-    try:
-        if prepared is None and signer is not None:
-            await signer.renew()
-            prepared = prepare(rt, x, deployment, question, question.calls[0], signer)
-        answer = await begin(rt, x, question, prepared, attempt)
-    except UpstreamError as error:
-        attempt.error = error
-        if isinstance(error, UpstreamAuth):
-            _say_refused_key(deployment)
-        if isinstance(error, UpstreamTimeout) and x.controls.is_hasty:
-            rt.health.released(deployment.id)  # the caller's impatience says nothing about the provider
-        else:
-            attempt.tell_failure(rt.health, error, rt.now())
-        raise
-    except BaseException as error:
-        attempt.error = error if isinstance(error, GatewayError) else None
-        rt.health.released(deployment.id)
-        raise
-    finally:
-        attempt.seconds = rt.now() - attempt.started
-        if log.isEnabledFor(logging.DEBUG):
-            _say(x, attempt)
-    attempt.answered = True
-    return answer
-
-
-def _say(x: Exchange, attempt: Attempt) -> None:
-    log.debug(
-        "request %s asked %s (%s) at %s: status %s, %s after %.1f ms",
-        x.id,
-        attempt.deployment.model_name,
-        attempt.deployment.id[:16],
-        attempt.deployment.origin,
-        attempt.status or "-",
-        attempt.error.reason if attempt.error else "it answers",
-        attempt.seconds * 1000,
-    )
-
-
-def _say_refused_key(deployment: Deployment) -> None:
-    log.warning(
-        "the provider refused the key of %s, a deployment of %s (%s)",
-        deployment.model_name,
-        deployment.route,
-        deployment.place or deployment.id,
-    )
-
-
-def _estimate(x: Exchange, deployment: Deployment) -> Answer:
-    """`count_tokens` where the provider cannot count."""
-    x.deployment = deployment
-    return Answer(None, body=msgspec.json.encode({"input_tokens": tokens_asked(x.envelope)}))
 
 
 # -- nobody answers --------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ MONDAY = 345_600
 
 _DAY = 86_400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}
+_LONGEST = 100 * 366 * _DAY
+"""Seconds; what is longer may end after the last year that a calendar has."""
 _WORDS = {"hourly": "1h", "daily": "1d", "weekly": "7d", "monthly": "1mo"}
 _MIDNIGHT = time()
 
@@ -77,9 +79,10 @@ def period(
 def _parsed(duration: str) -> tuple[int, str] | None:
     text = duration.strip().lower()
     found = re.fullmatch(r"(\d{1,6})(mo|[smhdw])", _WORDS.get(text, text), re.ASCII)
-    if found is None or int(found[1]) == 0:
+    number = int(found[1]) if found is not None else 0
+    if found is None or not 0 < number * (_SECONDS.get(found[2]) or 31 * _DAY) <= _LONGEST:
         return None
-    return int(found[1]), found[2]
+    return number, found[2]
 
 
 def _months(number: int, second: int, zone: tzinfo, reset_time: time, anchor: float) -> Period:

@@ -10,7 +10,8 @@ moment, and those are the `cuts`: a minute with one in it is kept in two parts.
 
 What only a row knows goes with it: ids, end users, tags, addresses. Their day's sums have the amounts under no name. And a
 row whose id is forgotten cannot be told from a new one: a journal that lay longer than rows are kept is entered again, since
-money that counts twice is found sooner than money that is lost.
+money that counts twice is found sooner than money that is lost. (A border before which nothing is taken would lose what an
+outage left in such a journal.)
 """
 
 from __future__ import annotations

@@ -51,6 +51,10 @@ class RecordsUnavailable(GatewayError):
     status, type, reason = 503, "server_error", "records_unavailable"
 
 
+OUTRUN = "hedge_lost"
+"""The reason of an attempt that did not fail: another one, made beside it, began to answer first."""
+
+
 class AttemptRow(Struct, frozen=True, gc=False):
     """One time that a deployment was asked. `status` is its HTTP status, 0 if it gave none; `reason` is `""` for the
     attempt that answered. `possible_duplicate` says that an earlier attempt may have been billed too.

@@ -24,7 +24,6 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from importlib import resources
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ from msgspec.structs import replace
 from adapters.errors import BadRequest
 from gateway.state.credentials import CredentialRow
 from gateway.state.keys import KeyRow
+from gateway.state.postgres import connector, leave_as_it_is, migrate, migrations, throw_away, transaction
 from gateway.state.pruning import POSTGRES_LOCK, POSTGRES_PRUNE
 from gateway.state.records import (
     EVERYTHING,
@@ -72,7 +72,6 @@ CHANNEL = "penstock_keys"
 """The channel of notifications; their text is the digest of a key that has changed."""
 
 _MIGRATION_SECONDS = 600.0
-_MIGRATION_LOCK = 0x70656E73746F636B  # "penstock"
 _DELAYS = (0.1, 5.0)
 _MOST_KINDS = 4_000
 _RETRY_AFTER = {"retry-after": "5"}
@@ -176,6 +175,7 @@ class PostgresRecords:
         report_seconds: float = REPORT_SECONDS,
     ) -> None:
         self._dsn = dsn
+        self._connect = connector(dsn)
         self._where = where
         self._size = pool
         self._connect_seconds = connect_seconds
@@ -352,10 +352,10 @@ class PostgresRecords:
                 pool = await self._ready()
                 connection = await pool.acquire()
                 try:
-                    done = await _transaction(connection, work)
+                    done = await transaction(connection, work)
                 except BaseException:
                     self._kinds.clear()
-                    _throw_away(connection)
+                    throw_away(connection)
                     raise
                 finally:
                     await pool.release(connection)
@@ -390,14 +390,15 @@ class PostgresRecords:
                 timeout=self._connect_seconds,
                 statement_cache_size=0,
                 max_inactive_connection_lifetime=60.0,
-                reset=_leave_as_it_is,
+                reset=leave_as_it_is,
+                connect=self._connect,
             )
         async with asyncio.timeout(_MIGRATION_SECONDS):
             connection = await self._pool.acquire()
             try:
-                version = await _transaction(connection, _migrate)
+                version = await transaction(connection, migrate)
             except BaseException:
-                _throw_away(connection)
+                throw_away(connection)
                 raise
             finally:
                 await self._pool.release(connection)
@@ -414,7 +415,7 @@ class PostgresRecords:
 
     async def _listen(self) -> None:
         """Until the connection ends or fails."""
-        connection = await asyncpg.connect(self._dsn, timeout=self._connect_seconds, statement_cache_size=0)
+        connection = await self._connect(self._dsn, timeout=self._connect_seconds, statement_cache_size=0)
         try:
             async with asyncio.timeout(self._command_seconds):
                 await connection.add_listener(CHANNEL, lambda *heard: self._changed(heard[-1]))
@@ -467,23 +468,6 @@ class PostgresRecords:
         self._kinds.update({kind: numbers[digest] for kind, digest in digests.items()})
 
 
-def migrations() -> list[tuple[int, str, str]]:
-    """All schema changes in their order: number, file name, SQL."""
-    folder = resources.files("gateway.state") / "migrations" / "postgres"
-    files = sorted(
-        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name
-    )
-    return [(int(file.name.split("_")[0]), file.name, file.read_text("utf-8")) for file in files]
-
-
-async def _transaction(connection: Any, work: Callable[[Any], Awaitable[T]]) -> T:
-    """Without a rollback: whoever calls throws the connection away if it fails."""
-    await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-    done = await work(connection)
-    await connection.execute("COMMIT")
-    return done
-
-
 def _ignore(digest: str | None) -> None:
     """Nobody wants to know."""
 
@@ -494,37 +478,8 @@ def _look_at(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def _throw_away(connection: Any) -> None:
-    """At once: a rollback could wait for a server that does not answer."""
-    with suppress(asyncpg.InterfaceError):  # the pool has noticed its end already
-        connection.terminate()
-
-
 async def _nothing(connection: Any) -> None:
     await connection.execute("SELECT 1")
-
-
-async def _leave_as_it_is(connection: Any) -> None:
-    """Asyncpg would reset a connection whenever it comes back; ours have nothing to forget."""
-
-
-async def _migrate(connection: Any) -> int:
-    """Bring the database up to date, whoever else may be doing so at the same time; the version that it has then."""
-    await connection.execute(
-        f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK}); CREATE SCHEMA IF NOT EXISTS penstock; "
-        "CREATE TABLE IF NOT EXISTS penstock.schema_version "
-        "(version integer PRIMARY KEY, name text, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
-    applied = {
-        version for (version,) in await connection.fetch("SELECT version FROM penstock.schema_version")
-    }
-    for version, name, sql in migrations():
-        if version not in applied:
-            await connection.execute(sql)
-            add = "INSERT INTO penstock.schema_version (version, name) VALUES ($1, $2)"
-            await connection.execute(add, version, name)
-            applied.add(version)
-    return max(map(int, applied))
 
 
 async def _put_key(connection: Any, values: Sequence[Any], content: str) -> bool:

@@ -89,7 +89,10 @@ async def test_a_budget_for_a_hundred(
         statuses = await answers(process, 100, 10)
         passed = statuses[200]
         assert set(statuses) == {200, 422}
-        assert 90 <= passed <= 100 + 100 // count * outages(process)
+        alone = (
+            0 if count == 1 else 100 // count * outages(process)
+        )  # one that goes on alone knows all there is
+        assert 90 <= passed <= 100 + alone
         assert len(provider.requests) == passed
         await process.rows_written(1000)
         assert sum(row["cost_nano"] or 0 for row in process.rows()) == passed * COST

@@ -46,6 +46,7 @@ async def readiness(gw: Gateway) -> tuple[int, Any]:
     return answer.status, (await answer.json())["db"]
 
 
+@pytest.mark.rows("A5", "L10")
 async def test_a_database_that_comes_later(
     provider: FakeProvider, proxy: FaultyProxy, tmp_path: Path
 ) -> None:

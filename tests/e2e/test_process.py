@@ -250,6 +250,7 @@ async def test_one_model_by_flags(provider: FakeProvider, tmp_path: Path) -> Non
 # -- where it listens, who may, what it logs -------------------------------------------------------------------------
 
 
+@pytest.mark.rows("A2")
 @pytest.mark.parametrize("source", ["PORT", "LITELLM_PORT", "--port"])
 async def test_the_port(tmp_path: Path, source: str) -> None:
     """The flag goes before LITELLM_PORT, and that before PORT, which hosting platforms set."""
@@ -266,6 +267,7 @@ async def test_the_port(tmp_path: Path, source: str) -> None:
         assert (await process.get("/health/liveliness")).status == 200
 
 
+@pytest.mark.rows("A1")
 @pytest.mark.parametrize("source", ["HOST", "LITELLM_HOST", "--host"])
 async def test_the_host(tmp_path: Path, source: str) -> None:
     """The flag goes before LITELLM_HOST, and that before HOST."""
@@ -289,6 +291,7 @@ async def test_a_variable_of_the_file_does_not_beat_a_flag(tmp_path: Path) -> No
         assert (await process.get("/health")).status == 200
 
 
+@pytest.mark.rows("A27")
 async def test_dotenv(tmp_path: Path) -> None:
     """`.env` of the working directory is read; what the environment has already stays as it is."""
     write(
@@ -306,6 +309,7 @@ async def test_dotenv(tmp_path: Path) -> None:
         await process.logged("log level DEBUG")
 
 
+@pytest.mark.rows("A3")
 @pytest.mark.parametrize("key", ["dev-key", "x", "0123456789abcdef" * 4, "sk-1234"])
 async def test_any_string_is_a_master_key(tmp_path: Path, key: str) -> None:
     """A master key needs no form: whoever has it may, whoever has not may not, and it is never printed or logged."""
@@ -378,6 +382,7 @@ async def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
         assert await process.ended() == 0
 
 
+@pytest.mark.rows("A10", "A11", "A12", "C13", "L13")
 @pytest.mark.parametrize(
     ("flags", "environ", "level"),
     [
@@ -458,6 +463,7 @@ async def test_malformed_http(tmp_path: Path) -> None:
 # -- IPv6 ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rows("C8")
 @pytest.mark.parametrize("railway", [False, True][: 2 if HAS_IPV6 else 0])
 async def test_both_families(tmp_path: Path, *, railway: bool) -> None:
     """`--host ::`, and on Railway the default too, answers over IPv4 and IPv6; so does `penstock health`."""

@@ -58,6 +58,7 @@ async def refused(folder: Path, config: str, environ: Mapping[str, str]) -> str:
     return line
 
 
+@pytest.mark.rows("A4")
 async def test_the_salt_decides(provider: FakeProvider, tmp_path: Path, config: str) -> None:
     """Sealed under one salt: another, or none, refuses the start with one line; a rotation moves all, and the new one starts."""
     async with penstock("--config", config, folder=tmp_path, environ=SALTED) as process:

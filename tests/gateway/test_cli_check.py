@@ -165,7 +165,9 @@ general_settings: { max_budget: 1, alerting: [slack] }
     )
     assert main(["check"]) == 1
     told = capsys.readouterr().out
-    headings = [told.index(word) for word in ("errors: ", "warnings: ", "notices: ", "config.yaml: ok, 1 model")]
+    headings = [
+        told.index(word) for word in ("errors: ", "warnings: ", "notices: ", "config.yaml: ok, 1 model")
+    ]
     assert headings == sorted(headings)
     assert told.count('no model is called "b"') == 1
     assert "alerting has no effect yet" in told

@@ -45,6 +45,11 @@ def full() -> Metrics:
     metrics.observe([row(images=1), failure(fallbacks=1)])
     metrics.refused("unauthorized")
     metrics.management("/health").observe(0.002)
+    metrics.watch_queue = lambda: (4, {"full": 1, "late": 2})
+    metrics.watch_concurrency = lambda: [("d1", 17)]
+    metrics.waited("smart", 0.3)
+    metrics.hedged("won")
+    metrics.recovered("continued")
     return metrics
 
 

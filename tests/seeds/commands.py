@@ -67,7 +67,7 @@ async def interpreted(command: str, environ: Mapping[str, str]) -> Answer:
                 name, _, value = next(words).partition(":")
                 headers[name.lower()] = value.strip()
             case "-d":
-                body = next(words).replace("\n", "")
+                body = next(words)
                 headers.setdefault("content-type", "application/x-www-form-urlencoded")
             case _:
                 url = word

@@ -26,13 +26,15 @@ _OWN_PATHS = {
     ":generateContent": "gemini/answer.json",
     "/converse": "bedrock/answer.json",
     "/predictions": "replicate/answer.json",
-    "/stable-image/generate/core": "stability/answer.json",
+    "/stable-image/generate/sd3": "stability/answer.json",
+    "/complete": "aleph_alpha/complete.json",
 }
 """Where a provider speaks a format of its own, and what it said once."""
 _ADDRESSES = re.compile(r'((?:api_base|base_url)"?\s*:\s*"?)https?://[^/\s"]+')
 _DATABASES = re.compile(r"postgres(?:ql)?://[^\s\"]+")
 _REFERENCES = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
 _KEY = "value-of-the-variable-"
+MASTER_KEY = "key-of-the-operator-of-tests"
 
 
 async def answer(provider: FakeProvider, asked: Asked) -> None:

@@ -84,7 +84,14 @@ async def test_two_keys(provider: FakeProvider, tmp_path: Path, seeds: Shelf) ->
 @pytest.mark.rows("B9", "L22")
 @pytest.mark.parametrize(
     "strategy",
-    ["simple-shuffle", "least-busy", "usage-based-routing", "latency-based", "cost-based", "performance-based"],
+    [
+        "simple-shuffle",
+        "least-busy",
+        "usage-based-routing",
+        "latency-based",
+        "cost-based",
+        "performance-based",
+    ],
 )
 async def test_every_strategy_that_is_named(provider: FakeProvider, tmp_path: Path, strategy: str) -> None:
     """Each name that a document uses, LiteLLM's or not, is a strategy that answers, and none is reported as unknown."""
@@ -114,8 +121,12 @@ async def test_fallbacks_as_bare_names(provider: FakeProvider, tmp_path: Path, s
     """Each name of the list falls to those after it, and a model that is not in it to all of them."""
     block = seeds[2].block("yaml", "litellm.yaml Structure")
     first, second = block.data["router_settings"]["fallbacks"]
-    ours = [{"model_name": name, "litellm_params": {"model": f"openai/{name}"}} for name in (second, "of-ours")]
-    text = block.text.replace("model_list:\n", "model_list:\n" + "".join(f"  - {json.dumps(one)}\n" for one in ours))
+    ours = [
+        {"model_name": name, "litellm_params": {"model": f"openai/{name}"}} for name in (second, "of-ours")
+    ]
+    text = block.text.replace(
+        "model_list:\n", "model_list:\n" + "".join(f"  - {json.dumps(one)}\n" for one in ours)
+    )
     text = re.sub(r"(?m)^  (redis_\w+|database_url):.*\n", "", text)
     environ = environ_for(block, provider) | {"OPENAI_API_KEY": "sk-of-openai"}
     provider.will(failing(500, first, "of-ours"))
@@ -246,30 +257,45 @@ def _bots(provider: FakeProvider, seeds: Shelf, tmp_path: Path) -> dict[str, str
     return moved(exported.environ, provider, tmp_path)
 
 
-@pytest.mark.rows("E", "B40", "C12", "D18")
-async def test_a_chain(provider: FakeProvider, tmp_path: Path, seeds: Shelf) -> None:
-    """429 and 5xx go on to the next of the chain, what the caller did wrong does not; when all failed, each is named."""
+@pytest.mark.rows("E")
+@pytest.mark.parametrize(
+    ("broken", "status", "by"),
+    [((), 429, "claude-sonnet"), (("claude",), 429, "gpt-4o"), (("claude", "gpt"), 503, "gemini-pro")],
+)
+async def test_a_chain(
+    provider: FakeProvider, tmp_path: Path, seeds: Shelf, broken: tuple[str, ...], status: int, by: str
+) -> None:
+    """429 and 5xx go on to the next of the chain, and the answer has the name that was asked for."""
+    provider.will(failing(status, *broken))
     async with gateway(BOTS.text, tmp_path, _bots(provider, seeds, tmp_path)) as gw:
-        for broken, status, by in (
-            ((), 429, "claude-sonnet"),
-            (("claude",), 429, "gpt-4o"),
-            (("claude", "gpt"), 503, "gemini-pro"),
-        ):
-            provider.will(failing(status, *broken))
-            reply = await ask(gw, "claude-sonnet", max_tokens=100)
-            assert (reply.status, reply.body["model"], reply.by) == (200, "claude-sonnet", by)
-        provider.will(failing(500, "claude", "gpt", "gemini"))
         reply = await ask(gw, "claude-sonnet", max_tokens=100)
-        assert reply.status >= 500
-        for words in ("All models failed", "claude-sonnet", "gpt-4o", "gemini-pro"):
+        assert (reply.status, reply.body["model"], reply.by) == (200, "claude-sonnet", by)
+    assert len(provider.requests) == 1 + len(broken)
+
+
+@pytest.mark.rows("D18")
+async def test_all_models_failed(provider: FakeProvider, tmp_path: Path, seeds: Shelf) -> None:
+    """At the end of the chain the error says who was asked and what each of them said."""
+    provider.will(failing(500, "claude", "gpt", "gemini"))
+    async with gateway(BOTS.text, tmp_path, _bots(provider, seeds, tmp_path)) as gw:
+        reply = await ask(gw, "claude-sonnet", max_tokens=100)
+        assert reply.status == 502
+        for words in ("All models failed", "claude-sonnet", "gpt-4o", "gemini-pro", "500 upstream_error"):
             assert words in reply.body["error"]["message"]
-        count = len(provider.requests)
-        provider.will(failing(400, "claude"))
+
+
+@pytest.mark.rows("E")
+async def test_what_the_caller_did_wrong_ends_the_chain(
+    provider: FakeProvider, tmp_path: Path, seeds: Shelf
+) -> None:
+    """A 400 is told to whoever asked, and nobody else is asked."""
+    provider.will(failing(400, "claude"))
+    async with gateway(BOTS.text, tmp_path, _bots(provider, seeds, tmp_path)) as gw:
         assert (await ask(gw, "claude-sonnet", max_tokens=100)).status == 400
-        assert len(provider.requests) == count + 1
+    assert len(provider.requests) == 1
 
 
-@pytest.mark.rows("E", "B40")
+@pytest.mark.rows("E")
 async def test_prices(provider: FakeProvider, tmp_path: Path, seeds: Shelf) -> None:
     """What the document says that a million tokens cost is what the ledger charges, to the nano-dollar."""
     told = PRICES.findall(seeds[4].text)
@@ -278,7 +304,10 @@ async def test_prices(provider: FakeProvider, tmp_path: Path, seeds: Shelf) -> N
         for name, of_input, of_output in told:
             assert (await ask(gw, name, max_tokens=100)).status == 200
             row = (await gw.rows())[-1]
-            wanted = row.prompt_tokens * Decimal(of_input) * 1000 + row.completion_tokens * Decimal(of_output) * 1000
+            wanted = (
+                row.prompt_tokens * Decimal(of_input) * 1000
+                + row.completion_tokens * Decimal(of_output) * 1000
+            )
             assert row.cost_nano == wanted.to_integral_value(ROUND_CEILING), name
 
 
@@ -292,7 +321,7 @@ async def test_ten_dollars_a_day(provider: FakeProvider, tmp_path: Path, seeds: 
         refused = await ask(gw, "gpt-4o", max_tokens=100)
         assert (refused.status, refused.body["error"]["type"]) == (422, "budget_exceeded")
         assert re.search(r"[Bb]udget", refused.body["error"]["message"])
-        assert re.search(r"resets? at", json.dumps(refused.body) + str(refused.headers), re.IGNORECASE)
+        assert 0 < int(refused.headers["retry-after"]) <= 86_400
     assert len(provider.requests) == 1
 
 
@@ -312,5 +341,3 @@ def test_ours_is_the_file_that_is_meant() -> None:
     for shelf in SHELVES:
         named = [name for name, _, _ in PRICES.findall(shelf[4].text)]
         assert named == [one["model_name"] for one in BOTS.data["model_list"]]
-
-

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -36,12 +37,18 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
 
 
 @pytest.mark.rows("A5", "C11", "L10")
-async def test_a_database_by_its_url(provider: FakeProvider, database_url: str, tmp_path: Path, seeds: Shelf) -> None:
+async def test_a_database_by_its_url(
+    provider: FakeProvider, database_url: str, tmp_path: Path, seeds: Shelf
+) -> None:
     """`postgres://` and `postgresql://`: requests are in its tables, and under LiteLLM's names where psql looks first."""
     (template,) = re.findall(r"postgres://\$\{[^`\s]+", seeds[1].text)
     values = {**_parts(database_url), "POSTGRES_PASSWORD": "password"}
     for url in (_filled(template, values), database_url.replace("postgres://", "postgresql://")):
-        environ = {"DATABASE_URL": url, "OPENAI_API_KEY": "sk-of-openai", "OPENAI_API_BASE": f"{provider.url}/v1"}
+        environ = {
+            "DATABASE_URL": url,
+            "OPENAI_API_KEY": "sk-of-openai",
+            "OPENAI_API_BASE": f"{provider.url}/v1",
+        }
         async with gateway(None, tmp_path, environ) as gw:
             assert (await (await gw.get("/health")).json())["db"] == "connected"
             await gw.post("/v1/chat/completions", question("gpt-4o"))
@@ -91,10 +98,12 @@ async def test_neither(provider: FakeProvider, tmp_path: Path) -> None:
 # -- Redis -----------------------------------------------------------------------------------------------------------
 
 
-def _limited(provider: FakeProvider, key: str, **router: object) -> str:
+def _limited(provider: FakeProvider, key: str, **router: Any) -> str:
     """A configuration whose one key may ask once a minute."""
     config = config_of(entry("m", "openai/m", f"{provider.url}/v1"), **router)
-    return config.replace('"model_list"', f'"virtual_keys": [{{"key": "{key}", "rpm_limit": 1}}], "model_list"')
+    return config.replace(
+        '"model_list"', f'"virtual_keys": [{{"key": "{key}", "rpm_limit": 1}}], "model_list"'
+    )
 
 
 async def _ask(gw: Gateway, key: str) -> int:
@@ -112,7 +121,12 @@ def _redis(form: str, redis_url: str, seeds: Shelf) -> dict[str, str]:
     if form == "parts":
         return parts
     if form == "URL and parts":
-        return {"REDIS_URL": redis_url, "REDIS_HOST": "nowhere.invalid", "REDIS_PORT": "1", "REDIS_PASSWORD": ""}
+        return {
+            "REDIS_URL": redis_url,
+            "REDIS_HOST": "nowhere.invalid",
+            "REDIS_PORT": "1",
+            "REDIS_PASSWORD": "",
+        }
     (template,) = re.findall(r"redis://[^`\s]*\$\{[^`\s]+", seeds[1].text)
     return {"REDIS_URL": _filled(template, {**parts, "REDIS_PASSWORD": "of-no-importance"})}
 
@@ -132,7 +146,9 @@ async def test_redis(provider: FakeProvider, redis_url: str, tmp_path: Path, see
 
 
 @pytest.mark.rows("B6")
-async def test_redis_of_the_router(provider: FakeProvider, redis_url: str, tmp_path: Path, seeds: Shelf) -> None:
+async def test_redis_of_the_router(
+    provider: FakeProvider, redis_url: str, tmp_path: Path, seeds: Shelf
+) -> None:
     """`redis_host` and `redis_port` of `router_settings` are where limits are shared."""
     router = seeds[2].block("yaml", "litellm.yaml Structure").data["router_settings"]
     found = urlsplit(redis_url)

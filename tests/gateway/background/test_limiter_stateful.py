@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -24,7 +26,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from adapters.types import Usage
-from gateway.background import limiter as limiters
+from gateway.background import counters
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
 from gateway.endpoints import ENDPOINTS
@@ -146,13 +148,25 @@ class Limits(RuleBasedStateMachine):
         """Periods end; requests go on."""
         self.wall += 60 * minutes
 
-    @rule(whole=st.integers(50, 600), hourly=st.integers(50, 400))
-    def change_the_budgets(self, whole: int, hourly: int) -> None:
-        limits = BudgetLimit(whole), BudgetLimit(hourly, "1h")
+    @rule(
+        whole=st.integers(50, 600),
+        part=st.integers(50, 400),
+        duration=st.sampled_from(["1h", "1h", "1d", "2h"]),
+    )
+    def change_the_budgets(self, whole: int, part: int, duration: str) -> None:
+        """What is open holds in new ones what it holds in the others."""
+        limits = BudgetLimit(whole), BudgetLimit(part, duration)
         self.key = replace(self.key, version=self.key.version + 1, budgets=limits)
+        for gateway in self.gateways():
+            gateway.limiter.key_changed(self.key)
         for counter in self.counters():
             if counter.name in self.known:
                 self.known[counter.name] = counter
+            for one in self.open:
+                hold = one.x.hold
+                if hold is not None and counter.starts <= one.x.wall < (counter.ends or float("inf")):
+                    one.counters.setdefault(counter.name, hold.held)
+        self.settled()
 
     @invariant()
     def counters_are_what_happened(self) -> None:
@@ -227,6 +241,16 @@ TestInMemory = InMemory.TestCase
 TestInMemory.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
 
 
+async def _never() -> bool:
+    return False
+
+
+async def _holds(shared: Shared) -> bool:
+    """Redis was told of all that is held."""
+    assert isinstance(shared, RedisShared)
+    return not shared._lost
+
+
 class InRedis(Limits):
     """Two gateways."""
 
@@ -238,7 +262,7 @@ class InRedis(Limits):
         self.both = [self.one(), self.one()]
 
     def one(self) -> Gateway:
-        store = RedisShared(self.url, prefix=self.prefix, patience=30.0)
+        store = RedisShared(self.url, prefix=self.prefix, patience=30.0, pause=0.01)
         gateway = Gateway(store, self.records, self)
 
         async def is_available() -> bool:
@@ -253,6 +277,33 @@ class InRedis(Limits):
     def settled(self) -> None:
         for gateway in self.both:
             self.ask(told(gateway.shared))
+            self.ask(until(partial(_holds, gateway.shared)))
+
+    @rule(which=st.integers(0, 1), tokens=st.integers(1, 120))
+    def admit_alone(self, which: int, tokens: int) -> None:
+        """One loses Redis, admits what it has room for as far as it knows, and finds Redis again, which is told."""
+        gateway = self.both[which]
+        store: Any = gateway.shared
+        connect, store._connect = store._connect, _never
+        store._degrade("a test")
+        store._wake.set()
+        x, counters = self.exchange(tokens), self.counters()
+        with suppress(BudgetExceeded, RateLimited):
+            self.ask(gateway.limiter.admit(x))
+            others = sum(
+                one.counters.get(counters[0].name, 0) for one in self.open if one.gateway is not gateway
+            )
+            assert self.used(counters[0]) + tokens - others <= counters[0].limit
+            for one in counters:
+                self.known[one.name] = one
+            self.open.append(Open(gateway=gateway, x=x, counters={one.name: tokens for one in counters}))
+        store._connect = connect
+
+        async def is_available() -> bool:
+            return bool(store.available)
+
+        self.ask(until(is_available))
+        self.settled()
 
     @rule()
     def lose_everything(self) -> None:
@@ -275,7 +326,7 @@ class InRedis(Limits):
 
 def test_in_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, with two gateways, and a Redis that forgets."""
-    monkeypatch.setattr(limiters, "_WRITING", 0.0)
+    monkeypatch.setattr(counters, "_WRITING", 0.0)
     machine: Any = type("OnThisRedis", (InRedis,), {"url": redis_url})
     machine.TestCase.settings = settings(deadline=None, max_examples=12, stateful_step_count=25)
     machine.TestCase().runTest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.dialects import Dialects
-from gateway.config.model import Alias, Fallbacks, ProviderBudget, Secret, TokenPrice
+from gateway.config.model import Alias, Fallbacks, ProviderBudget, QueueSettings, Secret, TokenPrice
 from gateway.config.nodes import Item, Mapping, Node, parse
 from gateway.config.problems import Report
 from gateway.config.values import Reader
@@ -113,6 +113,26 @@ def test_budgets_of_providers(text: str, expected: dict[str, ProviderBudget], pr
     """Both pairs of LiteLLM's words; the limit stays the text that was written."""
     dialects, node, report = prepare(text)
     assert dialects.provider_budgets(node, "x") == expected
+    assert [problem.message for problem in report.problems()] == problems
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "problems"),
+    [
+        ("true", QueueSettings(), []),
+        ("false", None, []),
+        ("~", None, []),
+        ("{}", QueueSettings(), []),
+        ("{max_wait: 1m, max_waiting: 5}", QueueSettings(max_wait=60.0, max_waiting=5), []),
+        ("{max_wait: soon}", QueueSettings(), ['must be a number of seconds, not "soon"']),
+        ("{max_waits: 3}", QueueSettings(), ['unknown key "max_waits"']),
+        ("often", None, ['must be true or false, not "often"']),
+    ],
+)
+def test_a_queue(text: str, expected: QueueSettings | None, problems: list[str]) -> None:
+    """Its figures, or `true` for the usual ones."""
+    dialects, node, report = prepare(text)
+    assert dialects.queue(node, "x") == expected
     assert [problem.message for problem in report.problems()] == problems
 
 

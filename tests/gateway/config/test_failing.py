@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.load import ConfigInvalid, load
-from gateway.config.model import RetryBudget, RetryPolicy, RouterSettings
+from gateway.config.model import Hedging, RetryBudget, RetryPolicy, RouterSettings
 
 
 def read(folder: Path, text: str) -> RouterSettings:
@@ -48,6 +48,28 @@ def test_by_model_and_by_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "hedging"),
+    [
+        ("true", Hedging()),
+        ("false", None),
+        ("{after: p95}", Hedging()),
+        ("{after: 2s, max: 3}", Hedging(2.0, 3)),
+        ("{max: 0}", None),
+        ("{}", Hedging()),
+    ],
+)
+def test_hedging(tmp_path: Path, text: str, hedging: Hedging | None) -> None:
+    """A word, or when and how often."""
+    assert read(tmp_path, f"  hedging: {text}").hedging == hedging
+
+
+def test_stream_recovery(tmp_path: Path) -> None:
+    """Off unless somebody wants it."""
+    assert read(tmp_path, "  num_retries: 1").stream_recovery == "none"
+    assert read(tmp_path, "  stream_recovery: continue").stream_recovery == "continue"
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("retry_policy: {RateLimitErrorRetrys: 3}", 'did you mean "RateLimitErrorRetries"'),
@@ -57,6 +79,10 @@ def test_by_model_and_by_failure(tmp_path: Path) -> None:
         ("allowed_fails_policy: {RateLimitErrorAllowedFail: 3}", 'did you mean "RateLimitErrorAllowedFails"'),
         ("retry_budget: {ratio: -1}", "must be a number"),
         ("retry_budget: {share: 1}", 'unknown key "share"'),
+        ("hedging: sometimes", "must be true or false"),
+        ("hedging: {after: late}", "after"),
+        ("hedging: {befor: 1}", "befor"),
+        ("stream_recovery: perhaps", "must be none or continue"),
     ],
 )
 def test_mistakes(tmp_path: Path, text: str, words: str) -> None:

@@ -205,3 +205,27 @@ def test_a_budget_that_is_spent() -> None:
         assert fitting(route, Asked(), health) == "ab"
         health.spending.add(route.deployments[0], 4e9, 1_000, Usage(input=20, output=10))
         assert fitting(route, Asked(), health) == "b"
+
+
+def test_what_was_learnt() -> None:
+    """A deployment that is as full as it is known to bear, and one whose provider has nothing left, until it has."""
+    route, health = route_of({}, {}), Health()
+    settings = RouterSettings(adaptive_concurrency=True)
+    (refuses,) = filters_of(settings, health, route)
+    assert filters_of(settings, health, route, learnt=False) == ()
+    assert refuses(route.deployments[0], Asked(), 100.0) is None
+    health.adopt(settings)
+    first, second = (deployment.id for deployment in route.deployments)
+    for _ in range(10):
+        health.began(first, 100.0)
+    health.began(second, 100.0)
+    told = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "4s"}
+    health.heard(second, told, 100.0)
+    health.heard("never-asked", told, 100.0)
+    full, empty = (refuses(deployment, Asked(), 101.0) for deployment in route.deployments)
+    assert full is not None
+    assert (full.cause, full.seconds) == ("limit", 0.0)
+    assert full.text == "it has 10 of the 10 requests that it is known to take at once"
+    assert empty is not None
+    assert (empty.cause, empty.seconds) == ("limit", 3.0)
+    assert refuses(route.deployments[1], Asked(), 104.0) is None

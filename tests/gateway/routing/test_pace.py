@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.routing.pace import Average, Pace, kept
+from gateway.routing.pace import Average, Pace, Tail, kept
 
 
 def test_about_the_last_ten_count() -> None:
@@ -66,3 +66,33 @@ def test_failures_are_forgiven() -> None:
     assert 0.0 < pace.failing_now(100.0) < 1.0
     assert pace.failing_now(130.0) < pace.failing_now(100.0)
     assert pace.failing_now(1_000.0) == 0.0
+
+
+def test_in_which_time_nearly_all_came() -> None:
+    """Nineteen answers say nothing yet; of a hundred it is what 95 took at most, and older ones are forgotten."""
+    tail = Tail()
+    for _ in range(19):
+        tail.add(1.0)
+    known = [tail.value]
+    for seconds in range(1, 101):
+        tail.add(float(seconds))
+    known.append(tail.value)
+    for _ in range(100):
+        tail.add(2.0)
+    known.append(tail.value)
+    assert known == [None, 95.0, 2.0]
+
+
+def test_who_was_outrun_is_slower() -> None:
+    """Silence that was broken off counts as far as it is longer than what is known."""
+    pace = Pace()
+    for _ in range(20):
+        pace.tail(streamed=True).add(1.0)
+    pace.outrun(1.0, 0.5, kept(10), streamed=True)
+    pace.outrun(2.0, 0.1, kept(10), streamed=True)
+    assert pace.first.value == 0.5
+    assert pace.tail(streamed=True).value == 1.0
+    for _ in range(20):
+        pace.outrun(3.0, 8.0, kept(10), streamed=True)
+    assert pace.tail(streamed=True).value == 8.0
+    assert pace.whole.value is None

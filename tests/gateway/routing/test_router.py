@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from adapters.errors import UpstreamOverloaded
+from adapters.errors import UpstreamOverloaded, UpstreamRateLimited
+from gateway.config.model import QueueSettings, RouterSettings
 from gateway.inbound import Controls
 from gateway.routing.health import Health
 from tests.gateway.routing.choosing import Asked, route_of, router_of
@@ -89,3 +90,57 @@ def test_why_nobody_can() -> None:
     assert said[second] == "its tags [] are not for the request's tags ['a']"
     error = router.nobody(route, tagged, 100.0)
     assert (error.status, error.headers["retry-after"]) == (429, "60")
+
+
+def full(health: Health, deployment_id: str) -> None:
+    """As many requests as it is known to take."""
+    health.adopt(RouterSettings(adaptive_concurrency=True))
+    for _ in range(10):
+        health.began(deployment_id, 100.0)
+
+
+def test_who_is_full_is_asked_last() -> None:
+    """At its learnt limit a deployment gets nothing while another has room; without a queue it is better than nobody."""
+    route, health = route_of({}, {}), Health()
+    first, second = route.deployments
+    full(health, first.id)
+    router = router_of(health, adaptive_concurrency=True)
+    assert {router.choose(route, Asked(), 100.0) for _ in range(20)} == {second}
+    assert router.choose(route, Asked(), 100.0, [second]) is first
+    full(health, second.id)
+    assert {router.choose(route, Asked(), 100.0) for _ in range(50)} == {first, second}
+    assert router.again(route, Asked(), 100.0, [first]) is first
+    assert [one.why_not for one in router.consider(route, Asked(), 100.0)] == [
+        "it has 10 of the 10 requests that it is known to take at once"
+    ] * 2
+
+
+def test_with_a_queue_who_is_full_is_waited_for() -> None:
+    """Nobody is chosen then, not even of a single deployment, and nobody can tell how long it takes."""
+    route, health = route_of({}), Health()
+    full(health, route.deployments[0].id)
+    router = router_of(health, adaptive_concurrency=True, queue=QueueSettings())
+    assert router.choose(route, Asked(), 100.0) is None
+    assert router.soonest(route, Asked(), 100.0) == 0
+
+
+def test_what_is_worth_waiting_for() -> None:
+    """The soonest of limits and of rate limits that cool; not a server that is broken, nor tags that are not meant for one."""
+    health = Health()
+    route = route_of({"rpm": 1, "tags": ["a"]}, {"tags": ["a"]})
+    first, second = route.deployments
+    router = router_of(health, enable_tag_filtering=True)
+    asked = Asked(controls=Controls(tags=("a",)))
+    health.began(first.id, 100.0)
+    health.began(second.id, 100.0)
+    health.failed(second.id, UpstreamOverloaded("x"), 100.0, peers=[first.id, second.id])
+    assert router.soonest(route, asked, 101.0) == 4.0
+    health.began(second.id, 100.0)
+    health.failed(second.id, UpstreamRateLimited("x", retry_after=3), 104.0, peers=[first.id, second.id])
+    assert router.soonest(route, asked, 104.0) == 3.0
+    assert router.soonest(route, Asked(controls=Controls(tags=("b",))), 104.0) is None
+    alone = route_of({})
+    health.began(alone.deployments[0].id, 104.0)
+    health.failed(alone.deployments[0].id, UpstreamRateLimited("x"), 104.0, peers=["other"], cooldown=9)
+    health.look(alone.deployments[0].id).cooled_for = "upstream_auth"
+    assert router.soonest(alone, Asked(), 104.0) is None

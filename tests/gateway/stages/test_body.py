@@ -140,6 +140,7 @@ CONTROLS = {
     "mock_response": "I am free",
     "no-log": True,
     "num_retries": 0,
+    "priority": 3,
     "request_timeout": 5,
     "stream_timeout": 5,
     "tags": ["a", "b"],

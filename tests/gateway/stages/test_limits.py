@@ -16,6 +16,7 @@ import pytest_asyncio
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from gateway.background.supervisor import spawn
 from gateway.state.records import EVERYTHING, RecordsUnavailable
 from gateway.state.shared import budget, slots
 from tests.e2e.process import Process, penstock
@@ -178,11 +179,14 @@ async def test_the_words_of_a_used_up_budget(provider: FakeProvider, tmp_path: P
     provider.will(whole(chat_answer()))
     text = config(provider, budget_exceeded_status_code=429)
     async with gateway(text, tmp_path) as gw:
-        key = await key_of(gw, max_budget=0.2, key_alias="team-a")
+        key = await key_of(gw, max_budget=0.2, budget_duration="1mo", key_alias="team-a")
         refused = await gw.post(CHAT, question(max_tokens=1000), headers=key)
         error = await error_of(refused)
         assert (refused.status, error["type"], error["code"]) == (429, "budget_exceeded", "429")
-        assert error["message"].startswith("Budget has been exceeded! Key=team-a Current cost: 0.0, ")
+        assert error["message"].startswith(
+            "Budget has been exceeded! Key=team-a over 1mo budget Current cost: 0.0, "
+        )
+        assert error["message"].endswith(f". Budget resets at: {refused.headers['reset_at']}")
         assert "Max budget: 0.2" in error["message"]
         assert "max_tokens" in error["message"]
         assert refused.headers["x-should-retry"] == "false"
@@ -381,7 +385,7 @@ async def test_two_words_for_the_length_of_an_answer(provider: FakeProvider, tmp
 
 async def used(gw: Gateway) -> int:
     """What the only budget's counter holds."""
-    ((counter, _),) = list(gw.rt.limiter.remaining())
+    ((counter, _),) = list(gw.rt.limiter._counters.remaining())
     (nano,) = await gw.rt.shared.look([budget(counter.name, 0, 0)])
     assert nano is not None
     return nano
@@ -492,11 +496,10 @@ async def test_what_was_taken_alone_is_held_when_redis_is_back(
         provider.will(whole(chat_answer()))
         assert (await gw.post(CHAT, question(), headers=key)).status == 200
         await gw.quiet()
-        await goes_and_comes(gw, asyncio.Event())
         shared: Any = gw.rt.shared
         provider.will(slow)
         is_back = asyncio.Event()
-        away = asyncio.create_task(goes_and_comes(gw, is_back))
+        away = spawn(goes_and_comes(gw, is_back), name="outage")
         await asyncio.sleep(0)
         alone = await gw.session.post(gw.url + CHAT, json=question(stream=True), headers=key)
         assert alone.status == 200
@@ -507,7 +510,7 @@ async def test_what_was_taken_alone_is_held_when_redis_is_back(
         assert await shared.look([slots(f"parallel:api_key:{gw.rt.keyring.rows()[0].payer}", 3)]) == [1]
         assert (await gw.post(CHAT, question(max_tokens=60), headers=key)).status == 422
         is_back.clear()
-        away = asyncio.create_task(goes_and_comes(gw, is_back))
+        away = spawn(goes_and_comes(gw, is_back), name="outage")
         await asyncio.sleep(0)
         assert (await gw.post(CHAT, question(max_tokens=60), headers=key)).status == 422
         provider.gate.set()
@@ -558,7 +561,7 @@ async def test_a_redis_that_comes_and_goes(
                 await asyncio.sleep(0.015)
                 gw.rt.shared._degrade("a test")  # type: ignore[attr-defined]  # as a round does that has no answer
 
-        disturbance = asyncio.create_task(disturb())
+        disturbance = spawn(disturb(), name="disturbance")
         await asyncio.gather(*(ask(8) for _ in range(60)))
         disturbance.cancel()
         await gw.quiet()
@@ -678,7 +681,7 @@ async def test_a_ledger_that_cannot_be_read(
             return [replace(total, cost_nano=total.cost_nano + 10**9) for total in await real(by, query)]
 
         monkeypatch.setattr(gw.rt.records, "totals", totals)
-        await gw.rt.limiter._make_up()
+        await gw.rt.limiter._counters.make_up()
         assert (await gw.post(CHAT, question(), headers=key)).status == 422
 
 

@@ -210,8 +210,26 @@ def test_understands() -> None:
     """What is no duration can be told before it counts as a day."""
     understood = ["1s", "5m", "1h", "1d", "2w", "1mo", "daily", "Weekly", " 30d "]
     assert [duration for duration in understood if not understands(duration)] == []
-    nonsense = ["", "d", "1", "0d", "1.5h", "-1d", "1y", "1 d", "1d2h", "9999999d", "none", "\u0661d"]
+    nonsense = [
+        "",
+        "d",
+        "1",
+        "0d",
+        "1.5h",
+        "-1d",
+        "1y",
+        "1 d",
+        "1d2h",
+        "9999999d",
+        "99999w",
+        "none",
+        "\u0661d",
+    ]
     assert [duration for duration in nonsense if understands(duration)] == []
+    longest = [
+        f"{count}{unit}" for count, unit in ((1_000, "mo"), (36_000, "d"), (5_000, "w"), (870_000, "h"))
+    ]
+    assert [period(duration, 4e9).ends > 4e9 for duration in longest if understands(duration)] == [True] * 4
 
 
 @given(

@@ -21,8 +21,9 @@ from gateway.admin.spend import spend_log
 from gateway.background.ledger import Ledger
 from gateway.background.supervisor import spawn
 from gateway.state import records_postgres
+from gateway.state.postgres import MIGRATION_LOCK, migrations
 from gateway.state.records import AliasTaken, AttemptRow, LedgerQuery, RecordsUnavailable, flatten
-from gateway.state.records_postgres import PostgresRecords, migrations
+from gateway.state.records_postgres import PostgresRecords
 from tests.faulty import FaultyProxy
 from tests.gateway.rows import NOON, PLAIN, failure, row
 from tests.gateway.state.test_records import KEY
@@ -129,7 +130,7 @@ async def test_an_impatient_caller_does_not_stop_a_migration(
 ) -> None:
     """Who gives up while the schema is made, for others, leaves it to be made."""
     lock = await asyncpg.connect(database_url)
-    await lock.execute(f"BEGIN; SELECT pg_advisory_xact_lock({records_postgres._MIGRATION_LOCK})")
+    await lock.execute(f"BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await records.keys()

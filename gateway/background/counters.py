@@ -1,0 +1,221 @@
+"""The counters of budgets: which were asked for here, what they were last seen to hold, and making those that do not exist.
+
+**Counters are made from the ledger.** One that does not exist yet is planted with what the ledger says of its period, after
+all that waits was written. A request that ends meanwhile is added afterwards, so that each is counted once. What was spent by
+requests that knew nothing of a counter, because the budget is younger than they are, is added to it too.
+
+A counter that Redis lost is made anew so late that the other gateways' rows are in the ledger; what requests still hold in it
+the store adds. What ends in these 0.15 s, and while the ledger is read, counts twice if its row was read too: some requests too
+many at most, never too few. What another gateway was too busy to write by then is missing.
+
+A gateway that starts while the ledger cannot be read counts from zero, and adds what was spent as soon as it can, unless
+`fail_closed_budget_enforcement` wants 503 instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from gateway.background.ledger import Ledger
+from gateway.background.supervisor import spawn
+from gateway.keyring import MASTER
+from gateway.limits import Counter, LimitsUnavailable, Settings
+from gateway.state.keys import KeyRow
+from gateway.state.records import LedgerQuery, Records, RecordsUnavailable
+from gateway.state.shared import Shared, SharedAway, Ticket, Window, budget
+from gateway.state.shared_memory import MemoryShared
+
+log = logging.getLogger("penstock.limits")
+
+_LOOKED_AT_ONCE = 500
+_PATIENCE = 2.0
+"""Seconds that a counter waits for the ledger, which is with those requests that come first."""
+_WRITING = 0.15
+"""Seconds after which other gateways have written what ended before: the ledger's interval, and a half for a busy loop."""
+_OVER = 3600.0
+"""Seconds after its end that a counter is forgotten here."""
+_FOREVER = float("inf")
+
+
+class Counters:
+    """Those of this process; `shared` is the store of all. `wall` is unix seconds."""
+
+    def __init__(
+        self, settings: Settings, shared: Shared, records: Records, ledger: Ledger, wall: Callable[[], float]
+    ) -> None:
+        self.settings = settings
+        self._shared = shared
+        self._is_alone = isinstance(shared, MemoryShared)
+        self._records = records
+        self._ledger = ledger
+        self._wall = wall
+        self.known: dict[str | None, dict[str, Counter]] = {}
+        """Those that were asked for here, by the digest of the key whose they are."""
+        self.tallies: dict[str, int] = {}
+        """What each held when it was last seen, and what was spent here since."""
+        self.begun: dict[str, int] = {}
+        """What was spent of each when it was made in a store of this process alone."""
+        self._planting: dict[tuple[int, str], asyncio.Task[RecordsUnavailable | SharedAway | None]] = {}
+        self._guessed: dict[str, tuple[Shared, Counter]] = {}
+        """Those that were made while the ledger could not be read."""
+        self._late: dict[tuple[int, str], int] = {}
+        """What was spent while a counter of a store was being made."""
+
+    # -- which there are ---------------------------------------------------------------------------------------------
+
+    def know(self, counters: Sequence[Counter]) -> None:
+        """Somebody asks for these, or will."""
+        for counter in counters:
+            self.known.setdefault(counter.digest, {})[counter.name] = counter
+
+    def know_all_of_gateway(self, counters: Sequence[Counter]) -> None:
+        """These are all that bind the whole gateway."""
+        self.known.pop(None, None)
+        self.know(counters)
+
+    def remaining(self) -> Iterator[tuple[Counter, int]]:
+        """Budgets that were asked for here, and the nano-dollars that are left of each."""
+        now = self._wall()
+        for counters in list(self.known.values()):
+            for name, counter in list(counters.items()):
+                if name in self.tallies and (counter.ends is None or counter.ends > now):
+                    yield counter, counter.limit - self.tallies[name]
+
+    async def look(self) -> None:
+        """See what each holds, and forget those that are over. Raises `SharedAway`."""
+        self._forget()
+        counters = [counter for own in self.known.values() for counter in own.values()]
+        for start in range(0, len(counters), _LOOKED_AT_ONCE):
+            some = counters[start : start + _LOOKED_AT_ONCE]
+            used = await self._shared.look([budget(one.name, 0, one.limit, one.ends) for one in some])
+            for counter, nano in zip(some, used, strict=True):
+                if nano is not None and counter.name not in self._guessed:
+                    self.tallies[counter.name] = nano
+
+    def _forget(self) -> None:
+        before = self._wall() - _OVER
+        for owner, counters in list(self.known.items()):
+            for name, counter in list(counters.items()):
+                if counter.ends is not None and counter.ends < before:
+                    del counters[name]
+                    self.tallies.pop(name, None)
+                    self.begun.pop(name, None)
+            if not counters:
+                del self.known[owner]
+
+    # -- making them -------------------------------------------------------------------------------------------------
+
+    async def made(self, store: Shared, counter: Counter, window: Window) -> None:
+        """Have a counter made, by one for all who wait. Raises `SharedAway`, `LimitsUnavailable`."""
+        name = id(store), counter.name
+        task = self._planting.get(name)
+        if task is None:
+            task = self._planting[name] = spawn(self._plant(store, counter, window), name="plant a counter")
+            task.add_done_callback(lambda _: self._planting.pop(name, None))
+        error = await asyncio.shield(task)
+        if isinstance(error, SharedAway):
+            raise error
+        if error is not None:
+            message = "The budget cannot be checked now: the ledger cannot be read"
+            raise LimitsUnavailable(message, headers={"retry-after": "1"})
+
+    async def _plant(
+        self, store: Shared, counter: Counter, window: Window
+    ) -> RecordsUnavailable | SharedAway | None:
+        place = id(store), counter.name
+        try:
+            if store is self._shared and not self._is_alone and counter.name in self.tallies:
+                await asyncio.sleep(_WRITING)  # it was lost
+            try:
+                async with asyncio.timeout(_PATIENCE), self._ledger.up_to_date():
+                    self._late.setdefault(place, 0)
+                    spent = await self.read(counter)
+            except (RecordsUnavailable, TimeoutError):
+                if not self.settings.serves_without_ledger:
+                    raise RecordsUnavailable("the ledger cannot be read") from None
+                log.warning("the ledger cannot be read: %s counts from zero until it can", counter.whose)
+                spent = self.tallies.get(counter.name, 0)
+                self._guessed[counter.name] = store, counter
+            if store is not self._shared or self._is_alone:
+                self.begun[counter.name] = spent
+            await store.seed(window, spent)
+        except (RecordsUnavailable, SharedAway) as error:
+            return error
+        finally:
+            late = self._late.pop(place, 0)
+        if late:
+            store.charge(counter.name, late)
+        self.tallies[counter.name] = spent + late
+        return None
+
+    async def make_up(self) -> None:
+        """Add what the ledger knows to counters that were made without it. Raises `RecordsUnavailable`."""
+        for name, (store, counter) in list(self._guessed.items()):
+            async with self._ledger.up_to_date():
+                known = self.tallies.get(name, 0)
+                missing = await self.read(counter) - known
+            del self._guessed[name]
+            store.charge(name, max(0, missing))
+            self.tallies[name] = self.tallies.get(name, 0) + max(0, missing)
+
+    async def spend_of(self, key: KeyRow) -> int:
+        """Nano-dollars that a key has spent since its spend was last set to zero. Raises `RecordsUnavailable`."""
+        return await self.read(Counter("", 0, key.spend_since, None, "", key.payer))
+
+    async def read(self, counter: Counter) -> int:
+        """What the ledger says of a counter, in nano-dollars. Raises `RecordsUnavailable`."""
+        query = LedgerQuery(
+            key_digest=counter.digest,
+            since=counter.starts or None,
+            until=None if counter.ends is None else float(counter.ends),
+        )
+        if counter.model is not None:
+            totals = await self._records.totals(("model_group",), query)
+            return sum(total.cost_nano for total in totals if total.group == (counter.model,))
+        if counter.digest is None and self.settings.is_master_exempt:
+            totals = await self._records.totals(("key_digest",), query)
+            return sum(total.cost_nano for total in totals if total.group != (MASTER.digest,))
+        (total,) = await self._records.totals((), query)
+        return total.cost_nano
+
+    # -- what was spent ----------------------------------------------------------------------------------------------
+
+    def settled(self, places: Sequence[tuple[Shared, Ticket]], name: str, nano: int) -> None:
+        """A request that held something of this counter in these stores has ended, and really cost so much."""
+        self.tallies[name] = self.tallies.get(name, 0) + nano
+        if self._late:
+            for store, _ in places:
+                # One in memory that is being made knows nothing of tickets that are settled; Redis adds them itself.
+                if isinstance(store, MemoryShared) and (id(store), name) in self._late:
+                    self._late[id(store), name] += nano
+
+    def spent(
+        self,
+        owner: str | None,
+        taken: Sequence[str],
+        nano: int,
+        at: float,
+        route: str,
+        stores: Sequence[Shared],
+    ) -> None:
+        """A request of `owner`, which began at that unix second, cost so much: add it to those counters in these stores of
+        which it took nothing, because they are younger or Redis was away.
+        """
+        for name, counter in self.known.get(owner, {}).items():
+            if (
+                name not in taken
+                and (counter.model is None or counter.model == route)
+                and counter.starts <= at < (counter.ends or _FOREVER)
+            ):
+                if name in self.tallies:
+                    self.tallies[name] += nano
+                for store in stores:
+                    self._charge(store, name, nano)
+
+    def _charge(self, store: Shared, name: str, nano: int) -> None:
+        if (id(store), name) in self._late:
+            self._late[id(store), name] += nano
+        else:
+            store.charge(name, nano)

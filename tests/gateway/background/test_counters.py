@@ -1,0 +1,96 @@
+"""Counters that are made from the ledger; `test_limiter_stateful.py` looks for what may go wrong between them and requests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.background.counters import Counters
+from gateway.background.ledger import Ledger
+from gateway.background.supervisor import spawn
+from gateway.limits import Counter, LimitsUnavailable, Settings
+from gateway.state.records import RecordsUnavailable, Total
+from gateway.state.records_memory import MemoryRecords
+from gateway.state.shared import Ticket, budget
+from gateway.state.shared_memory import MemoryShared
+from tests.gateway.rows import row
+
+COUNTER = Counter("b", 1_000, 0.0, None, "Key=k", "d" * 64)
+WINDOW = budget("b", 10, 1_000)
+
+
+class SlowRecords(MemoryRecords):
+    """A report is read when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_go = asyncio.Event(), asyncio.Event()
+
+    async def totals(self, *given: Any) -> list[Total]:
+        found = await super().totals(*given)
+        self.is_asked.set()
+        await self.may_go.wait()
+        return found
+
+
+def counters(records: MemoryRecords, **settings: Any) -> tuple[Counters, Ledger, MemoryShared]:
+    shared, ledger = MemoryShared(), Ledger(records)
+    return Counters(Settings(**settings), shared, records, ledger, lambda: 100.0), ledger, shared
+
+
+async def test_what_ends_while_the_ledger_is_read() -> None:
+    """It counts once, whether it held something of the counter, or was older than that."""
+    records = SlowRecords()
+    made, ledger, shared = counters(records)
+    made.know([COUNTER])
+    ledger.offer(row("1", key_digest=COUNTER.digest, cost_nano=40))
+    ticket = shared.hold([WINDOW])
+    making = spawn(made.made(shared, COUNTER, WINDOW), name="making")
+    await records.is_asked.wait()
+    made.settled([(shared, ticket)], "b", 7)
+    shared.settle(ticket, {"b": 7})
+    ledger.offer(row("2", key_digest=COUNTER.digest, cost_nano=7))
+    made.spent(COUNTER.digest, [], 3, 50.0, "", [shared])
+    ledger.offer(row("3", key_digest=COUNTER.digest, cost_nano=3))
+    records.may_go.set()
+    await making
+    assert await shared.look([WINDOW]) == [50]
+    assert list(made.remaining()) == [(COUNTER, 950)]
+
+
+async def test_a_counter_is_spent_by_those_it_is_for() -> None:
+    """Not by requests of before its period or of another model, nor twice by those that held some of it."""
+    made, _, shared = counters(MemoryRecords())
+    since = Counter("s", 1_000, 60.0, 200, "Key=k", COUNTER.digest)
+    model = Counter("m", 1_000, 0.0, None, "Key=k", COUNTER.digest, "gpt")
+    windows = [budget("s", 0, 1_000, 200), budget("m", 0, 1_000)]
+    made.know([since, model])
+    for counter, window in zip((since, model), windows, strict=True):
+        await made.made(shared, counter, window)
+    made.spent(COUNTER.digest, [], 1, 50.0, "other", [shared])
+    made.spent(COUNTER.digest, ["s"], 10, 70.0, "gpt", [shared])
+    made.spent(COUNTER.digest, [], 100, 70.0, "other", [shared])
+    made.spent("somebody else", [], 1_000, 70.0, "gpt", [shared])
+    assert await shared.look(windows) == [100, 10]
+
+
+async def test_a_ledger_that_must_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it there is a counter from zero, which is made up for later; or none, if the operator wants it so."""
+    records = MemoryRecords()
+
+    async def unreadable(*_: Any) -> list[Total]:
+        raise RecordsUnavailable("away")
+
+    await records.append([row(key_digest=COUNTER.digest, cost_nano=40)])
+    made, _, shared = counters(records)
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "totals", unreadable)
+        await made.made(shared, COUNTER, WINDOW)
+        assert isinstance(await shared.take([WINDOW]), Ticket)
+        strict, _, other = counters(records, serves_without_ledger=False)
+        with pytest.raises(LimitsUnavailable):
+            await strict.made(other, COUNTER, WINDOW)
+    await made.make_up()
+    assert await shared.look([WINDOW]) == [50]
