@@ -117,7 +117,8 @@ class Limiter:
         self._open: set[Exchange] = set()
         """Requests that hold something."""
         self._local: MemoryShared | None = None
-        """The store of this gateway's own, while that of all is away."""
+        self._alone_since: float | None = None
+        """The store of this gateway's own, while that of all is away, and since when that was; each outage has another."""
         self._divides = workers > 1 and isinstance(shared, MemoryShared)
         """Several workers, and nothing that they share: each gives out its part."""
         self._workers = self._gateways = workers
@@ -433,7 +434,9 @@ class Limiter:
             else:
                 self._local = None
                 return self._shared, answer
-            local = self._local or self._begin_alone()
+            local = self._local
+            if local is None or self._alone_since != self._shared.degraded_since:
+                local = self._begin_alone()
             answer = await self._ask(local, bound, windows, None)
             if not self._shared.available:
                 return local, answer
@@ -445,6 +448,7 @@ class Limiter:
     def _begin_alone(self) -> MemoryShared:
         """A store for this gateway alone, which knows what its requests hold already."""
         self._local = local = MemoryShared(wall=self._wall)
+        self._alone_since = self._shared.degraded_since
         self._counters.begun.clear()
         for x in self._open:
             if (hold := x.hold) is not None:

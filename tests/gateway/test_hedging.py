@@ -300,16 +300,23 @@ async def test_the_callers_budget(tmp_path: Path, budget: str, is_asked: bool) -
 
 
 async def test_what_is_not_asked_twice(tmp_path: Path) -> None:
-    """Pictures are made once, however long it takes."""
+    """Pictures are made once: a chat that came later has its rival first."""
 
     async def waits(provider: FakeProvider, asked: Any) -> None:
-        await asyncio.sleep(3 * SOON)
+        if "images" not in asked.path:
+            await hang(provider, asked)
+            return
+        await provider.gate.wait()
         await whole({"created": 1, "data": [{"url": "https://x.example/1.png"}]})(provider, asked)
 
-    async with two(tmp_path, waits, hang) as (gw, _, fast):
-        answer = await gw.post("/v1/images/generations", {"model": "m", "prompt": "a cat"})
+    async with two(tmp_path, waits, whole(chat_answer())) as (gw, slow, fast):
+        painting = spawn(gw.post("/v1/images/generations", {"model": "m", "prompt": "a cat"}), name="client")
+        await slow.asked()
+        assert (await gw.post(CHAT, question())).status == 200
+        slow.gate.set()
+        answer = await painting
     assert answer.status == 200
-    assert not fast.requests
+    assert [asked.path for asked in fast.requests] == ["/v1/chat/completions"]
 
 
 async def test_another_format_answers(tmp_path: Path) -> None:
