@@ -30,7 +30,7 @@ format: setup  ## put the code into its shape
 	$(BIN)/ruff check --fix .
 
 test: setup  ## all tests, with a real Redis and a real Postgres that they start themselves
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses 4 --dist worksteal $(ARGS)
 
 bench: setup  ## what the gateway costs beside nginx and plain aiohttp, in five minutes (bench/README.md)
 	$(BIN)/python -m bench.run $(ARGS)
