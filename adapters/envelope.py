@@ -211,9 +211,10 @@ def is_utf8(data: bytes) -> bool:
 def text_of(envelope: Mapping[str, Raw], key: str) -> str | None:
     """The string at `key`, or None where there is none or it is no string."""
     raw = envelope.get(key)
-    if raw is None or not bytes(raw).startswith(b'"'):
+    try:
+        return None if raw is None else _TEXT.decode(raw)
+    except msgspec.ValidationError:
         return None
-    return _TEXT.decode(raw)
 
 
 def decode(data: bytes | Raw, decoder: msgspec.json.Decoder[T]) -> T:

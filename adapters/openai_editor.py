@@ -38,14 +38,17 @@ def pass_response(
 
     Returns (body, usage, finish, the provider's id). Raises the error that hides in a 200.
     """
-    plainly = _plainly(target, operation)
+    plainly = _plainly(target, operation) if target.provider.quirks else None
     if plainly is not None:
         body = plainly(body)
     outline = decode(body, _OUTLINE)
     if is_broken(outline):
         raise read_error(0, {}, body)
-    words = [choice.finish_reason for choice in outline.choices or () if choice.finish_reason is not None]
-    finish = read_finish(words[0]) if words else None
+    finish = None
+    for choice in outline.choices or ():
+        if choice.finish_reason is not None:
+            finish = read_finish(choice.finish_reason)
+            break
     renamed, _ = with_model(body, outline.model, _encode(model))
     return renamed, find_usage(outline, target.provider), finish, outline.id or ""
 

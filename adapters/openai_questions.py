@@ -387,7 +387,9 @@ def pass_request(envelope: Mapping[str, Raw], target: Target, operation: Operati
         body.pop("stream_options", None)
     if operation == "chat" and "mistral" in target.provider.quirks and "messages" in body:
         body["messages"] = mistral.suit_messages(body["messages"])
-    return seal(_suit(body, target))
+    if target.provider.rejects or target.provider.rename:
+        body = _suit(body, target)
+    return seal(body)
 
 
 def _open_options(raw: Raw) -> dict[str, Raw]:

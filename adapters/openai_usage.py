@@ -57,7 +57,8 @@ def read_usage(raw_usage: Raw | bytes, provider: Provider, service_tier: Raw = w
         return None
     usage = _in_buckets(counts, provider)
     billed = _read_bill(counts) if "bills" in provider.quirks else None
-    tier = _TIERS.get(bytes(counts.service_tier if service_tier is wire.NOTHING else service_tier), "")
+    told = counts.service_tier if service_tier is wire.NOTHING else service_tier
+    tier = "" if told is wire.NOTHING else _TIERS.get(bytes(told), "")
     return replace(usage, billed=billed, tier=tier) if tier or billed is not None else usage
 
 

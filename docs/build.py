@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 _METRICS = """\
 # Metrics
 
-This page is generated from the table in `gateway/metrics.py`: `.venv/bin/python -m docs.build`.
+This page is generated from the table in `gateway/metrics/series.py`: `.venv/bin/python -m docs.build`.
 
 `GET /metrics` is Prometheus' text format, without a key and without a redirect; `require_auth_for_metrics_endpoint: true`
 in `litellm_settings` asks for one. What a request adds is there as soon as its answer has ended.

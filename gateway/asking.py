@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -226,12 +227,12 @@ def _too_late(x: Exchange, deployment: Deployment, seconds: float) -> None:
 
 def first_event_seconds(rt: Runtime, x: Exchange, deployment: Deployment) -> float:
     """Seconds within which this deployment must begin to answer the request."""
-    router = rt.config.router
+    config, controls = rt.config, x.controls
     if x.wants_stream:
-        for seconds in (x.controls.stream_timeout, deployment.stream_timeout, router.stream_timeout):
+        for seconds in (controls.stream_timeout, deployment.stream_timeout, config.router.stream_timeout):
             if seconds is not None:
                 return seconds
-    plain = (x.controls.timeout, deployment.timeout, rt.config.litellm.request_timeout, router.timeout)
+    plain = (controls.timeout, deployment.timeout, config.litellm.request_timeout, config.router.timeout)
     for seconds in plain:
         if seconds is not None:
             return seconds
@@ -261,10 +262,10 @@ def prepare(
     """The request's head: written once for each deployment, or, if the client has headers that cross, for each of its
     own heads. 25 us to write, 0.5 to find again. A signer may want another one with each of its tokens, or always.
     """
-    crossing = _crossing(x.http)
-    if len(x.http.written) > _MOST_WRITTEN:  # a wildcard has any number of models
-        x.http.written.clear()
-    kept = x.http.written.setdefault(deployment, {}) if crossing else deployment.notes
+    crossing = x.http.crossing
+    if crossing is None:
+        crossing = _crossing(x.http)
+    kept = _written(x.http, deployment) if crossing else deployment.notes
     version = 0 if signer is None else signer.version
     name = (x.endpoint.operation, x.wants_stream, question.is_same, version)
     is_kept = version is not None and call.content_type == JSON
@@ -284,6 +285,13 @@ def prepare(
         if is_kept:
             kept[name] = prepared
     return prepared
+
+
+def _written(head: Head, deployment: Deployment) -> dict[Any, Any]:
+    if len(head.written) > _MOST_WRITTEN:  # a wildcard has any number of models
+        head.written.clear()
+    written: dict[Any, Any] = head.written.setdefault(deployment, {})
+    return written
 
 
 def _with_content_type(address: Address, content_type: str) -> Address:
@@ -320,9 +328,8 @@ async def _not_a_stream(rt: Runtime, question: Question, response: Response) -> 
 
 def _crossing(head: Head) -> Mapping[str, str]:
     """The client's headers that may cross to the provider."""
-    if head.crossing is None:
-        headers = head.headers
-        head.crossing = {name: ",".join(headers.getall(name)) for name in _CROSSING if name in headers}
+    headers = head.headers
+    head.crossing = {name: ",".join(headers.getall(name)) for name in _CROSSING if name in headers}
     return head.crossing
 
 

@@ -45,7 +45,12 @@ def reachable(host: str) -> str:
 
 def _who_may(rt: Runtime) -> list[str]:
     if not rt.keyring.is_open:
-        return ["Auth: the master key is set, and needed."]
+        told = ["Auth: the master key is set, and needed."]
+        if rt.environment.master_key != rt.config.general.master_key:
+            told.append(
+                "It is the configuration's: export it as LITELLM_MASTER_KEY for this command and `penstock keys`."
+            )
+        return told
     return [
         "************************************************************************",
         "*  OPEN: no master key is set. Whoever reaches this port uses your     *",

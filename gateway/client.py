@@ -8,7 +8,7 @@ A request that came through aiohttp's handler ends with `Written`, whose `prepar
 be told that all is done. After the first raw byte no exception may leave the handler, else aiohttp would write a second
 head into the stream.
 
-Two names of aiohttp's protocol are used that its documentation does not list, `writing_paused` and `_drain_helper`; its
+Two names of aiohttp's protocol are used that its documentation does not list, `_paused` and `_drain_helper`; its
 minor version is pinned for that.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
@@ -150,18 +151,19 @@ class ClientWriter:
         for a minute, and a client should not wait in the dark. Costs nothing per chunk: each `seconds` what was written is
         compared with what had been.
         """
-        before = self.written
-
-        def tick() -> None:
-            if self.ended:
-                return
-            if not self.opened:
-                self.open_stream(head())
-            if self.written == before and not self.is_full:
-                self.write(comment)
-            self.comment_when_idle(deadlines, comment, seconds, head)
-
+        tick = partial(self._tick, self.written, deadlines, comment, seconds, head)
         self._ticking = deadlines.start(seconds, tick)
+
+    def _tick(
+        self, before: int, deadlines: Deadlines, comment: bytes, seconds: float, head: Callable[[], str]
+    ) -> None:
+        if self.ended:
+            return
+        if not self.opened:
+            self.open_stream(head())
+        if self.written == before and not self.is_full:
+            self.write(comment)
+        self.comment_when_idle(deadlines, comment, seconds, head)
 
     def _stop_comments(self) -> None:
         if self._ticking is not None:
@@ -197,7 +199,7 @@ class ClientWriter:
     @property
     def is_full(self) -> bool:
         """The client reads more slowly than the provider writes: stop the provider until `drained`."""
-        return self._protocol.writing_paused
+        return self._protocol._paused  # noqa: SLF001 - see the head of this module
 
     async def drained(self, timeout: float) -> None:
         """Wait until the client has read. Raises `TimeoutError` after `timeout` seconds without room."""

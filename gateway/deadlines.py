@@ -11,24 +11,23 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+from msgspec import Struct
+
 MOST_QUEUES = 100
 """Lengths that have a queue. Clients choose some of them, and a queue stays as long as its length: beyond that, ordinary
 timers."""
 
 
-class Deadline:
+class Deadline(Struct, eq=False):
     """One of them. `call` is called at `due` unless `cancel` came before."""
 
-    __slots__ = ("_queue", "call", "due")
-
-    def __init__(self, queue: dict[Deadline, None], due: float, call: Callable[[], None]) -> None:
-        self._queue = queue
-        self.due = due
-        self.call = call
+    queue: dict[Deadline, None]
+    due: float
+    call: Callable[[], None]
 
     def cancel(self) -> None:
         """Call it off; nothing happens if it has passed."""
-        self._queue.pop(self, None)
+        self.queue.pop(self, None)
 
 
 class Deadlines:

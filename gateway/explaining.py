@@ -5,7 +5,8 @@ the order in which they would be asked, each with its share or with what is agai
 It asks the same `Router`, `Routes` and `Settings` that requests ask and changes nothing, so what it says is what happens.
 
 An explanation is data, ready for JSON: `GET /router/explain` gives it as it is, `penstock explain` prints it. Prices are
-dollars for a million tokens. What only an operator may know (addresses, keys, places in files, health) is left out for others.
+dollars for a million tokens. What only an operator may know (addresses, keys, places in files, health, limits, budgets and tags
+of deployments) is left out for others.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from gateway.routing.router import Considered, Router
 from gateway.state.keys import KeyRow
 from gateway.state.records import usd
 
+_BOUNDS = ("order", "weight", "rpm", "tpm", "max_parallel_requests", "max_budget", "budget_duration")
+"""What was written of a deployment; the first two explain its share to anybody."""
 _CHAT = Endpoint("POST", "/v1/chat/completions", "openai", "chat")
 
 
@@ -89,10 +92,8 @@ def explain(gateway: Gateway, name: str, request: Asked, *, for_operator: bool) 
     told: dict[str, Any] = {"model": name}
     if key is not None:
         told["key"] = {"name": key.alias or key.name, "may_use_it": may_use(key, ours, route)}
-        if not (
-            told["key"]["may_use_it"] or for_operator
-        ):  # what it may not use it shall not learn about either
-            return told
+        if not (told["key"]["may_use_it"] or for_operator):
+            return told  # what it may not use it shall not learn about either
     told |= _found(gateway, ours, route)
     if route is None:
         return told
@@ -128,15 +129,15 @@ def _deployment(gateway: Gateway, considered: Considered, *, for_operator: bool)
     told: dict[str, Any] = {
         "deployment": deployment.model_name,
         "share": round(considered.share, 4),
-        "why_not": considered.why_not,
+        "why_not": considered.why_not if for_operator else considered.briefly,
         "price": _price(deployment.price),
         "price_from": deployment.price_source,
     }
     params = deployment.params
     if params is not None:
-        bounds = ("order", "weight", "rpm", "tpm", "max_parallel_requests", "max_budget", "budget_duration")
+        bounds = _BOUNDS if for_operator else _BOUNDS[:2]
         told |= {name: value for name in bounds if (value := getattr(params, name)) is not None}
-        if params.tags:
+        if params.tags and for_operator:
             told["tags"] = list(params.tags)
     if region := region_of(deployment):
         told["region"] = region

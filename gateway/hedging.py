@@ -83,6 +83,7 @@ class _Race:
         self._decided: Signal | None = None
         """What the request waits for when the first one has failed."""
         self._is_over = False
+        self._tries = 0
         self.outrun = Outrun("Another deployment was faster")
 
     @property
@@ -147,12 +148,15 @@ class _Race:
     # -- a rival -----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """The time is over: let another one be asked, and the next after as long again."""
+        """The time is over: let another one be asked, and the next after as long again, whether or not there was one: the time
+        may be milliseconds, and the first may never answer.
+        """
+        self._tries += 1
         story = Story(self._loop, self._ended)
         self._running.append(story)
         story.start(self._rival(story))
         most = 1 if (hedging := self._rt.config.router.hedging) is None else hedging.max
-        if len(self._asked) <= most and not self._is_over:
+        if self._tries < most and not self._is_over:
             self._timer = self._loop.call_later(self._seconds, self._begin)
 
     async def _rival(self, story: Story) -> None:

@@ -108,11 +108,11 @@ class Head:
         self.call_id = headers.get("x-litellm-call-id", "")[:128]
         """The client's own name for the request."""
         self.user_agent = headers.get("user-agent", "")[:200] or None
+        self.end_user = headers.get("x-litellm-end-user-id") or headers.get("x-litellm-customer-id") or ""
         # What stages found out. It holds as long as the head does; a caller, as long as no key has changed.
         self.caller: Caller | None = None
         self.keys_version = -1
         self.controls: Controls | None = None
-        self.end_user: str | None = None
         self.crossing: Mapping[str, str] | None = None
         self.written: dict[Any, Any] = {}
         """Request heads for providers that depend on this one."""

@@ -35,19 +35,17 @@ class Outbox:
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         """Send it by the end of this turn, behind what was given for the same transport before."""
         waiting = self.waiting
-        pieces = waiting.get(transport)
-        if len(data) >= LARGE:
+        if not waiting and self.under_way < CROWD:
+            transport.write(data)
+        elif len(data) >= LARGE:
             self.flush()
             transport.write(data)
-        elif pieces is not None:
+        elif (pieces := waiting.get(transport)) is not None:
             pieces.append(data)
-        elif waiting:
-            waiting[transport] = [data]
-        elif self.under_way < CROWD:
-            transport.write(data)
         else:
+            if not waiting:
+                self._loop.call_soon(self.flush)
             waiting[transport] = [data]
-            self._loop.call_soon(self.flush)
 
     def pass_on(self, transport: asyncio.Transport, data: bytes) -> None:
         """Send it at once, or behind what waits for the same transport."""

@@ -21,7 +21,14 @@ from typing import Any
 from msgspec import Raw
 from multidict import CIMultiDict
 
-from adapters.errors import Bug, GatewayError, UpstreamError, UpstreamRefused, UpstreamTimeout
+from adapters.errors import (
+    Bug,
+    GatewayError,
+    ModelNotFound,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from adapters.types import Operation
 from gateway.attempting import ask_one
 from gateway.client import ClientWriter
@@ -81,12 +88,14 @@ class Prober:
 
 
 async def probe_all(rt: Runtime, model: str | None = None) -> list[dict[str, Any]]:
-    """Probe the deployments of a model, or all that are configured, and say how each is."""
+    """Probe the deployments of a model, or all that are configured, and say how each is. Raises `ModelNotFound`."""
     if model is None:
         routes: Iterable[Route] = rt.routes.configured()
     else:
         route = rt.routes.find(model)
-        routes = () if route is None else (route,)
+        if route is None:
+            raise ModelNotFound(f"The model {model[:200]!r} does not exist here.")
+        routes = (route,)
     known = {d.id: (d, route) for route in routes for d in route.deployments if _operation(d) is not None}
     pairs = sorted(known.values(), key=lambda pair: pair[0].provider)
     async with asyncio.TaskGroup() as group:

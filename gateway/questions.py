@@ -68,8 +68,11 @@ def question_for(x: Exchange, deployment: Deployment) -> Question:
         x.dropped = []  # what another deployment dropped
     if deployment.mock is not None and operation != "chat":
         raise Unsupported(f"{x.model!r} is a mock: it only chats", param="model")
-    target = _target(x, deployment)
-    envelope = _with_defaults(x, deployment)
+    target, envelope, controls = deployment.target, x.envelope, x.controls
+    if controls.drop_params or target.drop_params or controls.allowed:
+        target = _target(x, deployment)
+    if deployment.defaults or deployment.drop or controls.drop:
+        envelope = _with_defaults(x, deployment)
     provider_format = deployment.target.provider.format
     kind = _KINDS.get(operation)
     if kind is not None:
@@ -274,19 +277,17 @@ _PASSED = frozenset({"chat", "completions", "embeddings", "count_tokens"})
 def _target(x: Exchange, deployment: Deployment) -> Target:
     """The deployment's target, with what this request may do and a list for what is dropped."""
     target, controls = deployment.target, x.controls
-    drop = controls.drop_params or target.drop_params
-    if not (drop or controls.allowed):
-        return target
     return msgspec.structs.replace(
-        target, drop_params=drop, dropped=x.dropped, allowed=target.allowed.union(controls.allowed)
+        target,
+        drop_params=controls.drop_params or target.drop_params,
+        dropped=x.dropped,
+        allowed=target.allowed.union(controls.allowed),
     )
 
 
 def _with_defaults(x: Exchange, deployment: Deployment) -> dict[str, Raw]:
     """The client's envelope with what the deployment adds where the client is silent, without what is to be dropped."""
     drop = (*deployment.drop, *x.controls.drop)
-    if not deployment.defaults and not drop:
-        return x.envelope
     envelope = {key: value for key, value in x.envelope.items() if key not in drop}
     x.dropped += [key for key in drop if key in x.envelope and key not in x.dropped]
     for key, value in deployment.defaults.items():

@@ -12,8 +12,9 @@ the old configuration stays whole, and `penstock_config_last_reload_successful` 
 ends with them; streams of a model that is gone go on. What is known of deployments (`routing.health`) is kept by their ids,
 connections to providers by credential: those that nobody uses any more close after seconds.
 
-**What does not.** A running gateway is not opened: a configuration without the master key that there was is refused. So is an
-empty file, which somebody is still writing. What needs a restart (`differences.NEEDS_RESTART`) is told as such at each reload
+**What does not.** A running gateway is not opened: a configuration without the master key that there was is refused. So is one
+without any of the models that there were, which a slip in the word `model_list` is enough for, and which would let every
+provider of the environment in; and an empty file, which somebody is still writing. What needs a restart (`differences.NEEDS_RESTART`) is told as such at each reload
 until there was one, and all else applies. `.env` is not read again.
 """
 
@@ -324,13 +325,18 @@ def ask_supervisor() -> None:
 
 
 def _refuse_to_open(before: Written, written: Written) -> None:
-    """Whoever loses the master key from a file must not let everybody in. Raises ConfigInvalid."""
-    if before.config.general.master_key and not written.config.general.master_key:
-        message = (
-            "there is no master key any more, and a running gateway is not opened: restart it to do that"
-        )
-        place = Place(written.config.files[0] if written.config.files else "environment", 0, 0)
-        raise ConfigInvalid((Problem(place, "general_settings", message),))
+    """A slip in a file must not let everybody in, nor take all models away. Raises ConfigInvalid, with words that look like slips."""
+    old, new = before.config, written.config
+    lost = None
+    if old.general.master_key and not new.general.master_key:
+        lost = "general_settings", "there is no master key any more, and a running gateway is not opened"
+    elif old.model_list and not new.model_list:
+        lost = "model_list", "there are no models any more, and a running gateway keeps those that it has"
+    if lost:
+        place = Place(new.files[0] if new.files else "environment", 0, 0)
+        path, message = lost
+        slips = (problem for problem in written.notices if problem.suggestion)
+        raise ConfigInvalid((Problem(place, path, f"{message}: restart it to do that"), *slips))
 
 
 def _change_environment(before: Written, written: Written) -> None:

@@ -10,8 +10,6 @@ whose key is in the environment, if that is allowed: an operator's list stays cl
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -25,11 +23,11 @@ from adapters.providers import find as find_provider
 from adapters.providers import for_model, located
 from adapters.providers import provider as provider_row
 from adapters.types import Provider, Target
-from gateway.config.google import project_of
 from gateway.config.model import Alias, Config, Fallbacks, ModelEntry, ModelParams, Place, Secret
-from gateway.config.vocabulary import OPTIONS, SECRET_OPTIONS
+from gateway.config.vocabulary import OPTIONS
 from gateway.named_credentials import NOT_ASKED, Credentials, with_credentials
 from gateway.pricing import FREE, ModelFacts, Price, PriceTable, completed, price_from_params, readable_prices
+from gateway.provider_settings import ProviderSettings, filled, is_set_up, signer_of
 
 _REMEMBERED = 2_000
 
@@ -137,6 +135,7 @@ class Routes:
         self._config = config
         self._environ = environ
         self._prices = prices
+        self._settings = ProviderSettings(environ, renews_entra=config.litellm.enable_azure_ad_token_refresh)
         self._exact: dict[str, Route] = {}
         self._wildcards: list[_Wildcard] = []
         self._found: OrderedDict[str, Route | None] = OrderedDict()
@@ -315,7 +314,7 @@ class Routes:
         else:
             why = self._elsewhere(entry)
             if params.mock_response is None:
-                why = why or entry.lacks or self._lacks(params, found[0], found[1], entry.unset)
+                why = why or entry.lacks or self._settings.lacks(params, found[0], entry.unset)
         if found is None or why:
             if not self._compiled:  # afterwards names come from callers, any number of them
                 self.unserved.append(Unserved(entry.model_name, entry.place, why))
@@ -333,32 +332,6 @@ class Routes:
         told = f"LITELLM_ENVIRONMENT is {ours!r}" if ours else "LITELLM_ENVIRONMENT is not set"
         return f"it is for {' and '.join(map(str, meant))}, and {told}"
 
-    def _lacks(self, params: ModelParams, provider: Provider, model: str, unset: tuple[str, ...]) -> str:
-        """Why it cannot be served, empty if it can."""
-        if unset:
-            return f"{', '.join(unset)} is not set"
-        options = self._options(params, provider)
-        signer = _signer(provider, params.api_key or self._key_of(provider, params), options)
-        package = _PACKAGES.get(signer)
-        if package is not None and not _is_installed(package[0]):
-            return f"it needs a package that is not installed: pip install 'penstock[{package[1]}]'"
-        if signer == "google" and "vertex_project" not in options:
-            return f"vertex_project is not set ({' or '.join(provider.option_env['vertex_project'])})"
-        if not self._base(params, provider):
-            missing = next(
-                (name for name in _PLACEHOLDER.findall(provider.base_url) if name not in options), None
-            )
-            if missing is not None:
-                return f"{missing} is not set ({' or '.join(provider.option_env.get(missing, ()))})"
-        if not (provider.base_url or self._base(params, provider)):
-            names = " or ".join(provider.base_env) or "api_base"
-            return f"{provider.name} needs a base URL: set api_base or {names}"
-        needs_key = provider.env and "optional_key" not in provider.quirks
-        # A server of the operator's own may need no key.
-        if params.api_key or params.api_base or not needs_key or self._key_of(provider, params) or signer:
-            return ""
-        return f"no key: set api_key or {' or '.join(provider.env)}"
-
     def _build(
         self, entry: ModelEntry, name: str, provider: Provider, model: str, position: str
     ) -> Deployment:
@@ -368,10 +341,10 @@ class Routes:
         version = params.api_version or (
             self._environ.get("AZURE_API_VERSION", "") if provider.name == "azure" else ""
         )
-        credentials = self._options(params, provider)
+        credentials = self._settings.options(params, provider)
         options = {key: value for key, value in credentials.items() if isinstance(value, str)}
-        base = self._base(params, provider)
-        row, base_url = located(provider, base or _filled(provider.base_url, options), version)
+        base = self._settings.base_url(params, provider)
+        row, base_url = located(provider, base or filled(provider.base_url, options), version)
         target = Target(
             provider=row,
             model=model,
@@ -384,8 +357,8 @@ class Routes:
             flags=frozenset(facts.flags) if facts else frozenset(),
             allowed=frozenset(params.allowed_openai_params),
         )
-        key = params.api_key or self._key_of(provider, params)
-        signer = _signer(provider, key, credentials)
+        key = self._settings.key(params, provider)
+        signer = signer_of(provider, key, credentials)
         headers = {"openai-organization": Secret(params.organization)} if params.organization else {}
         return Deployment(
             id=_id(entry, name, model, position),
@@ -441,41 +414,6 @@ class Routes:
             return facts.price, "table"
         return None, ""
 
-    def _options(self, params: ModelParams, provider: Provider) -> dict[str, str | Secret]:
-        """The provider's own settings: as written, else from the environment, else the provider's defaults."""
-        found: dict[str, str | Secret] = dict(provider.option_defaults)
-        for name, variables in provider.option_env.items():
-            value = next(
-                (self._environ[variable] for variable in variables if self._environ.get(variable)), None
-            )
-            if value is not None:
-                found[name] = Secret(value) if name in SECRET_OPTIONS else value
-        if params.region_name and "aws_region_name" in provider.option_env:
-            found["aws_region_name"] = params.region_name
-        if self._config.litellm.enable_azure_ad_token_refresh and "azure_credential" in provider.option_env:
-            found.setdefault("azure_credential", "default")
-        found |= params.options
-        if "vertex_project" in provider.option_env and "vertex_project" not in found:
-            given = found.get("vertex_credentials", "")
-            project = project_of(given.reveal() if isinstance(given, Secret) else given, self._environ)
-            found |= {"vertex_project": project} if project else {}
-        return found
-
-    def _base(self, params: ModelParams, provider: Provider) -> str:
-        """The address, if it is not the provider's usual one."""
-        own = params.options.get("aws_bedrock_runtime_endpoint")
-        named = own if isinstance(own, str) and provider.name == "bedrock" else ""
-        return params.api_base or named or _base_from(provider, self._environ)
-
-    def _key_of(self, provider: Provider, params: ModelParams) -> Secret | None:
-        """The environment's key, unless the deployment names credentials of another kind."""
-        if not _OWN_CREDENTIALS.isdisjoint(params.options):
-            return None
-        for variable in provider.env:
-            if value := self._environ.get(variable):
-                return Secret(value)
-        return None
-
     def _known_models(self, params: ModelParams) -> list[str]:
         found = _provider_of(params, params.model.replace("*", "x"))
         return self._prices.models(found[0].name) if found and params.model.endswith("/*") else []
@@ -488,26 +426,6 @@ def compile_routes(
     return Routes(with_credentials(config, stored), environ, prices).compile()
 
 
-def _env_providers(config: Config, environ: Mapping[str, str]) -> dict[str, Provider]:
-    if not _env_allowed(config):
-        return {}
-    return {name: provider for name, provider in PROVIDERS.items() if _is_set_up(provider, environ)}
-
-
-def _env_allowed(config: Config) -> bool:
-    allowed = config.general.env_providers
-    return not config.model_list if allowed is None else allowed
-
-
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_PACKAGES = {
-    "google": ("google.auth", "google"),
-    "aws": ("botocore", "aws"),
-    "azure_identity": ("azure.identity", "azure"),
-}
-"""What a signer imports, and the extra that installs it."""
-
-
 def _scope(key: Secret | None, credentials: Mapping[str, str | Secret]) -> str:
     """A digest of all that says who asks; empty for nobody."""
     told = [key.reveal()] if key else []
@@ -516,70 +434,15 @@ def _scope(key: Secret | None, credentials: Mapping[str, str | Secret]) -> str:
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:16] if told else ""
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package above it
-        return False
+def _env_providers(config: Config, environ: Mapping[str, str]) -> dict[str, Provider]:
+    if not _env_allowed(config):
+        return {}
+    return {name: provider for name, provider in PROVIDERS.items() if is_set_up(provider, environ)}
 
 
-_OWN_CREDENTIALS = frozenset(
-    {"aws_access_key_id", "aws_profile_name", "aws_role_name", "aws_web_identity_token", "vertex_credentials"}
-)
-
-
-def _filled(base_url: str, options: Mapping[str, str]) -> str:
-    return _PLACEHOLDER.sub(lambda found: options.get(found[1], ""), base_url)
-
-
-def _signer(provider: Provider, key: Secret | None, options: Mapping[str, str | Secret]) -> str:
-    """Which kind of signer a deployment needs; empty where its key is all."""
-    if provider.auth == "iam":
-        return "iam"
-    if provider.auth in {"google", "aws"}:
-        return "" if key else provider.auth
-    if provider.name in {"azure", "azure_ai"} and not key:
-        if any(options.keys() >= needed for needed in _ENTRA):
-            return "entra"
-        return "azure_identity" if "azure_credential" in options else ""
-    return ""
-
-
-_ENTRA = (
-    {"azure_ad_token"},
-    {"tenant_id", "client_id", "client_secret"},
-    {"client_id", "azure_username", "azure_password"},
-)
-"""What is enough for a token of Entra ID, without a library."""
-
-
-_OF_GOOGLE = ("vertex_project", "vertex_credentials")
-"""Either is enough to ask Vertex AI: credentials are found without being named, and name a project themselves."""
-
-
-_OF_AWS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN")
-"""Variables that say that botocore will find credentials."""
-
-
-def _is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:
-    base = _base_from(provider, environ)
-    options = {
-        option: ""
-        for option, names in provider.option_env.items()
-        if any(environ.get(name) for name in names)
-    }
-    credentials = (*provider.env, *_OF_AWS) if provider.auth == "aws" else provider.env
-    if any(environ.get(name) for name in credentials):
-        missing = set(_PLACEHOLDER.findall(provider.base_url)) - {*options, *provider.option_defaults}
-        return bool(base or (provider.base_url and not missing))
-    if provider.auth == "google":
-        return not options.keys().isdisjoint(_OF_GOOGLE)
-    needs_no_key = not provider.env or "optional_key" in provider.quirks
-    return bool(base) and (needs_no_key or _signer(provider, None, options) in {"entra", "azure_identity"})
-
-
-def _base_from(provider: Provider, environ: Mapping[str, str]) -> str:
-    return next((environ[name] for name in provider.base_env if environ.get(name)), "")
+def _env_allowed(config: Config) -> bool:
+    allowed = config.general.env_providers
+    return not config.model_list if allowed is None else allowed
 
 
 def _provider_of(params: ModelParams, model: str) -> tuple[Provider, str] | None:

@@ -20,9 +20,9 @@ from gateway.logs import RefusalLog
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.reload import Reloader
-from gateway.routing.budget import Attempts
 from gateway.routing.health import Health
 from gateway.routing.queue import FairQueue
+from gateway.routing.retry_budget import Attempts
 from gateway.routing.router import Router
 from gateway.siblings import Siblings
 from gateway.state.records import Records

@@ -196,7 +196,8 @@ class ClientConnection(RequestHandler):
         end = at + length
         if len(data) >= end:
             body = data[at:end]
-            self._keep(data[end:])
+            if len(data) > end:
+                self._keep(data[end:])
         else:
             body = self._incoming = Incoming(length, data[at:])
         self._client = client = ClientWriter(self, head, self._rt.outbox)

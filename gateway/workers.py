@@ -192,9 +192,8 @@ class _Crew:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            signal.signal(
-                signal.SIGHUP, signal.SIG_IGN
-            )  # a terminal that closes, before the worker has an ear for it
+            # A terminal that closes, before the worker has an ear for it.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
             others = [member.hearing for member in self._members.values() if member.hearing is not None]
             for end in (self._life, hearing, *others):

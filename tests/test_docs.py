@@ -17,8 +17,8 @@ import gateway
 from adapters import PROVIDERS
 from adapters.errors import GatewayError
 from docs.build import pages
-from gateway import cli
 from gateway.admin.routes import PAGES
+from gateway.cli import command
 from gateway.config.environment import VARIABLES, Environment, load_dotenv, read_environment
 from gateway.config.load import load
 from gateway.endpoints import ENDPOINTS
@@ -169,7 +169,7 @@ def test_exit_codes_are_documented() -> None:
     page = (HERE / "docs" / "OPERATING.md").read_text()
     codes = set(re.findall(r"(?m)^\| (\d+) \|", page))
     assert codes == {"0", "1", "2", "98"}
-    assert all(re.search(rf"\b{code} ", cli.__doc__ or "") for code in codes)
+    assert all(re.search(rf"\b{code} ", command.__doc__ or "") for code in codes)
 
 
 def test_variables_in_the_pages_exist() -> None:
@@ -185,11 +185,11 @@ def test_variables_in_the_pages_exist() -> None:
 
 def test_commands_are_understood() -> None:
     """Each `penstock …` of the README is one that the command line takes; each `make …` is a target."""
-    parser = cli._parser()
+    parser = command._parser()
     commands = [line for line in indented(README) if line.startswith("penstock")]
     assert len(commands) >= 3
-    for command in commands:
-        words = shlex.split(command)[1:]
+    for written in commands:
+        words = shlex.split(written)[1:]
         parser.parse_args(words if words and not words[0].startswith("-") else ["serve", *words])
     targets = re.findall(r"(?m)^([a-z-]+):", (HERE / "Makefile").read_text())
     made = re.findall(r"(?m)^make ([a-z-]+)", "\n".join([*indented(README), *quoted(README)]))

@@ -45,11 +45,20 @@ DEBTORS: dict[str, str] = {
     "adapters/gemini_questions.py": "as gemini_answers.py",
     "bench/naive.py": "a peer, started and asked by tests/bench/test_run.py",
     "deploy/check_image.py": "tests/test_image.py, with the Dockerfile that it reads",
+    "gateway/credentials/renewal.py": "a part of gateway.credentials.tokens, tested through it",
     "gateway/credentials/aws_sources.py": "a part of gateway.credentials.aws, tested through it",
     "gateway/asking.py": "tests/e2e/test_tasks.py asks in every way, tests/gateway/stages/test_upstream.py fails in every way",
     "gateway/attempting.py": "tests/gateway/stages/test_upstream.py asks through it",
+    "gateway/config/files.py": "a part of gateway.config.load, tested through it",
+    "gateway/config/model_list.py": "as files.py",
+    "gateway/config/sections.py": "as files.py",
+    "gateway/config/settings.py": "as files.py",
+    "gateway/config/virtual_keys.py": "as files.py",
     "gateway/config/seen.py": "a part of gateway.config.source, tested through it",
     "gateway/state/keys.py": "structs only, tested with the records that keep them",
+    "gateway/metrics/exposition.py": "a part of gateway.metrics, tested through it",
+    "gateway/metrics/tables.py": "as exposition.py",
+    "gateway/provider_settings.py": "a part of gateway.routes, tested through it",
     "gateway/exchange.py": "a record that the stages fill, tested by each of them",
     "gateway/runtime.py": "a bag, tested by all who reach into it",
     "gateway/__main__.py": "two lines that call the command line",
@@ -122,6 +131,18 @@ def test_every_source_has_its_twin(source: str) -> None:
 def test_debtors_exist() -> None:
     """The list of debtors names only files that are there."""
     assert [source for source in DEBTORS if not (HERE / source).exists()] == []
+
+
+def test_the_map_of_the_gateway_is_whole() -> None:
+    """gateway/README.md names each module and each room of the gateway, and none that is not there."""
+    folder = HERE / "gateway"
+    named = set(re.findall(r"(?m)`([\w/]+(?:\.py|/))`", (folder / "README.md").read_text()))
+    rooms = {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+    modules = {path.name for path in folder.glob("*.py") if not path.name.startswith("__")}
+    assert sorted((rooms | modules) - named) == []
+    assert [
+        name for name in sorted(named) if not list(folder.rglob(name)) and not (HERE / name).exists()
+    ] == []
 
 
 def test_no_forbidden_words() -> None:

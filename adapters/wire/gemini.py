@@ -51,9 +51,6 @@ NATIVE_TOOLS = frozenset(
 )
 """Tools that Google runs itself, in both of its spellings."""
 
-SEARCH_TOOLS = frozenset({"googleSearch", "google_search", "enterpriseWebSearch", "enterprise_web_search"})
-"""Those of them that search the web."""
-
 
 # -- parts -----------------------------------------------------------------------------------------------------------
 

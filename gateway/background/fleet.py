@@ -18,10 +18,11 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Annotated, TypeAlias
 from uuid import uuid4
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from adapters.errors import UpstreamRateLimited
 from gateway.routes import Routes
@@ -46,6 +47,11 @@ _MEASURES = ("first", "between", "whole", "per_token", "failing")
 _dice = random.Random()  # noqa: S311 - spreads work, no secrets
 
 
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**15)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e6)]
+"""Anybody can write to Redis: what no process could have counted or measured is not taken in."""
+
+
 class Row(Struct, frozen=True, array_like=True, gc=False):
     """One deployment, as one process sees it. `cooling` is the seconds for which that process leaves it out, and `why`.
 
@@ -53,12 +59,12 @@ class Row(Struct, frozen=True, array_like=True, gc=False):
     """
 
     deployment: str
-    in_flight: int = 0
-    requests: int = 0
-    tokens: int = 0
-    cooling: float = 0.0
+    in_flight: Count = 0
+    requests: Count = 0
+    tokens: Count = 0
+    cooling: Seconds = 0.0
     why: str = ""
-    measured: tuple[tuple[float, int], ...] = ()
+    measured: tuple[tuple[Seconds, Count], ...] = ()
 
 
 class News(Struct, frozen=True, array_like=True):
@@ -106,9 +112,7 @@ class Fleet:
 
     async def run(self) -> None:
         """Tell and forget, once a second."""
-        await asyncio.sleep(
-            _dice.uniform(0, INTERVAL)
-        )  # processes that start together do not all talk together
+        await asyncio.sleep(_dice.uniform(0, INTERVAL))  # who start together do not all talk together
         while True:
             self.forget()
             with suppress(SharedAway):
@@ -159,13 +163,11 @@ class Fleet:
     # -- to hear -----------------------------------------------------------------------------------------------------
 
     def _hear(self, message: str | None) -> None:
-        if (
-            message is None or len(message) > _MOST_BYTES
-        ):  # None: some were missed. The next are a second away.
-            return
+        if message is None or len(message) > _MOST_BYTES:
+            return  # None: some were missed. The next are a second away.
         try:
             news = _decoder.decode(message)
-        except msgspec.DecodeError:  # of a version that says it in other words
+        except (msgspec.DecodeError, RecursionError):  # of a version that says it in other words
             log.debug("news of deployments that cannot be read")
             return
         if news.process == self._id or (

@@ -65,9 +65,7 @@ class SpendReader:
         for tally in wanted:
             since[tally.starts].append(tally)
         for starts, some in since.items():
-            async with (
-                self._ledger.up_to_date()
-            ):  # what ends during the reading is added to what was before it
+            async with self._ledger.up_to_date():  # what ends meanwhile is added to what was before
                 before = [tally.used for tally in some]
                 totals = await self._records.totals(
                     ("provider", "deployment_id"), LedgerQuery(since=float(starts) if starts else None)

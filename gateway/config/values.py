@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable
 from collections.abc import Mapping as Names
+from datetime import time
 from typing import Any, Literal
 
 from gateway.config.model import Secret
@@ -365,6 +366,14 @@ def _kind_of(node: Node) -> str:
     if isinstance(node, Sequence):
         return "a list"
     return "a mapping" if isinstance(node, Mapping) else "a single value"
+
+
+def is_time_of_day(written: str | None) -> bool:
+    """`HH:MM`, or nothing."""
+    try:
+        return written is None or time.fromisoformat(written).tzinfo is None
+    except ValueError:
+        return False
 
 
 def same(one: Node, other: Node) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from adapters.errors import UpstreamAuth
 from adapters.types import Address
 from gateway.config.model import Secret
+from gateway.credentials.renewal import Renewal
 from gateway.credentials.web import Web
 from gateway.routes import Deployment
 
@@ -49,14 +49,14 @@ class AwsSigner:
         self._look_at = 0.0
         self._failed = ""
         self._failed_until = 0.0
-        self._renewing: asyncio.Task[None] | None = None
+        self._renewal = Renewal(self._renew)
 
     @property
     def is_ready(self) -> bool:
         """Has it credentials that are still good?"""
         now = monotonic()
         if now >= self._look_at and now >= self._failed_until:
-            self._begin()
+            self._renewal.begin()
         return self._source is not None and self._source.is_good
 
     async def renew(self) -> None:
@@ -64,9 +64,7 @@ class AwsSigner:
         if self._source is not None and self._source.is_good:
             return
         if monotonic() >= self._failed_until:
-            await asyncio.shield(
-                self._begin()
-            )  # a client that leaves must not take the others' credentials along
+            await self._renewal.wait()
         if self._source is None or not self._source.is_good:
             raise UpstreamAuth(self._failed or "The AWS credentials that were given are no longer valid")
 
@@ -78,15 +76,7 @@ class AwsSigner:
 
     async def close(self) -> None:
         """Stop a renewal that runs."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewing
-
-    def _begin(self) -> asyncio.Task[None]:
-        if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.get_running_loop().create_task(self._renew())
-        return self._renewing
+        await self._renewal.close()
 
     async def _renew(self) -> None:
         try:

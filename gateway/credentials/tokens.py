@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from time import monotonic
 
 from adapters.errors import GatewayError, UpstreamAuth
 from adapters.types import Address
+from gateway.credentials.renewal import Renewal
 
 Fetch = Callable[[], Awaitable[tuple[str, float]]]
 """Gets a token: the text and the seconds that it is good for. Raises `UpstreamAuth`."""
@@ -28,14 +27,14 @@ class TokenSigner:
         self._ends_at = 0.0
         self._failed: GatewayError | None = None
         self._failed_until = 0.0
-        self._renewing: asyncio.Task[None] | None = None
+        self._renewal = Renewal(self._renew)
         self.version: int | None = 0
 
     @property
     def is_ready(self) -> bool:
         now = monotonic()
         if now >= self._renew_at and now >= self._failed_until:
-            self._begin()
+            self._renewal.begin()
         return now < self._ends_at
 
     async def renew(self) -> None:
@@ -44,7 +43,7 @@ class TokenSigner:
             return
         if self._failed is not None and monotonic() < self._failed_until:
             raise UpstreamAuth(self._failed.message)
-        await asyncio.shield(self._begin())  # a client that leaves must not take the others' token along
+        await self._renewal.wait()
         if monotonic() >= self._ends_at:
             raise UpstreamAuth(
                 self._failed.message if self._failed else "The token that was given is no longer valid"
@@ -56,15 +55,7 @@ class TokenSigner:
 
     async def close(self) -> None:
         """Stop a renewal that runs."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewing
-
-    def _begin(self) -> asyncio.Task[None]:
-        if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.get_running_loop().create_task(self._renew())
-        return self._renewing
+        await self._renewal.close()
 
     async def _renew(self) -> None:
         try:

@@ -51,9 +51,7 @@ class Breaker:
             return not self._failures
         if self.is_probed:
             return True
-        self.open_until = min(
-            self.open_until, now
-        )  # asked for want of another, or long before: time for a probe
+        self.open_until = min(self.open_until, now)  # asked for want of another: time for a probe
         return False
 
     def failed(self, now: float, seconds: float) -> bool:

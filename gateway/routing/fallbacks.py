@@ -22,7 +22,8 @@ def within_reach(routes: Routes, route: Route, controls: Controls) -> Sequence[R
     if controls.fallbacks:
         known = routes.stand_ins(route.name, controls.fallbacks)
     else:
-        known = _configured(routes, route)
+        stand_ins = route.notes.get("stand_ins")
+        known = _configured(routes, route) if stand_ins is None else stand_ins
     if not controls.context_window_fallbacks:
         return known
     found = list(known)
@@ -34,15 +35,14 @@ def within_reach(routes: Routes, route: Route, controls: Controls) -> Sequence[R
 
 
 def _configured(routes: Routes, route: Route) -> Sequence[Route]:
-    known: tuple[Route, ...] | None = route.notes.get("stand_ins")
-    if known is None:
-        found: list[Route] = []
+    found: list[Route] = []
+    for then in LISTS:
+        _add(found, route, routes.stand_ins(route.name, then=then))
+    for other in found:  # it grows as it goes
         for then in LISTS:
-            _add(found, route, routes.stand_ins(route.name, then=then))
-        for other in found:  # it grows as it goes
-            for then in LISTS:
-                _add(found, route, routes.stand_ins(other.name, then=then))
-        known = route.notes["stand_ins"] = tuple(found)
+            _add(found, route, routes.stand_ins(other.name, then=then))
+    known: tuple[Route, ...] = tuple(found)
+    route.notes["stand_ins"] = known
     return known
 
 

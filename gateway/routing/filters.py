@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Raw
 
@@ -43,7 +43,7 @@ def filters_of(
 _DEFAULT = "default"
 _MOST_CHOICES = 256
 _LONG_TAGS = 1_000
-"""Characters of all tags of a request whose choice is remembered: callers choose them."""
+"""Characters of all tags of a request from which its choice is remembered alone: callers choose them."""
 
 
 def tags_of(wants: Wants) -> tuple[str, ...]:
@@ -71,10 +71,9 @@ def tag_filter(settings: RouterSettings, health: Health, route: Route) -> Filter
         known = chosen.get((tags, agent))
         if known is None:
             known = _fitting(tagged, tags, agent, match_any=settings.tag_filtering_match_any)
-            if sum(map(len, tags)) <= _LONG_TAGS:
-                if len(chosen) >= _MOST_CHOICES:
-                    chosen.clear()
-                chosen[tags, agent] = known
+            if len(chosen) >= _MOST_CHOICES or sum(map(len, tags)) > _LONG_TAGS:
+                chosen.clear()
+            chosen[tags, agent] = known  # also a long one: it is asked for once for each deployment
         return known
 
     def refuses(deployment: Deployment, wants: Wants, now: float) -> WhyNot | None:
@@ -104,9 +103,9 @@ def _fitting(
     deployments: Sequence[_Tagged], tags: tuple[str, ...], agent: str | None, *, match_any: bool
 ) -> frozenset[str]:
     """The ids of those that are meant for such requests."""
-    needed = {tag[1:] for tag in tags if tag[0] == "&"}
-    banned = {tag[1:] for tag in tags if tag[0] == "!"}
-    wanted = {tag for tag in tags if tag[0] not in "&!"}
+    needed = {tag[1:] for tag in tags if tag[:1] == "&"}
+    banned = {tag[1:] for tag in tags if tag[:1] == "!"}
+    wanted = {tag for tag in tags if tag[:1] not in "&!"}
     allowed = [one for one in deployments if needed <= one.tags and banned.isdisjoint(one.tags)]
     defaults = [one for one in allowed if _DEFAULT in one.tags]
     told = f"User-Agent: {agent}" if agent else ""
@@ -256,28 +255,23 @@ def _tokens(limit: int) -> _Check:
     return check
 
 
-def _input_tokens(limit: int) -> _Check:
-    def check(condition: Condition, now: float) -> WhyNot | None:
-        minute = condition.by_direction()[0]
-        used = minute.sum(now)
-        if used < limit:
-            return None
-        told = f"it used {used} of {limit} input tokens in the last minute"
-        return WhyNot("limit", told, minute.wait(now, limit))
+def _of_direction(direction: Literal[0, 1], word: str) -> Callable[[int], _Check]:
+    def make(limit: int) -> _Check:
+        def check(condition: Condition, now: float) -> WhyNot | None:
+            minute = condition.by_direction()[direction]
+            used = minute.sum(now)
+            if used < limit:
+                return None
+            told = f"it used {used} of {limit} {word} tokens in the last minute"
+            return WhyNot("limit", told, minute.wait(now, limit))
 
-    return check
+        return check
+
+    return make
 
 
-def _output_tokens(limit: int) -> _Check:
-    def check(condition: Condition, now: float) -> WhyNot | None:
-        minute = condition.by_direction()[1]
-        used = minute.sum(now)
-        if used < limit:
-            return None
-        told = f"it used {used} of {limit} output tokens in the last minute"
-        return WhyNot("limit", told, minute.wait(now, limit))
-
-    return check
+_input_tokens = _of_direction(0, "input")
+_output_tokens = _of_direction(1, "output")
 
 
 # -- what was learnt ------------------------------------------------------------------------------------------------

@@ -126,11 +126,27 @@ _NEVER_ASKED = Condition()
 """What looking shows of a deployment that was never asked; a fresh one costs 3 us. Nobody writes to it."""
 
 
+class _Conditions(dict[str, Condition]):
+    """By the id of the deployment: a fresh one for whoever was never asked."""
+
+    def __missing__(self, deployment_id: str) -> Condition:
+        if len(self) >= _REMEMBERED:  # wildcards can name any number of models
+            self._forget_one()
+        condition = self[deployment_id] = Condition()
+        return condition
+
+    def _forget_one(self) -> None:
+        for deployment_id, condition in self.items():
+            if not condition.in_flight:
+                del self[deployment_id]
+                return
+
+
 class Health:
     """The conditions of all deployments that have been asked."""
 
     def __init__(self, *, cooldown: float = 5.0, enabled: bool = True) -> None:
-        self._conditions: dict[str, Condition] = {}
+        self._conditions = _Conditions()
         self._cooldown = cooldown
         self._enabled = enabled
         self._allowed: int | None = None
@@ -151,7 +167,10 @@ class Health:
         """Called when a deployment has a request less; None if nobody waits for it."""
 
     def adopt(self, settings: RouterSettings) -> None:
-        """Go by these settings from now on; what is known stays."""
+        """Go by these settings from now on; what is known stays, but for whom nobody leaves out any more."""
+        if settings.disable_cooldowns and self._enabled:
+            for condition in self._conditions.values():
+                condition.cooled_until, condition.breaker = 0.0, None
         self._cooldown = settings.cooldown_time
         self._enabled = not settings.disable_cooldowns
         self._allowed = settings.allowed_fails
@@ -161,12 +180,7 @@ class Health:
 
     def of(self, deployment_id: str) -> Condition:
         """The condition of a deployment, a fresh one if it was never asked."""
-        condition = self._conditions.get(deployment_id)
-        if condition is None:
-            if len(self._conditions) >= _REMEMBERED:  # wildcards can name any number of models
-                self._forget_one()
-            condition = self._conditions[deployment_id] = Condition()
-        return condition
+        return self._conditions[deployment_id]
 
     def look(self, deployment_id: str) -> Condition:
         """The condition of a deployment for whoever only shows it: nothing is remembered by looking."""
@@ -199,7 +213,7 @@ class Health:
 
     def began(self, deployment_id: str, now: float) -> None:
         """It is being asked."""
-        condition = self.of(deployment_id)
+        condition = self._conditions[deployment_id]
         condition.in_flight += 1
         condition.requests.add(now, 1)
         if condition.breaker is not None:
@@ -217,7 +231,7 @@ class Health:
 
     def used(self, deployment_id: str, now: float, usage: Usage) -> None:
         """A request that it answered has ended, and has used so much."""
-        self.of(deployment_id).used(now, usage)
+        self._conditions[deployment_id].used(now, usage)
 
     def succeeded(
         self,
@@ -229,7 +243,7 @@ class Health:
         streamed: bool = False,
     ) -> None:
         """It answered, after `seconds` (a stream: to its first event), with `per_token` seconds for each output token."""
-        condition = self.of(deployment_id)
+        condition = self._conditions[deployment_id]
         condition.successes += 1
         condition.last_reason = ""
         condition.pace.answered(now, seconds, per_token, self.keep, streamed=streamed)
@@ -272,6 +286,8 @@ class Health:
             self.released(deployment_id)
             return
         condition.in_flight -= 1
+        if condition.breaker is not None:
+            condition.breaker.released()  # whatever it is taken for, a probe has ended
         if self.on_room is not None:
             self.on_room()
         is_last = not any(peer != deployment_id and self.is_available(peer, now) for peer in peers)
@@ -345,9 +361,3 @@ class Health:
         if wished is not None and not isinstance(error, _STAYS_BROKEN):
             return min(max(wished, SHORTEST_COOLDOWN), LONGEST_COOLDOWN)
         return usual
-
-    def _forget_one(self) -> None:
-        for deployment_id, condition in self._conditions.items():
-            if not condition.in_flight:
-                del self._conditions[deployment_id]
-                return

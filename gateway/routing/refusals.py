@@ -7,7 +7,7 @@ that leads to the fallbacks for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -17,10 +17,15 @@ from adapters.errors import ContextWindowExceeded, GatewayError, NoDeployment
 Cause: TypeAlias = Literal["tags", "context", "limit", "budget", "cooldown"]
 
 _STAYS: tuple[Cause, ...] = ("tags", "context")
+_IN_GENERAL: Mapping[Cause, str] = {
+    "tags": "its tags are not for this request",
+    "limit": "it is at a limit",
+    "budget": "its budget is used up",
+}
 
 
 class WhyNot(Struct, frozen=True):
-    """`text` is for people, `seconds` until it passes, 0 if nobody can tell; None for what never does."""
+    """`text` is for operators, `seconds` until it passes, 0 if nobody can tell; None for what never does."""
 
     cause: Cause
     text: str
@@ -31,6 +36,11 @@ class WhyNot(Struct, frozen=True):
         """Waiting does not help."""
         return self.cause in _STAYS
 
+    @property
+    def briefly(self) -> str:
+        """What a virtual key's holder may know of it: not whom else it serves, what others used, what it may cost."""
+        return _IN_GENERAL.get(self.cause, self.text)
+
 
 class TagsDenied(GatewayError):
     """No deployment is meant for requests with these tags. The status is LiteLLM's."""
@@ -38,11 +48,16 @@ class TagsDenied(GatewayError):
     status, type, reason = 401, "auth_error", "tags_denied"
 
 
-def nobody(name: str, reasons: Sequence[WhyNot], tags: Sequence[str] = ()) -> GatewayError:
-    """The error of a route of that name none of whose deployments can take a request; `reasons` has one of each."""
+def nobody(
+    name: str, reasons: Sequence[WhyNot], tags: Sequence[str] = (), *, for_operator: bool = True
+) -> GatewayError:
+    """The error of a route of that name none of whose deployments can take a request; `reasons` has one of each.
+
+    It goes into details if it is `for_operator`.
+    """
     passing = [why for why in reasons if not why.stays]
     if passing:
-        return _come_again(name, passing)
+        return _come_again(name, passing, for_operator=for_operator)
     causes = {why.cause for why in reasons}
     if "context" in causes:
         said = "; ".join(dict.fromkeys(why.text for why in reasons if why.cause == "context"))
@@ -61,21 +76,22 @@ def nobody(name: str, reasons: Sequence[WhyNot], tags: Sequence[str] = ()) -> Ga
 _FINAL = {"x-should-retry": "false"}
 
 
-def _come_again(name: str, passing: Sequence[WhyNot]) -> NoDeployment:
+def _come_again(name: str, passing: Sequence[WhyNot], *, for_operator: bool) -> NoDeployment:
     soonest = min(why.seconds or 0.0 for why in passing)
     seconds = max(1, round(soonest + 0.5))
     headers = {"retry-after": str(seconds)}
     causes = {why.cause for why in passing}
+    texts = dict.fromkeys(why.text if for_operator else why.briefly for why in passing)
     if causes == {"cooldown"}:
         told = f"All deployments of {name!r} are in cooldown."
     elif causes == {"budget"}:
-        said = " ".join(dict.fromkeys(why.text for why in passing))
+        said = " ".join(texts)
         return NoDeployment(
             f"No deployments available - crossed budget: {said}. Try again in {seconds} seconds.",
             headers=headers | _FINAL,
         )
     else:
-        said = "; ".join(dict.fromkeys(why.text for why in passing))
+        said = "; ".join(texts)
         told = f"All deployments of {name!r} are in cooldown or at their limits: {said}."
     return NoDeployment(
         f"No deployments available for selected model, Try again in {seconds} seconds. {told}",

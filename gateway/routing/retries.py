@@ -7,7 +7,7 @@ want it all the same.
 
 How often is another matter: the request's own `num_retries` (or header, or `max_retries`) wins, then the deployment's
 `max_retries`, then `model_group_retry_policy`, `retry_policy`, and at last `num_retries` of the router. All of it is within
-the retry budget (`gateway.routing.budget`).
+the retry budget (`gateway.routing.retry_budget`).
 """
 
 from __future__ import annotations
@@ -78,9 +78,6 @@ TABLE: Mapping[type[GatewayError], Consequence] = {
 
 _BAD_GATEWAY = Consequence("BadGatewayError", "same", "fallbacks")
 _BROKEN_TLS = Consequence("ServiceUnavailableError", "other", "fallbacks")
-
-NAMES = tuple(sorted({row.name for row in TABLE.values() if row.name}))
-"""The names that policies may count by."""
 
 LONGEST_DELAY = 8.0
 """Seconds of back-off at most, where the policy does not say."""

@@ -24,11 +24,14 @@ os.register_at_fork(after_in_child=_dice.seed)  # workers are forked, and shall 
 
 
 class Considered(Struct, frozen=True):
-    """A deployment in the light of one request: its share of such requests, or why it gets none."""
+    """A deployment in the light of one request: its share of such requests, or why it gets none; `briefly` for those who hold
+    a virtual key.
+    """
 
     deployment: Deployment
     share: float
     why_not: str = ""
+    briefly: str = ""
 
 
 class Router:
@@ -58,7 +61,9 @@ class Router:
 
         `anyway` has those too whose circuit is open.
         """
-        filters = self._filters(route)
+        filters = route.notes.get("filters")
+        if filters is None:
+            filters = self._filters(route)
         if len(route.deployments) == 1 and not filters:  # what most routes are
             only = route.deployments[0]
             is_possible = self._health.is_usable if anyway else self._health.is_available
@@ -90,7 +95,7 @@ class Router:
         for deployment in route.deployments:
             why = self._why_not(deployment, route, wants, now)
             if why is not None:
-                refused.append(Considered(deployment, 0.0, why.text))
+                refused.append(Considered(deployment, 0.0, why.text, why.briefly))
             else:
                 levels.setdefault(deployment.order, []).append(deployment)
         found = []
@@ -98,10 +103,8 @@ class Router:
             level = levels[order]
             shares = self._shares(level, wants, now) if position == 0 else [0.0] * len(level)
             ranked = sorted(zip(level, shares, strict=True), key=lambda pair: -pair[1])
-            found += [
-                Considered(deployment, share, "" if position == 0 else f"order {order} comes later")
-                for deployment, share in ranked
-            ]
+            later = "" if position == 0 else f"order {order} comes later"
+            found += [Considered(deployment, share, later, later) for deployment, share in ranked]
         return [*found, *refused]
 
     def soonest(self, route: Route, wants: Wants, now: float) -> float | None:
@@ -121,7 +124,8 @@ class Router:
         """What to say when no deployment of the route can take the request."""
         reasons = [self._why_not(one, route, wants, now) for one in route.deployments]
         told = [why for why in reasons if why is not None]
-        return nobody(route.name, told, tags_of(wants))
+        for_operator = wants.caller is None or wants.caller.key is None
+        return nobody(route.name, told, tags_of(wants), for_operator=for_operator)
 
     def _has_levels(self, route: Route) -> bool:
         """Not all of its deployments are of one order."""

@@ -71,9 +71,7 @@ def least_busy(settings: RouterSettings, health: Health) -> Weigh:
             load: float = 1 + condition.in_flight
             if condition.elsewhere_in_flight:
                 load += condition.elsewhere_in_flight / processes
-            if (
-                condition.pace.failing.value
-            ):  # most have never failed, and this question costs a tenth of the answer
+            if condition.pace.failing.value:  # most never failed: asking is a tenth of working it out
                 load /= max(_LEAST, 1 - condition.pace.failing_now(now))
             loads.append(load)
         return _lowest(loads)

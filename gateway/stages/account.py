@@ -154,7 +154,8 @@ def _usage(x: Exchange) -> Usage | None:
     ):
         reported = None  # no model could have; the number would not even fit into the books
     if tap is None:
-        return _unreported(x) if reported is None or _is_spoken(x, reported) else reported
+        is_told = reported is not None and (reported.units is NO_UNITS or not _is_spoken(x, reported))
+        return reported if is_told else _unreported(x)
     if not tap.events:
         return _unreported(x)
     if reported is not None and tap.done:
@@ -209,13 +210,14 @@ def _row(x: Exchange) -> LedgerRow:
     at, error, controls = x.at, x.error, x.controls
     usage = NO_TOKENS if x.usage is None else x.usage
     answer = _only_answer(x)
+    is_first = answer is not None or (len(x.attempts) == 1 and x.attempts[0].answered)
     return LedgerRow(
         x.id,
         _kind(x, usage),
         x.wall,
         round((at.ended - at.began) * 1e6),
-        _between(at.began, at.first_event),
-        _overhead(x),
+        round((at.first_event - at.began) * 1e6) if at.first_event else None,
+        round((at.sent - at.began) * 1e6) if at.sent and is_first else None,  # lost on others is not ours
         usage,
         x.cost,
         None if answer is None else round(answer.seconds * 1000),
@@ -331,13 +333,3 @@ def _status(x: Exchange) -> Status:
     if x.cancelled:
         return "client_disconnected"
     return "failure" if x.error is not None else "success"
-
-
-def _overhead(x: Exchange) -> int | None:
-    """Microseconds until the provider was asked, if the first one answered: what is lost on others is not ours."""
-    answered_at_once = len(x.attempts) == 1 and x.attempts[0].answered
-    return _between(x.at.began, x.at.sent) if answered_at_once else None
-
-
-def _between(start: float, end: float) -> int | None:
-    return round((end - start) * 1e6) if end else None

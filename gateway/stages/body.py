@@ -61,6 +61,8 @@ class _Shape(Struct, frozen=True, gc=False):
     """Something in it is for the gateway."""
     kept_back: bool
     """Not all of it goes on to the provider."""
+    names_user: bool
+    """It may say for whom the caller asks."""
 
 
 class _Shapes:
@@ -82,6 +84,7 @@ class _Shapes:
             refused,
             steers="metadata" in names or not _CONTROLS.isdisjoint(names),
             kept_back=not self.ours.isdisjoint(names),
+            names_user="user" in names or "metadata" in names,
         )
         if sum(map(len, names)) <= _SHORT_NAMES:  # callers choose them: what is remembered is bounded
             if len(self._known) >= _MOST_SHAPES:
@@ -109,18 +112,23 @@ async def read(rt: Runtime, x: Exchange) -> None:
     shape = shapes.of(envelope)
     if shape.refused is not None:
         raise _refused(shape.refused)
-    x.controls = _controls(envelope, x.http.headers) if shape.steers else _controls_of(x.http)
-    x.end_user = _end_user(x, envelope)
+    x.controls = (
+        _controls(envelope, x.http.headers) if shape.steers else x.http.controls or _controls_of(x.http)
+    )
+    if shape.names_user or x.http.end_user:
+        x.end_user = _end_user(x, envelope)
     x.envelope = (
         {key: raw for key, raw in envelope.items() if key not in shapes.ours} if shape.kept_back else envelope
     )
     x.model = _model(x, envelope)
     _demand(x, envelope)
     if x.endpoint.operation in _STREAMED:
-        x.wants_stream = _flag(envelope, "stream")
+        x.wants_stream = "stream" in envelope and _flag(envelope, "stream")
     elif "stream" in envelope and x.endpoint.operation in _NEVER_STREAMED and _flag(envelope, "stream"):
         raise BadRequest(f"{x.endpoint.path} answers whole: it does not stream", param="stream")
-    x.wants_usage = _wants_usage(envelope) if x.endpoint.client_format == "openai" else True
+    x.wants_usage = x.endpoint.client_format != "openai" or (
+        "stream_options" in envelope and _wants_usage(envelope)
+    )
 
 
 def _open_form(x: Exchange, body: bytes) -> dict[str, Raw]:
@@ -137,7 +145,10 @@ def _said(text: str) -> bytes:
 
 
 def _model(x: Exchange, envelope: Mapping[str, Raw]) -> str:
-    name = unquote(x.http.model) if x.http.model else _string(envelope, "model")
+    if x.http.model:  # the bytes of a header may be no UTF-8, which nobody could write down
+        name = unquote(x.http.model.encode(errors="surrogateescape"))
+    else:
+        name = _string(envelope, "model")
     if not name:
         raise BadRequest(f"{x.endpoint.path}: Missing required parameter: 'model'.", param="model")
     if len(name) > _LONGEST_NAME:
@@ -187,8 +198,7 @@ def _refused(key: str) -> BadRequest:
 
 def _controls_of(head: Head) -> Controls:
     """What the head alone says."""
-    if head.controls is None:
-        head.controls = _controls({}, head.headers)
+    head.controls = _controls({}, head.headers)
     return head.controls
 
 
@@ -219,11 +229,7 @@ def _controls(envelope: Mapping[str, Raw], headers: Mapping[str, str]) -> Contro
 
 
 def _end_user(x: Exchange, envelope: Mapping[str, Raw]) -> str | None:
-    head = x.http
-    if head.end_user is None:
-        headers = head.headers
-        head.end_user = headers.get("x-litellm-end-user-id") or headers.get("x-litellm-customer-id") or ""
-    named = _text(head.end_user or ("user" in envelope and _string(envelope, "user")))
+    named = _text(x.http.end_user or ("user" in envelope and _string(envelope, "user")))
     if named or x.endpoint.client_format != "anthropic":
         return named
     metadata = _value(envelope, "metadata")
@@ -297,7 +303,7 @@ def _retries(envelope: Mapping[str, Raw], headers: Mapping[str, str]) -> int | N
 def _texts(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
-    pairs = ((name, text) for name, text in value.items() if isinstance(text, str))
+    pairs = ((name, text) for name, text in value.items() if isinstance(text, str) and _is_name(text))
     return dict(islice(pairs, _MOST_NAMES))
 
 
@@ -312,7 +318,12 @@ def _fallbacks(value: object) -> tuple[str, ...]:
         elif isinstance(item, dict):
             for chain in item.values():
                 names += _strings(chain)
-    return tuple(names[:_MOST_NAMES])
+    return tuple(islice(filter(_is_name, names), _MOST_NAMES))
+
+
+def _is_name(text: str) -> bool:
+    """Routes remember the names that callers ask for: no model has so long a one."""
+    return len(text) <= _LONGEST_NAME
 
 
 def _wants_usage(envelope: Mapping[str, Raw]) -> bool:

@@ -47,7 +47,7 @@ def hold_the_line(rt: Runtime, x: Exchange) -> None:
     if x.wants_stream:
         comment = CLIENTS[x.endpoint.client_format].KEEP_ALIVE
         x.client.comment_when_idle(
-            rt.deadlines, comment, rt.limits.keep_alive, lambda: headers_of(rt, x, None)
+            rt.deadlines, comment, rt.limits.keep_alive, partial(headers_of, rt, x, None)
         )
 
 
@@ -76,7 +76,7 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
         client.end()
     if client.is_full:
         await client.flushed(rt.limits.client_write)
-    if answer.tap is not None and not answer.ended:
+    if answer.tap is not None and not answer.ended and not (answer.response and answer.response.is_whole):
         await _farewell(rt, answer)
 
 
@@ -298,7 +298,7 @@ def headers_of(rt: Runtime, x: Exchange, answer: Answer | None) -> str:
     lines = (
         f"x-request-id: {x.id}\r\nrequest-id: {x.id}\r\nx-litellm-call-id: {call_id}\r\n"
         f"{_VERSION if tried <= 0 and not x.fallbacks else _version_and_attempts(tried, x.fallbacks)}"
-        f"{_of_deployment(deployment) if deployment is not None else ''}"
+        f"{'' if deployment is None else deployment.notes.get('headers') or _of_deployment(deployment)}"
     )
     if x.dropped:
         lines += header_lines((("x-penstock-dropped-params", _clean(", ".join(x.dropped))),))
@@ -324,18 +324,17 @@ _VERSION = _version_and_attempts(0, 0)
 
 
 def _of_deployment(deployment: Deployment) -> str:
-    lines: str | None = deployment.notes.get("headers")
-    if lines is None:
-        region = region_of(deployment)
-        lines = deployment.notes["headers"] = header_lines(
-            (
-                ("x-litellm-model-id", _clean(deployment.id)),
-                ("x-litellm-model-group", _clean(deployment.route)),
-                ("x-litellm-model-name", _clean(deployment.model_name)),
-                ("x-litellm-model-api-base", _clean(deployment.origin)),
-                *((("x-litellm-model-region", _clean(region)),) if region else ()),
-            )
+    region = region_of(deployment)
+    lines = header_lines(
+        (
+            ("x-litellm-model-id", _clean(deployment.id)),
+            ("x-litellm-model-group", _clean(deployment.route)),
+            ("x-litellm-model-name", _clean(deployment.model_name)),
+            ("x-litellm-model-api-base", _clean(deployment.origin)),
+            *((("x-litellm-model-region", _clean(region)),) if region else ()),
         )
+    )
+    deployment.notes["headers"] = lines
     return lines
 
 

@@ -247,9 +247,7 @@ class SqliteRecords:
 def _open(path: Path, busy_seconds: float) -> tuple[sqlite3.Connection, int]:
     """A writing connection and the schema's version, after migrations."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    with suppress(
-        OSError
-    ):  # a file of another owner that we may write is still good enough to keep the books in
+    with suppress(OSError):  # another owner's file that we may write is good enough to keep the books in
         path.chmod(0o600)
     deadline = time.monotonic() + OPEN_SECONDS
     while True:

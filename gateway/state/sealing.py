@@ -154,7 +154,5 @@ def _opened(open_: Callable[[bytes], bytes], data: str, failure: CannotOpen) -> 
     try:
         raw = base64.b64decode(data.replace("-", "+").replace("_", "/"), validate=True)
         return open_(raw).decode()
-    except (
-        Exception
-    ):  # InvalidTag, CryptoError, ValueError: what they say is of no use, and may show what they saw
+    except Exception:  # InvalidTag, CryptoError, ValueError: their text may show what they saw
         raise failure from None

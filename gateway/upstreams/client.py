@@ -99,7 +99,7 @@ class Upstreams:
         `scope` keeps the connections of one credential apart from another's; it is a digest, never the secret.
         """
         address = parse_url(url)
-        route = self._route(address, scope)
+        route = self._routes.get((address.origin, scope)) or self._open_route(address, scope)
         head = write_head(
             method,
             headers,
@@ -134,8 +134,8 @@ class Upstreams:
         `UpstreamUnreachable`, `UpstreamTimeout` (`connect_timeout`, `first_event_timeout`), `UpstreamDisconnected`,
         `UpstreamMalformed`.
         """
-        pool = self._route(prepared.address, prepared.scope).pool
-        method = prepared.method
+        address, scope, method = prepared.address, prepared.scope, prepared.method
+        pool = (self._routes.get((address.origin, scope)) or self._open_route(address, scope)).pool
         data = wire(prepared.head, method, body)
         waited = 0.0
         connection = pool.take()
@@ -165,9 +165,6 @@ class Upstreams:
         self._closed = True
         for route in list(self._routes.values()):
             await route.pool.close()
-
-    def _route(self, address: Address, scope: str) -> _Route:
-        return self._routes.get((address.origin, scope)) or self._open_route(address, scope)
 
     def _open_route(self, address: Address, scope: str) -> _Route:
         if self._closed:

@@ -233,6 +233,14 @@ class Connection(asyncio.Protocol):
             piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             self._quiet = 0
+            if (
+                self._stage == _DONE
+                and not response.collect
+                and failure is None
+                and self._response is response
+            ):
+                self._complete(response, piece)  # a stream's story ends here, and need not wait for the end
+                return
             response.feed(piece)
         else:
             self._quiet += len(data)
@@ -288,7 +296,8 @@ class Connection(asyncio.Protocol):
             self._interim += 1
             if status == 101 or self._interim > INTERIM_LIMIT:
                 raise self._refuse("an upgrade" if status == 101 else "too many interim answers")
-            self._start_head()
+            self._headers = {}
+            self._header_count = self._header_size = 0
             return
         version = self._parser.get_http_version()
         coding = headers.get("transfer-encoding")
@@ -327,9 +336,6 @@ class Connection(asyncio.Protocol):
         self._received = 0
         self._quiet = 0
         self._interim = 0
-        self._start_head()
-
-    def _start_head(self) -> None:
         self._headers = {}
         self._header_count = 0
         self._header_size = 0
@@ -348,15 +354,16 @@ class Connection(asyncio.Protocol):
             UpstreamTimeout(f"The provider did not answer in {seconds:g} s", code="first_event_timeout")
         )
 
-    def _complete(self, response: UpstreamResponse) -> None:
+    def _complete(self, response: UpstreamResponse, last: bytes = b"") -> None:
         unsent = self._transport is not None and self._transport.get_write_buffer_size() > 0
         head = self._head  # whoever goes on in one of these calls may ask again on this connection
         self._over(reusable=self._keep and not unsent)
-        response.complete()
+        response.complete(last)
         head.set()
 
     def _over(self, *, reusable: bool) -> None:
         """The exchange has ended: the connection goes back."""
         self._response = None
-        self.resume()
+        if self._paused:
+            self.resume()
         self._owner.finished(self, reusable=reusable and not self._closed)

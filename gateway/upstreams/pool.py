@@ -169,7 +169,7 @@ class Pool:
             self._all_gone.set_result(None)
 
     def _give_back(self, connection: Connection) -> None:
-        waiter = self._first_in_line()
+        waiter = self._first_in_line() if self._line else None
         if waiter is not None:
             waiter.set_result(connection)
         elif connection.is_connected:

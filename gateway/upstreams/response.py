@@ -204,12 +204,20 @@ class UpstreamResponse:
             wrapped.__cause__ = error
             self._reject(wrapped)
 
-    def complete(self) -> None:
-        """The message has ended as it should."""
+    @property
+    def is_whole(self) -> bool:
+        """All of the message is here; `ended` may still have to be told."""
+        return self._source is None
+
+    def complete(self, last: bytes = b"") -> None:
+        """The message has ended as it should, with this piece: who takes it may know already that no other will come."""
         if self._source is not None:
             self._source = None
             self._complete = True
-            self._report()
+            if last:
+                self.feed(last)
+            if self._ended is not None:
+                self._report()
 
     def fail(self, error: UpstreamError) -> None:
         """The message will not be complete: closes the source. Nothing happens if the message has ended."""

@@ -62,6 +62,9 @@ async def test_keys_are_needed(tmp_path: Path) -> None:
     assert '"Authorization: Bearer $LITELLM_MASTER_KEY"' in told
     assert "OPEN" not in told
     assert "secret" not in told
+    assert "export it as LITELLM_MASTER_KEY" in told
+    exported = await shown(text, tmp_path, {"LITELLM_MASTER_KEY": "a-very-secret-key"})
+    assert "export it" not in exported
 
 
 async def test_many_models(tmp_path: Path) -> None:

@@ -186,3 +186,19 @@ def test_an_explained_request_is_one_that_wants_something() -> None:
     assert request.envelope == {}
     gateway = of(entry("m", "openai/a"))
     assert gateway.router.choose(route_of({}), request, 0.0) is not None
+
+
+def test_a_key_learns_no_details_of_deployments() -> None:
+    """Limits, budgets and tags are the operator's, in the reasons too."""
+    gateway = of(
+        entry("m", "openai/gpt-4o", tags=["team-of-others"], max_budget=5, budget_duration="1d", weight=2),
+        entry("m", "openai/gpt-4o-mini", tags=["default"], rpm=0),
+        router_settings={"enable_tag_filtering": True},
+        virtual_keys=[{"key": "sk-zwq18vbnmkliuop", "key_alias": "bot"}],
+    )
+    (row,) = configured_keys(gateway.config)
+    bot = Caller("key", row.payer, row.alias, row)
+    found = told(gateway, "m", bot, for_operator=False)["deployments"]
+    assert {one["why_not"] for one in found} == {"its tags are not for this request", "it is at a limit"}
+    assert not {"tags", "max_budget", "budget_duration", "rpm"} & {name for one in found for name in one}
+    assert "team-of-others" in str(told(gateway, "m", bot)["deployments"])

@@ -374,3 +374,19 @@ async def test_the_loser_goes_on(tmp_path: Path) -> None:
     assert b" there" in await answer.read()
     assert len(slow.requests) == 2
     assert tried(row) == [("a", "hedge_lost"), ("b", "upstream_disconnected"), ("a", "")]
+
+
+async def test_nobody_is_looked_for_again_and_again(tmp_path: Path) -> None:
+    """Where nobody else can be asked there is one look for each rival, however short the time is."""
+    async with fake_provider() as slow:
+        slow.will(hang)
+        base = f"{slow.url}/v1"
+        config = config_of(
+            entry("m", "openai/a", base, order=1),
+            entry("m", "openai/b", base, order=2, rpm=0),
+            hedging={"after": 0.001, "max": 1},
+        )
+        async with gateway(config, tmp_path) as gw:
+            answer = await gw.post(CHAT, question(timeout=0.1))
+            assert await counted(gw, "nobody") == 1
+    assert answer.status == 504

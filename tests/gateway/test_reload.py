@@ -255,6 +255,17 @@ async def test_a_running_gateway_is_not_opened(provider: FakeProvider, tmp_path:
         assert (await gw.post(CHAT, asked())).status == 401
 
 
+async def test_a_slip_takes_no_models(provider: FakeProvider, tmp_path: Path) -> None:
+    """A file whose models are all gone, here for a slip in one word, is refused, the slip is named, and the models stay."""
+    text = config_for(provider)
+    async with gateway(text, tmp_path) as gw:
+        outcome = await now(gw, tmp_path, text.replace("model_list", "model_lost"))
+        lost, slip = map(str, outcome.problems)
+        assert "there are no models any more" in lost
+        assert 'unknown key "model_lost", did you mean "model_list"?' in slip
+        assert gw.rt.routes.find("gpt-4o") is not None
+
+
 async def test_a_file_that_is_gone(provider: FakeProvider, tmp_path: Path) -> None:
     """A file that was deleted is refused, and the old configuration stays."""
     async with gateway(config_for(provider), tmp_path) as gw:

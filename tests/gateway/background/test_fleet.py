@@ -179,6 +179,29 @@ async def test_what_cannot_be_read_changes_nothing() -> None:
     assert len(list(health.all())) == 500
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        '["a", -1000, -5, -5]',
+        f'["a", 1{"0" * 400}]',
+        f'["a", 1, 1, 1, 0, "", [[1.0, 1{"0" * 400}]]]',
+        '["a", 1, 1, 1, 0, "", [[-5.0, 1]]]',
+        '["a", 1, 1, 1, 0, "", [[1e308, 1]]]',
+        '["a", 1, 1, 1, 1e308, "upstream_rate_limited"]',
+        f'["a", 1, 1, 1, 0, "", [], {"[" * 50_000}{"]" * 50_000}]',
+    ],
+)
+async def test_numbers_that_nobody_counted(row: str) -> None:
+    """News with numbers that no process could have are passed over, and leave nothing behind when they are taken back."""
+    clock, shared, health = Clock(), MemoryShared(), Health()
+    fleet = Fleet(shared, health, lambda: routes("a", "b"), clock)
+    await shared.publish("fleet", f'["p", [{row}]]')
+    await shared.publish("fleet", '["p", []]')
+    condition = health.look("a")
+    assert (condition.elsewhere_in_flight, condition.elsewhere_requests) == (0, 0)
+    assert (condition.pace.first.value, condition.cooled_until, fleet.others) == (None, 0.0, 0)
+
+
 async def test_a_message_is_bounded() -> None:
     """Of very many deployments those that are asked most are told."""
     clock, fleet, here, _, there = two("a")

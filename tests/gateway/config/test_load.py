@@ -545,6 +545,8 @@ def test_what_is_unknown_is_doubted(folder: Path, text: str, line: str) -> None:
         ('general_settings: {allowed_ips: ["*"]}', "notice", "config.yaml:1:20: allowed_ips has no effect, and with this value needs none (general_settings)"),
         ("general_settings: {blocked_ips: []}", "notice", "config.yaml:1:20: blocked_ips has no effect, and with this value needs none (general_settings)"),
         ("litellm_settings: {ssl_verify: true}", "notice", "config.yaml:1:20: ssl_verify has no effect, and with this value needs none (litellm_settings)"),
+        ("general_settings: {store_model_in_db: true}", "warning", "config.yaml:1:20: store_model_in_db has no effect yet: models and settings in the database (general_settings)"),
+        ("general_settings: {proxy_batch_write_at: 60}", "notice", "config.yaml:1:20: proxy_batch_write_at is not needed: rows are written in batches, ten times a second (general_settings)"),
         ("mcp_servers: {a: b}", "warning", "config.yaml:1:1: mcp_servers has no effect yet: MCP servers, agents and search (mcp_servers)"),
     ],
 )  # fmt: skip

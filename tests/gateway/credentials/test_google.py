@@ -198,7 +198,7 @@ async def test_renewal(google: Google) -> None:
     assert signer.sign(ADDRESS, b"")["authorization"] == "Bearer token-1"
     signer._token._renew_at = 0.0
     assert signer.is_ready  # the old one serves while the new one is fetched
-    renewing = signer._token._renewing
+    renewing = signer._token._renewal._running
     assert renewing is not None
     await renewing
     assert signer.sign(ADDRESS, b"")["authorization"] == "Bearer token-2"

@@ -56,6 +56,8 @@ CASES: list[tuple[list[dict[str, Any]], Asked, str]] = [
     ([A, B, C, D], tagged("free"), "a"),
     ([A, B, C, D], tagged("free", "paid"), "ab"),
     ([A, B, C, D], tagged(), "c"),
+    ([A, B, C, D], tagged(""), "c"),
+    ([A, B, C, D], tagged("", "free"), "a"),
     ([A, B, D], tagged(), "abc"),
     ([A, B, C, D], tagged("nobody-has-this"), "c"),
     ([A, B, D], tagged("nobody-has-this"), ""),

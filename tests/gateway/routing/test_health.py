@@ -7,6 +7,7 @@ import pytest
 from adapters.errors import (
     GatewayError,
     UpstreamAuth,
+    UpstreamDisconnected,
     UpstreamNotFound,
     UpstreamOverloaded,
     UpstreamRateLimited,
@@ -14,6 +15,7 @@ from adapters.errors import (
     UpstreamTimeout,
 )
 from gateway.config.model import RouterSettings
+from gateway.routing.breaker import Breaker
 from gateway.routing.health import Health
 
 
@@ -136,3 +138,39 @@ def test_cooldowns_of_other_processes() -> None:
     assert not health.is_available("a", 109.0)
     assert health.of("a").last_reason == "upstream_rate_limited"
     assert not Health(enabled=False).follow_cooldown("a", 110.0, "x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        (RouterSettings(allowed_fails=1), UpstreamOverloaded("x")),
+        (RouterSettings(disable_cooldowns=True), UpstreamOverloaded("x")),
+        (RouterSettings(adaptive_concurrency=True), UpstreamRateLimited("x")),
+        (RouterSettings(), UpstreamDisconnected("x", reused=True)),
+        (RouterSettings(), UpstreamRefused("x")),
+    ],
+)
+def test_a_probe_ends_whatever_it_is_taken_for(settings: RouterSettings, error: GatewayError) -> None:
+    """A probe that fails in a way that does not count leaves the circuit half-open for the next one, and not for ever."""
+    health = Health()
+    health.adopt(settings)
+    health.began("a", 90.0)  # another one is under way, so a refusal may be a matter of how many there are
+    health.of("a").breaker = breaker = Breaker()
+    for _ in range(5):
+        breaker.failed(100.0, 5.0)
+    health.began("a", 105.0)
+    assert not health.is_available("a", 105.0)
+    health.failed("a", error, 106.0, peers=["a"], started=105.0)
+    assert health.is_available("a", 1_000.0)
+    assert health.of("a").in_flight == 1
+
+
+def test_cooldowns_are_switched_off_by_a_reload() -> None:
+    """Whoever is left out at that moment can be asked again."""
+    health = Health()
+    for _ in range(5):
+        fail(health, UpstreamRateLimited("x", retry_after=60), is_last=False)
+    health.adopt(RouterSettings())
+    assert not health.is_available("a", 101.0)
+    health.adopt(RouterSettings(disable_cooldowns=True))
+    assert health.is_available("a", 101.0)

@@ -34,6 +34,15 @@ def test_a_spent_budget_is_not_worth_a_retry() -> None:
     assert (error.headers["x-should-retry"], error.headers["retry-after"]) == ("false", "500")
 
 
+def test_a_virtual_key_learns_no_details() -> None:
+    """Not what others used, what may be spent, or whom deployments are meant for."""
+    limit = nobody("m", [LIMIT, COOLDOWN], for_operator=False).message
+    assert limit.endswith("at their limits: it is at a limit; it cools down for 4.0 s more.")
+    budget = nobody("m", [BUDGET], for_operator=False).message
+    assert "crossed budget: its budget is used up." in budget
+    assert (TAGS.briefly, CONTEXT.briefly) == ("its tags are not for this request", CONTEXT.text)
+
+
 def test_what_stays_says_what_is_wrong() -> None:
     """A question that nobody can read is a context error, whoever else was left out for tags; tags alone are refused."""
     error = nobody("m", [TAGS, CONTEXT])

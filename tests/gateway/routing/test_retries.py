@@ -25,8 +25,8 @@ from adapters.errors import (
     UpstreamUnreachable,
 )
 from gateway.access import ModelDenied
-from gateway.config.failing import ERRORS
 from gateway.config.model import RetryPolicy, RouterSettings
+from gateway.config.retries import ERRORS
 from gateway.routing.retries import TABLE, consequence, may_repeat, retries_after, wait_before
 from tests.gateway.routing.choosing import route_of
 

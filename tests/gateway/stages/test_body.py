@@ -345,3 +345,27 @@ async def test_many_messages(provider: FakeProvider, gw: Gateway) -> None:
     big, small = await asyncio.gather(gw.post(CHAT, body), gw.get("/health/liveness"))
     assert (big.status, small.status) == (200, 200)
     assert len(provider.requests[0].json["messages"]) == 100_000
+
+
+@pytest.mark.parametrize("more", [{}, {"expect": "100-continue"}])
+async def test_a_model_in_a_header_that_is_no_text(gw: Gateway, more: dict[str, str]) -> None:
+    """Bytes that are no UTF-8 name a model that does not exist; the row can be written."""
+    async with gw.connect() as (reader, writer):
+        data = written(CHAT, {"messages": HELLO}, {"x-litellm-model": "NAME", **more})
+        writer.write(data.replace(b"NAME", b"\xff\xe9"))
+        answer = await receive(reader)
+    (row,) = await gw.rows()
+    assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
+    assert row.model_requested == "\ufffd\ufffd"
+
+
+async def test_fallbacks_that_are_no_names(provider: FakeProvider, gw: Gateway) -> None:
+    """What is too long for a name is passed over: names are remembered, and a caller could send thousands of megabytes."""
+    long = "f" * 100_000
+    body = {"model": "gpt-4o", "messages": HELLO, "fallbacks": [long, {"model": long}, "claude"]}
+    provider.will(whole({"error": {"message": "x"}}, 500), whole(message_answer()))
+    answer = await gw.post(CHAT, body | {"context_window_fallback_dict": {long: "claude", "gpt-4o": long}})
+    (row,) = await gw.rows()
+    assert (answer.status, row.model_group) == (200, "claude")
+    assert gw.rt.routes.find("another") is None
+    assert max(map(len, gw.rt.routes._found)) < 1_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,23 @@ async def test_a_known_providers_model(
     async with gateway(config, tmp_path, environ) as gw:
         answer = await gw.post("/v1/chat/completions", {"model": "groq/llama-3.3-70b", "messages": HELLO})
     assert words in (await answer.json())["error"]["message"]
+
+
+async def test_an_unknown_model_names_none_that_the_key_may_not_use(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    """Who guesses at names learns only those that the key may use."""
+    base = f"{provider.url}/v1"
+    names = ("plan-merger", "plan-merges-x", "plan-open-1")
+    config = json.loads(config_of(*(entry(name, "openai/a", base) for name in names)))
+    config["general_settings"] = {"master_key": "sk-master-of-routes-4417"}
+    config["virtual_keys"] = [{"key": "sk-virtual-of-routes-5128", "models": ["plan-open-*", "plan-merge-*"]}]
+    async with gateway(json.dumps(config), tmp_path) as gw:
+        headers = {"authorization": "Bearer sk-virtual-of-routes-5128"}
+        body = {"model": "plan-merge-r", "messages": HELLO}
+        refused = await gw.post("/v1/chat/completions", body, headers=headers)
+        said = (await refused.json())["error"]["message"]
+    assert refused.status == 404
+    assert "merger" not in said
+    assert "merges" not in said
+    assert "plan-open-1" in said

@@ -273,7 +273,7 @@ async def test_a_receiver_may_abort(upstreams: Upstreams) -> None:
         await peer.request()
         await peer.send(chunked(end=b""))
         await ready.wait()
-        await peer.send(b"1\r\na\r\n0\r\n\r\n")
+        await peer.send(b"1\r\na\r\n")
         await peer.gone()
 
     ready = asyncio.Event()
@@ -286,6 +286,40 @@ async def test_a_receiver_may_abort(upstreams: Upstreams) -> None:
     assert taken.pieces == [b"a"]
     assert len(taken.ends) == 1
     assert taken.ends[0] is not None
+
+
+async def test_who_takes_the_last_piece_may_know_that_it_is_the_last(upstreams: Upstreams) -> None:
+    """A piece that comes with the end of its message is handed on when that is whole: aborting then breaks nothing."""
+    taken = Taken()
+    whole: list[bool] = []
+
+    def receive(piece: bytes) -> None:
+        taken.receive(piece)
+        whole.append(response.is_whole)
+        if response.is_whole:
+            response.abort()
+        else:
+            second.set()
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(chunked(end=b""))
+        await first.wait()
+        await peer.send(b"1\r\na\r\n")
+        await second.wait()
+        await peer.send(b"1\r\nb\r\n0\r\n\r\n")
+        await peer.gone()
+
+    first, second = asyncio.Event(), asyncio.Event()
+    async with serve(play) as server:
+        response = await send(upstreams, server.url)
+        response.pump(receive, taken.ended)
+        first.set()
+        await taken.until()
+        assert repr(upstreams).endswith("0 active, 1 idle>")
+    assert taken.pieces == [b"a", b"b"]
+    assert whole == [False, True]
+    assert taken.ends == [None]
 
 
 async def test_pausing_holds_the_upstream_back(upstreams: Upstreams) -> None:

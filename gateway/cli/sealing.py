@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-from gateway.app import database_of
-from gateway.config.environment import load_dotenv, read_environment
-from gateway.config.load import load
+from gateway.cli.common import (
+    NotDone,
+    add_store,
+    carry_out,
+    data_folder,
+    environ_here,
+    general_settings,
+    open_store,
+)
 from gateway.config.model import GeneralSettings
-from gateway.config.problems import ConfigInvalid
 from gateway.named_credentials import reseal
-from gateway.state.open import FILE, open_records
-from gateway.state.records import Records, RecordsUnavailable
 from gateway.state.sealing import NAME, CannotOpen, CannotSeal, Sealer
 
 _STDIN = "-"
-
-
-class _RefusedError(Exception):
-    """Why it was not done, in one line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,30 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the variable that holds the new salt, - for standard input",
     )
     add("--dry-run", action="store_true", help="open everything, seal and write nothing")
-    add("-c", "--config", help="configuration file, if it says where the database is (CONFIG_FILE_PATH)")
-    add("--data-dir", type=Path, metavar="FOLDER", help="where penstock.db is (PENSTOCK_DATA_DIR)")
-    parser.set_defaults(run=_run)
+    add_store(parser)
+    parser.set_defaults(
+        run=lambda parsed: carry_out(lambda: asyncio.run(_rotate(parsed)), CannotSeal, CannotOpen)
+    )
 
 
-def _run(parsed: argparse.Namespace) -> int:
-    try:
-        return asyncio.run(_rotate(parsed))
-    except (RecordsUnavailable, CannotSeal, CannotOpen, _RefusedError) as error:
-        print(f"penstock: {error}", file=sys.stderr)
-    except ConfigInvalid as invalid:
-        for problem in invalid.problems:
-            print(problem, file=sys.stderr)
-    return 1
-
-
-async def _rotate(parsed: argparse.Namespace) -> int:
-    environ = load_dotenv(Path(".env"), os.environ)
-    file = parsed.config or environ.get("CONFIG_FILE_PATH")
-    general = load(Path(file) if file else None, environ).config.general
+async def _rotate(parsed: argparse.Namespace) -> None:
+    environ = environ_here()
+    general = general_settings(parsed, environ)
     old, new = Sealer(_old(parsed.from_env, environ, general)), Sealer(_salt(parsed.to_env, environ))
     if old.key_id == new.key_id:
-        raise _RefusedError("the old salt and the new one are the same")
-    records = _open(parsed.data_dir or read_environment(environ).data_dir, general)
+        raise NotDone("the old salt and the new one are the same")
+    records = open_store(data_folder(parsed, environ), general)
     try:
         moved, known = await reseal(records, old, new, dry_run=parsed.dry_run)
     finally:
@@ -86,7 +72,6 @@ async def _rotate(parsed: argparse.Namespace) -> int:
     )
     if moved and not parsed.dry_run:
         print(f"Start the gateways with {NAME} set to the new salt now.")
-    return 0
 
 
 def _old(name: str, environ: Mapping[str, str], general: GeneralSettings) -> str:
@@ -98,15 +83,5 @@ def _old(name: str, environ: Mapping[str, str], general: GeneralSettings) -> str
 def _salt(name: str, environ: Mapping[str, str]) -> str:
     found = sys.stdin.readline() if name == _STDIN else environ.get(name, "")
     if not found.strip():
-        raise _RefusedError("standard input is empty" if name == _STDIN else f"{name} is not set")
+        raise NotDone("standard input is empty" if name == _STDIN else f"{name} is not set")
     return found.strip()
-
-
-def _open(folder: Path, general: GeneralSettings) -> Records:
-    database = database_of(general)
-    if database is None and not (folder / FILE).is_file():
-        raise _RefusedError(f"there is no store at {folder / FILE}")
-    records, warnings = open_records(folder, database)
-    if database is None and not records.describe().durable:
-        raise _RefusedError(warnings[0])
-    return records

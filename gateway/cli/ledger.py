@@ -10,44 +10,44 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import os
 import sys
-import time as clock
+import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime, time
-from pathlib import Path
+from datetime import UTC, datetime
 
 from gateway.admin.books import csv_head, csv_line, every_row, json_line, verify
-from gateway.app import database_of
 from gateway.background.retention import first_kept, prune
-from gateway.config.environment import load_dotenv, read_environment
-from gateway.config.load import load
-from gateway.config.problems import ConfigInvalid
+from gateway.cli.common import (
+    add_command,
+    add_store,
+    carry_out,
+    data_folder,
+    environ_here,
+    general_settings,
+    moment,
+    open_store,
+)
 from gateway.config.values import seconds_of
-from gateway.state.open import FILE, open_records
-from gateway.state.records import LedgerQuery, Records, RecordsUnavailable, usd
+from gateway.state.records import LedgerQuery, Records, usd
 
 Work = Callable[[Records, argparse.Namespace], Awaitable[int]]
-
-
-class CannotReadError(Exception):
-    """Why, in one line."""
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add `verify`, `export` and `prune`."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     about = "add up all rows and compare with every total; exit code 0 if they agree"
-    check = commands.add_parser("verify", help=about, description=about)
+    check = add_command(commands, "verify", about, "penstock ledger verify --config config.yaml")
     _add_query(check)
     _finish(check, _verify)
     about = "print rows, the newest first"
-    export = commands.add_parser("export", help=about, description=about)
+    example = "penstock ledger export --format jsonl --since 2026-01-01 --until 2026-02-01"
+    export = add_command(commands, "export", about, example)
     export.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="default: csv")
     _add_query(export)
     _finish(export, _export)
     about = "delete rows of days that are long past; sums, spend and budgets stay as they are"
-    old = commands.add_parser("prune", help=about, description=about)
+    old = add_command(commands, "prune", about, "penstock ledger prune --older-than 90d --dry-run")
     older = "keep this long and delete the days (UTC) before: 90d, 12w, 6mo"
     old.add_argument("--older-than", type=_span, required=True, metavar="SPAN", help=older)
     old.add_argument("--dry-run", action="store_true", help="say how many rows it would be, and delete none")
@@ -67,20 +67,8 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
 
 
 def _finish(parser: argparse.ArgumentParser, work: Work) -> None:
-    add = parser.add_argument
-    add("-c", "--config", help="configuration file, if it says where the database is (CONFIG_FILE_PATH)")
-    add("--data-dir", type=Path, metavar="FOLDER", help="where penstock.db is (PENSTOCK_DATA_DIR)")
-    parser.set_defaults(run=lambda parsed: _run(work, parsed))
-
-
-def moment(text: str) -> float:
-    try:
-        if len(text) == len("2026-01-31"):
-            return datetime.combine(date.fromisoformat(text), time(), UTC).timestamp()
-        read = datetime.fromisoformat(text)
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"not a date like 2026-01-31: {text!r}") from None
+    add_store(parser)
+    parser.set_defaults(run=lambda parsed: carry_out(lambda: asyncio.run(_with_records(work, parsed))))
 
 
 def _span(text: str) -> float:
@@ -90,36 +78,13 @@ def _span(text: str) -> float:
     return found
 
 
-def _run(work: Work, parsed: argparse.Namespace) -> int:
-    try:
-        return asyncio.run(_with_records(work, parsed))
-    except (RecordsUnavailable, CannotReadError) as error:
-        print(f"penstock: {error}", file=sys.stderr)
-    except ConfigInvalid as invalid:
-        for problem in invalid.problems:
-            print(problem, file=sys.stderr)
-    return 1
-
-
 async def _with_records(work: Work, parsed: argparse.Namespace) -> int:
-    records = records_of(parsed)
+    environ = environ_here()
+    records = open_store(data_folder(parsed, environ), general_settings(parsed, environ))
     try:
         return await work(records, parsed)
     finally:
         await records.close()
-
-
-def records_of(parsed: argparse.Namespace) -> Records:
-    environ = load_dotenv(Path(".env"), os.environ)
-    file = parsed.config or environ.get("CONFIG_FILE_PATH")
-    database = database_of(load(Path(file) if file else None, environ).config.general)
-    folder = parsed.data_dir or read_environment(environ).data_dir
-    if database is None and not (folder / FILE).is_file():
-        raise CannotReadError(f"there is no ledger at {folder / FILE}")
-    records, warnings = open_records(folder, database)
-    if database is None and not records.describe().durable:
-        raise CannotReadError(warnings[0])
-    return records
 
 
 def _query(parsed: argparse.Namespace) -> LedgerQuery:
@@ -156,7 +121,7 @@ async def _export(records: Records, parsed: argparse.Namespace) -> int:
 
 
 async def _prune(records: Records, parsed: argparse.Namespace) -> int:
-    before = first_kept(clock.time(), parsed.older_than)
+    before = first_kept(time.time(), parsed.older_than)
     day = datetime.fromtimestamp(before, UTC).date().isoformat()
     if parsed.dry_run:
         query = LedgerQuery(until=before)

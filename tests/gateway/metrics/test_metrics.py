@@ -78,15 +78,6 @@ def test_everything_is_in_the_table() -> None:
     assert exported == {name: set(series.labels) for name, series in table.items()}
 
 
-def test_names_and_help() -> None:
-    """Every series has a help text; counters end in _total, and no name stands twice."""
-    assert len({series.name for series in SERIES}) == len(SERIES)
-    for series in SERIES:
-        assert series.help
-        assert series.name.endswith("_total") == (series.kind == "counter")
-        assert bool(series.buckets) == (series.kind == "histogram")
-
-
 @pytest.mark.parametrize("name", NEEDED_BY_DASHBOARDS)
 def test_dashboards_find_their_series(name: str) -> None:
     """Existing dashboards find the names that they query."""

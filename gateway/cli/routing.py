@@ -10,24 +10,29 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import sqlite3
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from gateway.app import database_of
-from gateway.cli_keys import RefusedError, ask
-from gateway.cli_ledger import moment
-from gateway.config.environment import load_dotenv, read_environment
+from gateway.cli.common import (
+    NotDone,
+    add_command,
+    ask,
+    carry_out,
+    config_path,
+    environ_here,
+    moment,
+    open_file,
+    open_store,
+    table,
+)
+from gateway.config.environment import read_environment
 from gateway.config.load import load
 from gateway.config.model import Config, GeneralSettings, Secret
 from gateway.config.postgres import PostgresUrlInvalid
-from gateway.config.problems import ConfigInvalid
 from gateway.explaining import asked, explain, explain_all, unstarted
 from gateway.keyfields import configured_keys, named_digest
 from gateway.keyring import MASTER, Caller
@@ -43,27 +48,22 @@ from gateway.simulation import (
     read_lines,
     simulate,
 )
-from gateway.state.open import FILE, open_records
-from gateway.state.records import LedgerQuery, LedgerRow, Records, RecordsUnavailable
-from gateway.state.records_sqlite import SqliteRecords
+from gateway.state.open import FILE
+from gateway.state.records import LedgerQuery, LedgerRow, Records
 
 _SQLITE = b"SQLite format 3\0"
-
-
-class _CannotDoError(Exception):
-    """Why, in one line."""
 
 
 def add_commands(commands: Any) -> None:
     """Add `explain` and `simulate` to the subcommands of `penstock`."""
     about = "who would answer a request for a model, and why not the others"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "explain",
-        help=about,
-        description=f"{about}; without --model: every model, and where its key comes from",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  penstock explain --model gpt-4o --tag free\n"
-        "  penstock explain --model gpt-4o --key bot --url http://localhost:4000",
+        about,
+        "penstock explain --model gpt-4o --tag free",
+        "penstock explain --model gpt-4o --key bot --url http://localhost:4000",
+        more="; without --model: every model, and where its key comes from",
     )
     add = parser.add_argument
     add("-m", "--model", help="the name that clients ask for (default: all)")
@@ -71,7 +71,11 @@ def add_commands(commands: Any) -> None:
     add("--tag", action="append", default=[], help="a tag that the request carries; may be repeated")
     add("--region", help="where the caller is, for routing by region: eu, us-east-1 …")
     add("--stream", action="store_true", help="the request wants a stream")
-    add("-c", "--config", help="configuration file (CONFIG_FILE_PATH)")
+    add(
+        "-c",
+        "--config",
+        help="configuration file (default: CONFIG_FILE_PATH, else config.yaml if it is there)",
+    )
     add("--url", help="ask the gateway that runs there instead; it knows health and all keys")
     add(
         "--timeout",
@@ -81,16 +85,15 @@ def add_commands(commands: Any) -> None:
         help="with --url: how long to wait (default 10)",
     )
     add("--json", action="store_true", help="print the explanation as JSON")
-    parser.set_defaults(run=lambda parsed: _told(_explain, parsed))
+    parser.set_defaults(run=lambda parsed: carry_out(lambda: _explain(parsed)))
 
     about = "replay a ledger against another configuration: cost, refusals, fallbacks, side by side"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "simulate",
-        help=about,
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  penstock simulate --config new.yaml --against config.yaml --since 2026-01-01\n"
-        "  penstock simulate --config new.yaml --ledger export.jsonl --json",
+        about,
+        "penstock simulate --config new.yaml --against config.yaml --since 2026-01-01",
+        "penstock simulate --config new.yaml --ledger export.jsonl --json",
     )
     add = parser.add_argument
     add("-c", "--config", required=True, help="the configuration to try")
@@ -105,7 +108,7 @@ def add_commands(commands: Any) -> None:
     add("--until", type=moment, metavar="DATE", help="until before this day or time")
     add("--limit", type=_rows, metavar="N", help="the first N requests alone")
     add("--json", action="store_true", help="print the figures as JSON")
-    parser.set_defaults(run=lambda parsed: _told(_simulate, parsed))
+    parser.set_defaults(run=lambda parsed: carry_out(lambda: _simulate(parsed), LineUnreadable))
 
 
 def _rows(text: str) -> int:
@@ -114,22 +117,9 @@ def _rows(text: str) -> int:
     return int(text)
 
 
-def _told(work: Any, parsed: argparse.Namespace) -> int:
-    try:
-        work(parsed)
-    except (RefusedError, _CannotDoError, RecordsUnavailable, LineUnreadable) as error:
-        print(f"penstock: {error}", file=sys.stderr)
-        return 1
-    except ConfigInvalid as invalid:
-        for problem in invalid.problems:
-            print(problem, file=sys.stderr)
-        return 1
-    return 0
-
-
-def _compiled(file: str | None, environ: Mapping[str, str]) -> tuple[Config, Routes]:
+def _compiled(file: Path | None, environ: Mapping[str, str]) -> tuple[Config, Routes]:
     """A configuration and its routes, with the variables that it sets itself. Raises `ConfigInvalid`."""
-    config = load(Path(file) if file else None, environ).config
+    config = load(file, environ).config
     own = {name: secret.reveal() for name, secret in config.environment_variables.items()}
     return config, compile_routes(config, {**environ, **own}, PriceTable.load())
 
@@ -158,8 +148,10 @@ def _asked_there(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def _explained_here(parsed: argparse.Namespace) -> dict[str, Any]:
-    environ = load_dotenv(Path(".env"), os.environ)
-    config, routes = _compiled(parsed.config or environ.get("CONFIG_FILE_PATH") or _beside(), environ)
+    environ = environ_here()
+    usual = Path("config.yaml")
+    path = config_path(parsed.config, environ) or (usual if usual.is_file() else None)
+    config, routes = _compiled(path, environ)
     gateway = unstarted(config, routes, environ)
     caller = _named(config, parsed.key) if parsed.key else MASTER
     request = asked(caller, tags=tuple(parsed.tag), region=parsed.region, stream=parsed.stream)
@@ -168,15 +160,11 @@ def _explained_here(parsed: argparse.Namespace) -> dict[str, Any]:
     return explain_all(gateway, request, for_operator=True)
 
 
-def _beside() -> str | None:
-    return "config.yaml" if Path("config.yaml").is_file() else None
-
-
 def _named(config: Config, key: str) -> Caller:
     for row in configured_keys(config):
         if key == row.alias or named_digest(key) == row.digest:
             return Caller("key", row.payer, row.alias, row)
-    raise _CannotDoError("no key of the configuration is called so; keys that were handed out need --url")
+    raise NotDone("no key of the configuration is called so; keys that were handed out need --url")
 
 
 def explained(told: Mapping[str, Any]) -> list[str]:
@@ -189,16 +177,17 @@ def explained(told: Mapping[str, Any]) -> list[str]:
         why = f": {told['why_not']}" if "why_not" in told else ""
         return [f"{told['model']}{why}", *lines]
     lines.insert(0, f"{told['model']}: {told['as']}, {told.get('strategy', 'its entries')}")
-    lines += [f"  {line}" for line in _table(list(map(_cells, told["deployments"])))]
+    lines += [f"  {line}" for line in table(list(map(_cells, told["deployments"])))]
     lines += [f"  {line}" for line in _rules(told)]
     return lines
 
 
 def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
-    price = one.get("price") or {}
-    cost = (
-        " / ".join(f"${price[side]:g}" for side in ("input", "output") if side in price) or "no price known"
-    )
+    price = one.get("price")
+    cost = "no price known"
+    if price is not None:
+        tokens = [f"${price[side]:g}" for side in ("input", "output") if side in price]
+        cost = " / ".join(tokens) or "not by the token"
     if "share" not in one:
         return "", one["deployment"], "", "", "", f"({one['place']})"
     bounds = [f"{name} {_plain(one[name])}" for name in _BOUNDS if one.get(name)]
@@ -247,20 +236,6 @@ def _all_explained(told: Mapping[str, Any]) -> list[str]:
     return lines or ["there are no models"]
 
 
-def _table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
-    """Lines with their columns under each other; those whose numbers are in `right` end alike."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = set(right)
-    return [
-        "  ".join(
-            cell.rjust(width) if at in aligned else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            if width
-        ).rstrip()
-        for row in rows
-    ]
-
-
 # -- simulate --------------------------------------------------------------------------------------------------------
 
 
@@ -274,9 +249,9 @@ def _simulate(parsed: argparse.Namespace) -> None:
 
 
 async def _compare(parsed: argparse.Namespace) -> Comparison:
-    environ = load_dotenv(Path(".env"), os.environ)
+    environ = environ_here()
     tried = [file for file in (parsed.against, parsed.config) if file]
-    compiled = [_compiled(file, environ) for file in tried]
+    compiled = [_compiled(Path(file), environ) for file in tried]
     with ExitStack() as stack:
         records, rest = _ledger(parsed.ledger, compiled[0][0], environ, stack)
         try:
@@ -300,36 +275,22 @@ def _ledger(
     put into a store for as long as they are needed.
     """
     if named is None:
-        return _store(read_environment(environ).data_dir, config.general), iter(())
+        return open_store(read_environment(environ).data_dir, config.general), iter(())
     path = Path(named)
     if not path.is_file():
         url = environ.get(named, "")
         if not url.lower().startswith(("postgres://", "postgresql://")):
-            raise _CannotDoError(f"{named} is neither a file nor a variable with the URL of a Postgres")
-        return _store(Path(), GeneralSettings(database_url=Secret(url))), iter(())
+            raise NotDone(f"{named} is neither a file nor a variable with the URL of a Postgres")
+        try:
+            return open_store(Path(), GeneralSettings(database_url=Secret(url))), iter(())
+        except PostgresUrlInvalid as error:
+            raise NotDone(f"the URL of the database cannot be used: {error}") from None
     file = stack.enter_context(path.open("rb"))
     if file.read(len(_SQLITE)) == _SQLITE:
-        return _file(path), iter(())
+        return open_file(path), iter(())
     file.seek(0)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-"))
-    return _file(Path(folder) / FILE), read_lines(file)
-
-
-def _file(path: Path) -> Records:
-    try:
-        return SqliteRecords(path)
-    except sqlite3.Error as error:
-        raise _CannotDoError(f"{path} cannot be read: {error}") from None
-
-
-def _store(folder: Path, general: GeneralSettings) -> Records:
-    try:
-        database = database_of(general)
-    except PostgresUrlInvalid as error:
-        raise _CannotDoError(f"the URL of the database cannot be used: {error}") from None
-    if database is None and not (folder / FILE).is_file():
-        raise _CannotDoError(f"there is no ledger at {folder / FILE}")
-    return open_records(folder, database)[0]
+    return open_file(Path(folder) / FILE), read_lines(file)
 
 
 _COUNTS = ("refused", "not_found", "failed", "fallbacks", "unpriced", "unmeasured")
@@ -346,11 +307,11 @@ def compared(found: Comparison) -> list[str]:
             counts = (str(one[name] or "") for name in _COUNTS)
             rows.append(("" if at else model, side, str(one["answered"]), f"${one['cost']:.6f}", *counts))
     lines = [f"{found.rows} requests from {told['first']} to {told['last']}", ""]
-    lines += _table(rows, right=range(2, len(rows[0])))
+    lines += table(rows, right=range(2, len(rows[0])))
     answered = [("WHO ANSWERS", "", "REQUESTS", "COST")]
     for side, by in told["deployments"].items():
         answered += [(name, side, f"{one['requests']:g}", f"${one['cost']:.6f}") for name, one in by.items()]
-    lines += ["", *_table(answered, right=(2, 3))]
+    lines += ["", *table(answered, right=(2, 3))]
     why = [
         f"{side}: {count} {reason}"
         for side, reasons in told["reasons"].items()

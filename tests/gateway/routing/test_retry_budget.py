@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.model import RetryBudget
-from gateway.routing.budget import Attempts
+from gateway.routing.retry_budget import Attempts
 
 
 @given(st.integers(15, 400), st.integers(1, 40), st.integers(1, 5))

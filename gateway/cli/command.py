@@ -20,7 +20,6 @@ import socket
 import sys
 import traceback
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -35,17 +34,17 @@ from gateway import __version__, malformed
 from gateway.admin.routes import exposition
 from gateway.app import CannotStart, allow_many_files, claim, open_runtime, serve
 from gateway.banner import banner, reachable
-from gateway.cli_check import add_arguments as add_check_arguments
-from gateway.cli_check import check, told_once
-from gateway.cli_keys import add_commands as add_key_commands
-from gateway.cli_ledger import add_commands as add_ledger_commands
-from gateway.cli_routing import add_commands as add_routing_commands
-from gateway.cli_sealing import add_arguments as add_rotation_arguments
+from gateway.cli.check import add_arguments as add_check_arguments
+from gateway.cli.check import check, told_once
+from gateway.cli.common import add_command, config_path, directly, environ_here
+from gateway.cli.keys import add_commands as add_key_commands
+from gateway.cli.ledger import add_commands as add_ledger_commands
+from gateway.cli.routing import add_commands as add_routing_commands
+from gateway.cli.sealing import add_arguments as add_rotation_arguments
 from gateway.config.environment import (
     LEVELS,
     MOST_WORKERS,
     Environment,
-    load_dotenv,
     most_verbose,
     read_environment,
 )
@@ -81,7 +80,7 @@ _REFUSED = {
     "--ssl_certfile_path": _TLS,
     "--ciphers": _TLS,
     "--iam_token_db_auth": "leave it out",
-    "--max_budget": "budgets are not enforced yet",
+    "--max_budget": "write max_budget under litellm_settings in the configuration",
     "--add_key": "provider keys belong in the environment or in the configuration",
     "--test": "use the curl that the start-up banner prints",
     "--test_async": "use the curl that the start-up banner prints",
@@ -149,27 +148,61 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _serve_parser(commands)
     told = "validate a configuration and print what was understood of it"
-    add_check_arguments(commands.add_parser("check", help=told, description=told))
+    examples = "penstock check config.yaml", "penstock check --json config.yaml"
+    add_check_arguments(add_command(commands, "check", told, *examples, more="; exit code 0 if it is well"))
     add_routing_commands(commands)
-    health = commands.add_parser("health", help="ask a running gateway how it is; exit code 0 if it is well")
+    told = "ask a running gateway how it is; exit code 0 if it is well"
+    health = add_command(commands, "health", told, "penstock health --port 4001")
     health.add_argument("--url", help="ask there (default: /health at the host and port of the environment)")
     health.add_argument("--host", help="where it listens, if a flag told it so (LITELLM_HOST, HOST)")
     health.add_argument("-p", "--port", type=_port, help="likewise (LITELLM_PORT, PORT)")
     health.add_argument("--timeout", type=float, default=4.0, help="seconds (default: 4)")
     health.set_defaults(run=_health)
-    add_key_commands(commands.add_parser("keys", help="hand out virtual keys, list them, take them away"))
-    add_ledger_commands(commands.add_parser("ledger", help="does the ledger add up, and what is in it"))
+    add_key_commands(
+        add_command(
+            commands,
+            "keys",
+            "hand out virtual keys, list them, take them away",
+            "penstock keys create --alias bot --models 'gpt-4o,openai/*' --max-budget 5 --budget-duration 1d",
+            "penstock keys list --url http://localhost:4000",
+            "penstock keys revoke --alias bot",
+            more="; asks a running gateway, with the master key in LITELLM_MASTER_KEY",
+        )
+    )
+    add_ledger_commands(
+        add_command(
+            commands,
+            "ledger",
+            "does the ledger add up, and what is in it",
+            "penstock ledger verify",
+            "penstock ledger export --format jsonl --since 2026-01-01",
+            "penstock ledger prune --older-than 90d --dry-run",
+            more="; reads the file or the database itself, whether or not a gateway runs",
+        )
+    )
     told = "seal with another salt key what the store keeps sealed (LITELLM_SALT_KEY)"
-    add_rotation_arguments(commands.add_parser("rotate-salt", help=told, description=told))
-    commands.add_parser("version", help="print the version").set_defaults(run=_version)
-    config = commands.add_parser("config", help="about configuration files")
+    example = "penstock rotate-salt --from-env OLD_SALT --to-env NEW_SALT --dry-run"
+    add_rotation_arguments(add_command(commands, "rotate-salt", told, example))
+    add_command(commands, "version", "print the version").set_defaults(run=_version)
+    config = add_command(commands, "config", "about configuration files")
     about = config.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    about.add_parser("schema", help="print a JSON schema for editors").set_defaults(run=_schema)
+    told, example = "print a JSON schema for editors", "penstock config schema > penstock.schema.json"
+    add_command(about, "schema", told, example).set_defaults(run=_schema)
     return parser
 
 
 def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("serve", help="run the gateway (the default)", allow_abbrev=False)
+    parser = add_command(
+        commands,
+        "serve",
+        "run the gateway (the default)",
+        "penstock",
+        "penstock --config config.yaml --port 4000 --num_workers 4",
+        "penstock --model ollama/llama3.2 --api_base http://localhost:11434",
+        more="; flags win over the configuration, and that over the environment. Flags of LiteLLM's own server are accepted "
+        "with a notice",
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add("-c", "--config", help="configuration file; none is needed (environment: CONFIG_FILE_PATH)")
     add("--host", help="address to listen on (LITELLM_HOST, HOST; default 0.0.0.0)")
@@ -184,7 +217,7 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     add("--api_base", help="with --model: where it is")
     add("--api_version", help="with --model azure/…: the API version")
     add("--drop_params", action="store_true", help="drop parameters that a provider does not support")
-    add("--num_retries", type=_count, help="more attempts than one")
+    add("--num_retries", type=_count, metavar="N", help="attempts after the first one (0 to 100; default 2)")
     add("--num_workers", type=_workers, metavar="N", help="processes on this port (NUM_WORKERS; default 1)")
     add("--request_timeout", type=_seconds, metavar="SECONDS", help="seconds until an answer must begin")
     add("--validate_config", action="store_true", help="the same as `penstock check`")
@@ -310,7 +343,7 @@ def _work(settings: _Settings, notices: Sequence[str], worker: Worker | None = N
 
 def _settings(parsed: argparse.Namespace) -> _Settings:
     """Raises ConfigInvalid."""
-    environ = load_dotenv(Path(".env"), os.environ)
+    environ = environ_here()
     debug = parsed.detailed_debug or parsed.debug
     flags = {
         "LITELLM_HOST": parsed.host,
@@ -320,9 +353,8 @@ def _settings(parsed: argparse.Namespace) -> _Settings:
     }
     told = {name: str(value) for name, value in flags.items() if value is not None}
     environ |= told
-    path = parsed.config or environ.get("CONFIG_FILE_PATH")
     source = Source(
-        Path(path) if path else None,
+        config_path(parsed.config, environ),
         environ,
         told=told,
         amend=partial(_with_flags, parsed=parsed),
@@ -409,15 +441,14 @@ def _count_log_drops(rt: Runtime) -> None:
 
 
 def _health(parsed: argparse.Namespace) -> int:
-    environment = read_environment(load_dotenv(Path(".env"), os.environ))
+    environment = read_environment(environ_here())
     host, port = parsed.host or environment.host, parsed.port or environment.port
     url = parsed.url or f"http://{reachable(host)}:{port}/health"
     if not url.startswith(("http://", "https://")):
         print(f"penstock: not a URL: {url}", file=sys.stderr)
         return 2
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(url, timeout=parsed.timeout) as response:
+        with directly.open(url, timeout=parsed.timeout) as response:
             body = json.loads(response.read())
     except urllib.error.HTTPError as error:
         print(f"unhealthy: {url} answered {error.code}", file=sys.stderr)

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.config.environment import load_dotenv
+from gateway.cli.common import config_path, environ_here
 from gateway.config.load import Loaded, load
 from gateway.config.model import Config, ModelEntry
 from gateway.config.problems import ConfigInvalid, Problem
@@ -30,22 +29,24 @@ from gateway.state.keys import KeyRow
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of `penstock check`."""
-    parser.add_argument("file", nargs="?", help="the configuration (default: --config's own default)")
+    parser.add_argument(
+        "file", nargs="?", help="the configuration (default: CONFIG_FILE_PATH, else config.yaml)"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=lambda parsed: check(parsed.file, as_json=parsed.json))
 
 
 def check(file: str | None, *, as_json: bool = False) -> int:
     """Print the report; the exit code."""
-    environ = load_dotenv(Path(".env"), os.environ)
-    path = file or environ.get("CONFIG_FILE_PATH") or "config.yaml"
+    environ = environ_here()
+    path = config_path(file, environ) or Path("config.yaml")
     doubts: tuple[Problem, ...] = ()
     try:
         try:
-            loaded = load(Path(path), environ, strict=True)
+            loaded = load(path, environ, strict=True)
         except ConfigInvalid as strict:
             doubts = strict.problems
-            loaded = load(Path(path), environ)  # what a start would let pass does not end the report
+            loaded = load(path, environ)  # what a start would let pass does not end the report
         keys = configured_keys(loaded.config)
     except ConfigInvalid as invalid:
         problems = (*doubts, *(problem for problem in invalid.problems if problem not in doubts))

@@ -106,7 +106,11 @@ async def test_refusals(
         assert told in captured.err
     monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-another-master-key")
     assert await run("list") == 1
-    assert "answered 401: Authentication Error, Invalid API key provided." in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        "answered 401: Authentication Error, Invalid API key provided. (the key that is sent is LITELLM_MASTER_KEY"
+        in told
+    )
 
 
 @pytest.mark.parametrize(

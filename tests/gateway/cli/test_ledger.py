@@ -92,7 +92,7 @@ async def test_prune(tmp_path: Path) -> None:
 async def test_commands_that_cannot_be_carried_out(tmp_path: Path) -> None:
     """No ledger, no database, no such date: one line, and nothing is made."""
     code, _, err = await run("ledger", "verify", folder=tmp_path)
-    assert (code, "there is no ledger" in err) == (1, True)
+    assert (code, "there is no store" in err) == (1, True)
     assert not (tmp_path / "data").exists()
     nowhere = {"DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/nothing"}
     code, _, err = await run("ledger", "export", folder=tmp_path, environ=nowhere)

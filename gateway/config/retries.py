@@ -33,7 +33,7 @@ _DEFAULT = ("max_retries", "DefaultRetries")
 _DELAYS = ("base_delay", "max_delay")
 
 
-class Failing:
+class RetryReader:
     """Reads these settings. Problems go to the reader's report."""
 
     def __init__(self, reader: Reader) -> None:

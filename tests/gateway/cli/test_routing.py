@@ -99,6 +99,15 @@ def test_one_model_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert rest == ["  retries: 2", "  limit: rpm of gateway, 40", "  fallbacks: demo"]
 
 
+def test_prices_that_are_not_for_tokens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is paid by the second or the picture is not said to have no price."""
+    models = {"sound": "openai/whisper-1", "new": "openai/nobody-knows-it"}
+    entries = [{"model_name": name, "litellm_params": {"model": one}} for name, one in models.items()]
+    (folder / "config.yaml").write_text(json.dumps({"model_list": entries}))
+    assert "  not by the token  " in said(capsys, "explain", "--model", "sound")
+    assert "  no price known  " in said(capsys, "explain", "--model", "new")
+
+
 def test_as_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     """With a key's alias or the key itself: whether it may, and its own limits; one that the file does not have needs --url."""
     for name in ("bot", "sk-vqzj18vbnmkliu"):
@@ -230,7 +239,7 @@ def test_what_cannot_be_replayed(
 ) -> None:
     """No ledger, no such file, lines that are none, a broken configuration, a database that is not there: one line each."""
     words = ("simulate", "--config", "cheap.yaml")
-    assert "there is no ledger" in refused(capsys, *words)
+    assert "there is no store" in refused(capsys, *words)
     assert "neither a file nor a variable" in refused(capsys, *words, "--ledger", "nothing")
     (folder / "bad.jsonl").write_text("no\n")
     assert "line 1 is no row" in refused(capsys, *words, "--ledger", "bad.jsonl")

@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
-import urllib.error
-import urllib.request
-from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gateway.banner import reachable
-from gateway.config.environment import load_dotenv, read_environment
+from gateway.cli.common import add_command, ask, carry_out, table
 
 _PAGE = 100
-
-
-class RefusedError(Exception):
-    """Why it was not done, in one line."""
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add `create`, `list`, `info` and `revoke`."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    create = commands.add_parser("create", help="make a key and print it; it is shown this once")
+    about = "make a key and print it; it is shown this once"
+    example = (
+        "penstock keys create --alias bot --models 'gpt-4o,openai/*' --max-budget 5 --budget-duration 1d"
+    )
+    create = add_command(commands, "create", about, example)
     add = create.add_argument
     add("--alias", dest="key_alias", metavar="NAME", help="its name in logs and in the ledger")
     add(
@@ -54,15 +47,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print all that the gateway says of it")
     _finish(create, _create)
 
-    listing = commands.add_parser("list", help="all keys, the newest first")
+    listing = add_command(commands, "list", "all keys, the newest first")
     listing.add_argument("--json", action="store_true", help="print all that the gateway says of them")
     _finish(listing, _list)
 
-    info = commands.add_parser("info", help="what the gateway knows of a key, as JSON")
+    info = add_command(commands, "info", "what the gateway knows of a key, as JSON")
     info.add_argument("key", help="the key, or its digest")
     _finish(info, _info)
 
-    revoke = commands.add_parser("revoke", help="take keys away, for good")
+    revoke = add_command(
+        commands, "revoke", "take keys away, for good", "penstock keys revoke --alias bot old-bot"
+    )
     revoke.add_argument("keys", nargs="+", metavar="KEY", help="a key, its digest, or with --alias its name")
     revoke.add_argument("--alias", action="store_true", help="what is named are aliases")
     _finish(revoke, _revoke)
@@ -72,16 +67,7 @@ def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
     add = parser.add_argument
     add("--url", help="where the gateway is (default: this machine, as LITELLM_HOST and LITELLM_PORT say)")
     add("--timeout", type=float, default=10.0, metavar="SECONDS", help="how long to wait (default 10)")
-    parser.set_defaults(run=lambda parsed: _run(run, parsed))
-
-
-def _run(command: Any, parsed: argparse.Namespace) -> int:
-    try:
-        command(parsed)
-    except RefusedError as refused:
-        print(f"penstock: {refused}", file=sys.stderr)
-        return 1
-    return 0
+    parser.set_defaults(run=lambda parsed: carry_out(lambda: run(parsed)))
 
 
 # -- the commands ----------------------------------------------------------------------------------------------------
@@ -120,9 +106,7 @@ def _list(parsed: argparse.Namespace) -> None:
         lines.append(
             (key["key_alias"] or "", key["key_name"], key["status"], spent, budget, expires, key["token"])
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print("\n".join(table(lines)))
 
 
 def _info(parsed: argparse.Namespace) -> None:
@@ -134,32 +118,3 @@ def _revoke(parsed: argparse.Namespace) -> None:
     told = ask(parsed, "POST", "/key/delete", {name: parsed.keys})
     count = len(told["deleted_keys"])
     print(f"{count} key{'' if count == 1 else 's'} revoked")
-
-
-def ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None) -> Any:
-    """What the gateway at `parsed.url` answers within `parsed.timeout` seconds. Raises `RefusedError`."""
-    environ = load_dotenv(Path(".env"), os.environ)
-    environment = read_environment(environ)
-    base = parsed.url or f"http://{reachable(environment.host)}:{environment.port}"
-    if not base.startswith(("http://", "https://")):
-        raise RefusedError(f"not a URL: {base}")
-    headers = {"content-type": "application/json"}
-    if environment.master_key:
-        headers["authorization"] = f"Bearer {environment.master_key.reveal()}"
-    body = None if fields is None else json.dumps(fields).encode()
-    request = urllib.request.Request(base.rstrip("/") + path, body, headers, method=method)  # noqa: S310 - looked at above
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(request, timeout=parsed.timeout) as response:
-            return json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        raise RefusedError(f"{base} answered {error.code}: {_message(error)}") from None
-    except (OSError, ValueError, HTTPException) as error:
-        raise RefusedError(f"{base}: {getattr(error, 'reason', None) or error}") from None
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.loads(error.read())["error"]["message"])
-    except (OSError, ValueError, LookupError, TypeError, HTTPException):
-        return str(error.reason)

@@ -1,4 +1,4 @@
-"""Tests of gateway/cli.py that need no running server; those that do are tests/e2e/test_process.py."""
+"""Tests of gateway/cli/command.py that need no running server; those that do are tests/e2e/test_process.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import io
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ import pytest
 import yaml
 
 import gateway
-from gateway import cli, logs
-from gateway.cli import main
+from gateway import logs
+from gateway.cli import command, main
 from gateway.config.environment import LEVELS
 from tests.harness import gateway as gateway_of
 
-HERE = Path(__file__).parents[2]
+HERE = Path(__file__).parents[3]
 JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
     "array": list,
@@ -32,20 +33,6 @@ JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "boolean": bool,
     "null": type(None),
 }
-
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working directory, and no variable that the gateway would read."""
-    monkeypatch.chdir(tmp_path)
-    for name in (
-        "OPENAI_API_KEY",
-        "ANTHROPIC_API_KEY",
-        "GEMINI_API_KEY",
-        "LITELLM_MASTER_KEY",
-        "CONFIG_FILE_PATH",
-    ):
-        monkeypatch.delenv(name, raising=False)
 
 
 def refused(*arguments: str) -> int:
@@ -118,25 +105,25 @@ def test_what_is_not_understood(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("flag", sorted(cli._HISTORIC))
+@pytest.mark.parametrize("flag", sorted(command._HISTORIC))
 def test_historic_flags(flag: str) -> None:
     """Flags of another server are accepted, with or without the value that they take, and each leaves a notice."""
-    values = ["4"] if cli._HISTORIC[flag] else []
-    parsed = cli._parser().parse_args(["serve", flag, *values, "--port", "4001"])
+    values = ["4"] if command._HISTORIC[flag] else []
+    parsed = command._parser().parse_args(["serve", flag, *values, "--port", "4001"])
     assert parsed.port == 4001
     assert parsed.notices == [f"{flag} has no meaning here and is ignored"]
-    parsed = cli._parser().parse_args(["serve", flag, "--port", "4001"])
+    parsed = command._parser().parse_args(["serve", flag, "--port", "4001"])
     assert parsed.port == 4001
 
 
-@pytest.mark.parametrize("flag", sorted(cli._REFUSED))
+@pytest.mark.parametrize("flag", sorted(command._REFUSED))
 def test_flags_that_somebody_would_rely_on(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A flag with an effect that is not there is refused, and says what to do instead."""
     assert refused(flag, "value") == 2
-    assert f"{flag} is not available: {cli._REFUSED[flag]}" in capsys.readouterr().err
+    assert f"{flag} is not available: {command._REFUSED[flag]}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", cli._NOTHING_TO_PREPARE)
+@pytest.mark.parametrize("flag", command._NOTHING_TO_PREPARE)
 def test_nothing_to_prepare(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A flag that prepares a database and leaves, leaves: a container that runs before the server does not hang."""
     assert main([flag]) == 0
@@ -147,9 +134,9 @@ def test_help_tells_all_flags(capsys: pytest.CaptureFixture[str]) -> None:
     """`penstock serve --help` explains each flag that does something, and does not mention the others."""
     assert refused("serve", "--help") == 0
     told = capsys.readouterr().out
-    parser = cli._parser()
+    parser = command._parser()
     (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    quiet = {*cli._HISTORIC, *cli._REFUSED, *cli._NOTHING_TO_PREPARE}
+    quiet = {*command._HISTORIC, *command._REFUSED, *command._NOTHING_TO_PREPARE}
     for action in commands.choices["serve"]._actions:
         for option in action.option_strings:
             assert (f"{option}" in told) is (option not in quiet), option
@@ -157,6 +144,27 @@ def test_help_tells_all_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused("--help") == 0
     overview = capsys.readouterr().out
     assert [name for name in commands.choices if f"    {name}" not in overview] == []
+
+
+def _subcommands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in parser._subparsers._group_actions if parser._subparsers else ():
+        assert isinstance(action.choices, dict)
+        for one in action.choices.values():
+            yield one
+            yield from _subcommands(one)
+
+
+def test_help_describes_and_shows() -> None:
+    """Each subcommand's help begins with what it is for, and its examples are commands that are understood."""
+    parser = command._parser()
+    examples = []
+    for one in _subcommands(parser):
+        assert one.description, one.prog
+        examples += [line.strip() for line in (one.epilog or "").splitlines() if line.startswith("  ")]
+    assert len(examples) > 10
+    for example in examples:
+        words = shlex.split(example.partition(" > ")[0])[1:]
+        parser.parse_args(words if words and not words[0].startswith("-") else ["serve", *words])
 
 
 def test_a_bug_is_told_without_secrets(
@@ -167,7 +175,7 @@ def test_a_bug_is_told_without_secrets(
     def burst(_: argparse.Namespace) -> int:
         raise RuntimeError("the key sk-proj-onlyhere-abcdefghmnop is odd")
 
-    monkeypatch.setattr(cli, "_version", burst)
+    monkeypatch.setattr(command, "_version", burst)
     assert main(["version"]) == 1
     told = capsys.readouterr().err
     assert "RuntimeError: the key sk-...mnop is odd" in told
@@ -180,7 +188,7 @@ def test_an_interruption_before_the_start(monkeypatch: pytest.MonkeyPatch) -> No
     def interrupted(_: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_version", interrupted)
+    monkeypatch.setattr(command, "_version", interrupted)
     assert main(["version"]) == 130
 
 
@@ -206,7 +214,7 @@ async def test_lost_log_lines_are_counted(tmp_path: Path) -> None:
     stop = logs.setup(as_json=True, stream=io.StringIO())
     try:
         async with gateway_of(None, tmp_path) as gw:
-            cli._count_log_drops(gw.rt)
+            command._count_log_drops(gw.rt)
             (handler,) = [h for h in logging.getLogger().handlers if isinstance(h, logs.QueuedHandler)]
             handler.dropped = 3
             told, _ = gw.rt.metrics.render()
@@ -218,7 +226,7 @@ async def test_lost_log_lines_are_counted(tmp_path: Path) -> None:
 def test_the_levels_of_the_log() -> None:
     """Each level may be given in any case."""
     for level in LEVELS:
-        assert cli._parser().parse_args(["serve", "--log-level", level.lower()]).log_level == level
+        assert command._parser().parse_args(["serve", "--log-level", level.lower()]).log_level == level
 
 
 def test_a_variable_that_is_wrong(
