@@ -203,16 +203,14 @@ class Answer:
 
 def _rising_ids() -> Iterator[str]:
     # UUIDs of version 7: 48 bits of milliseconds, 12 bits of their fractions and 62 random ones. Made by hand they cost
-    # 0.6 us, `uuid` takes 2; the kernel gives randomness for 256 at once, because it lets go of the interpreter's lock.
-    variant = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+    # 0.5 us, `uuid` takes 2; the kernel gives randomness for 256 at once, because it lets go of the interpreter's lock.
+    variant = bytes(0x80 | byte & 0x3F for byte in range(256))
     while True:
-        pool = os.urandom(8 * 256).hex()
-        for at in range(0, len(pool), 16):
-            when = f"{time.time_ns() * 4096 // 1_000_000:015x}"
-            yield (
-                f"{when[:8]}-{when[8:12]}-7{when[12:]}-"
-                f"{variant[pool[at]]}{pool[at + 1 : at + 4]}-{pool[at + 4 : at + 16]}"
-            )
+        pool = bytearray(os.urandom(8 * 256))
+        pool[::8] = pool[::8].translate(variant)
+        for at in range(0, len(pool), 8):
+            when = hex(2**60 + int(time.time() * 4_096_000))  # 0x1, which keeps the zeros, and 15 digits
+            yield f"{when[3:11]}-{when[11:15]}-7{when[15:]}-{pool[at : at + 8].hex('-', 6)}"
 
 
 _ids = _rising_ids()

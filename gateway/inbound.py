@@ -109,6 +109,7 @@ class Head:
         """The client's own name for the request."""
         self.user_agent = headers.get("user-agent", "")[:200] or None
         self.end_user = headers.get("x-litellm-end-user-id") or headers.get("x-litellm-customer-id") or ""
+        """For whom the client asks, in its own word."""
         # What stages found out. It holds as long as the head does; a caller, as long as no key has changed.
         self.caller: Caller | None = None
         self.keys_version = -1

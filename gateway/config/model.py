@@ -271,7 +271,10 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     redis_url: Secret | None = None
     redis_host: str | None = None
     redis_port: int | None = None
+    redis_username: str | None = None
     redis_password: Secret | None = None
+    redis_db: int | None = None
+    redis_ssl: bool = False
 
 
 class LiteLLMSettings(Struct, frozen=True, kw_only=True):

@@ -85,7 +85,10 @@ class Sections:
         for name, read in (
             ("host", self._reader.text),
             ("port", self._reader.integer),
+            ("username", self._reader.text),
             ("password", self._reader.secret),
+            ("db", self._reader.integer),
+            ("ssl", self._reader.boolean),
         ):
             if name in written.items:
                 found[f"redis_{name}"] = read(written.items[name].value, join(path, name))
@@ -235,11 +238,14 @@ _WELL_KNOWN = frozenset(
 
 
 def _redis_of_parts(values: dict[str, Any]) -> Secret | None:
-    host, port, password = (values.get(f"redis_{part}") for part in ("host", "port", "password"))
+    parts = ("host", "port", "username", "password", "db", "ssl")
+    host, port, user, password, db, is_tls = (values.get(f"redis_{part}") for part in parts)
     if not host:
         return None
-    login = f":{quote(password.reveal(), safe='')}@" if password else ""
-    return Secret(f"redis://{login}{f'[{host}]' if ':' in host else host}:{port or 6379}")
+    login = f"{quote(user or '', safe='')}:{quote(password.reveal() if password else '', safe='')}@"
+    scheme = "rediss" if is_tls else "redis"
+    address = f"{f'[{host}]' if ':' in host else host}:{port or 6379}"
+    return Secret(f"{scheme}://{login if user or password else ''}{address}{f'/{db}' if db else ''}")
 
 
 def _is_user_limit(written: object) -> bool:

@@ -238,9 +238,11 @@ def _kind(x: Exchange, usage: Usage) -> Kind:
     reason = "" if error is None else error.reason
     if x.cancelled and error is None:
         reason = "client_disconnected"
-    status = _status(x)
+    status: Status = "success" if error is None else "failure"
+    if x.cancelled:
+        status = "client_disconnected"
     made_of = (
-        x.endpoint.path,
+        x.endpoint,
         x.model,
         x.wants_stream,
         x.deployment,
@@ -327,9 +329,3 @@ def _attempt_row(attempt: Attempt) -> AttemptRow:
         ms=round(attempt.seconds * 1000),
         possible_duplicate=attempt.possible_duplicate or getattr(attempt.error, "possible_duplicate", False),
     )
-
-
-def _status(x: Exchange) -> Status:
-    if x.cancelled:
-        return "client_disconnected"
-    return "failure" if x.error is not None else "success"

@@ -42,7 +42,7 @@ def test_a_call_id_is_bounded() -> None:
 def test_nothing_is_known_of_a_new_head() -> None:
     """What stages find out is not there before they have, and no two heads share it."""
     one, other = head(), head()
-    assert (one.caller, one.controls, one.crossing, one.end_user) == (None, None, None, None)
+    assert (one.caller, one.controls, one.crossing, one.end_user) == (None, None, None, "")
     assert one.keys_version < 0
     one.written["x"] = 1
     assert other.written == {}

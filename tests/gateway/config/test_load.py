@@ -748,3 +748,19 @@ def test_limits_that_nobody_understands(folder: Path, params: str, problem: str)
     """Mistakes in an entry's limits and patterns are told when the file is read."""
     (error,) = errors(f"model_list: [{{model_name: a, litellm_params: {{model: openai/a, {params}}}}}]")
     assert problem in error
+
+
+@pytest.mark.parametrize(
+    ("parts", "url"),
+    [
+        ("{redis_host: r}", "redis://r:6379"),
+        ("{redis_host: r, redis_port: 7000, redis_password: p w}", "redis://:p%20w@r:7000"),
+        ("{redis_host: r, redis_username: me, redis_password: p}", "redis://me:p@r:6379"),
+        ("{redis_host: 'fd00::1', redis_ssl: true, redis_db: 3}", "rediss://[fd00::1]:6379/3"),
+    ],
+)
+def test_redis_in_parts(tmp_path: Path, parts: str, url: str) -> None:
+    """Host, port, user, password, database and TLS make one address."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"router_settings: {parts}\n")
+    assert load(file, {}).config.router.redis_url == Secret(url)
