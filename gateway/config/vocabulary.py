@@ -254,7 +254,7 @@ _ROUTER: tuple[Key, ...] = (
     Key("stream_recovery", "text", "`continue`: a chat stream that breaks goes on with another deployment of the model, which is asked to continue the text (docs/ROUTING.md); default: `none`, it ends with an error."),
     Key("allowed_fails", "integer", "Failures in the time of `cooldown_time` that are no reason to leave a deployment out; default: none.", also=_LITELLM),
     Key("allowed_fails_policy", "allowed_fails", "`allowed_fails` by kind of error: `{RateLimitErrorAllowedFails: 10}`."),
-    Key("total_timeout", "seconds", "Seconds that a request may take in all, with retries, fallbacks and the whole stream; default: no limit."),
+    Key("total_timeout", "seconds", "Seconds that a request may take in all, with retries, fallbacks and the whole stream; default, and 0: no limit."),
     Key("enable_health_check_routing", "boolean", "Deployments whose background probe failed are left out (`background_health_checks`). A failed probe counts as a failed request in any case.", also=("general_settings",)),
     Key("enable_weighted_failover", "boolean", "After an error the other deployments of the name are asked, by their weights: so it is in any case."),
     Key("redis_url", "secret", "Redis, in which replicas and workers share limits, budgets and news of keys; default: REDIS_URL, else REDIS_HOST with REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD and REDIS_SSL."),

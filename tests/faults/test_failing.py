@@ -372,6 +372,13 @@ async def test_a_stream_that_takes_too_long(provider: FakeProvider, tmp_path: Pa
     assert asked_for(provider) == "a"
 
 
+async def test_no_time_is_no_limit(provider: FakeProvider, tmp_path: Path) -> None:
+    """`total_timeout: 0` says that there is none."""
+    provider.will(whole(chat_answer()))
+    async with gateway(names(provider, "m", total_timeout=0), tmp_path) as gw:
+        assert (await gw.post(CHAT, question())).status == 200
+
+
 async def test_connections_that_die_between_requests(provider: FakeProvider, gw: Gateway) -> None:
     """A provider that closes kept connections at any moment costs nobody an error, and each request is served once."""
     kinds = itertools.cycle(("fin", "reset", "kept"))
