@@ -157,7 +157,7 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     metrics.watch_queue = lambda: (rt.queue.waiting, rt.queue.refused)
     metrics.watch_concurrency = rt.health.learnt
     rt.queue.on_waited = metrics.waited
-    metrics.watch_retries = lambda: rt.attempts.refused
+    metrics.watch_retries = lambda: rt.retry_budget.refused
     metrics.watch_cooldowns = partial(_cooldowns, rt)
     metrics.watch_shared = lambda: shared.available
     metrics.watch_config = lambda: rt.reloader.state if rt.reloader else (True, 0.0)

@@ -115,8 +115,8 @@ def _estimate(x: Exchange, deployment: Deployment) -> Answer:
 
 async def may_go_on(rt: Runtime, x: Exchange, route: Route) -> bool:
     """Is there room for an attempt beyond the first, in the caller's budgets and in the retry budget?"""
-    if x.attempts and not rt.attempts.has_room(rt.now()):
-        rt.attempts.refused += 1
+    if x.attempts and not rt.retry_budget.has_room(rt.now()):
+        rt.retry_budget.refused += 1
         return False
     return not rt.limiter.binds(x.caller) or await has_room(rt, x, route)
 

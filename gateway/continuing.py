@@ -63,7 +63,7 @@ async def continued(rt: Runtime, x: Exchange, answer: Answer, error: GatewayErro
     began, sent = x.at.first_event, x.at.sent
     while True:
         deployment = rt.router.choose(route, x, rt.now(), asked)
-        if deployment is None or not await may_go_on(rt, x, route) or not rt.attempts.take(rt.now()):
+        if deployment is None or not await may_go_on(rt, x, route) or not rt.retry_budget.take(rt.now()):
             break
         if not broken.error:
             _note(rt, x, answer, broken, error)

@@ -190,11 +190,11 @@ class _Race:
     async def _has_room(self) -> bool:
         """In the retry budget, and in the caller's budgets for one more that is billed; and it overtakes nobody."""
         rt, x = self._rt, self._x
-        if not rt.attempts.has_room(rt.now()) or rt.queue.is_waited_for(self._route.name):
+        if not rt.retry_budget.has_room(rt.now()) or rt.queue.is_waited_for(self._route.name):
             return False
         if rt.limiter.binds(x.caller) and not await rt.limiter.top_up(x, self._route, again=True):
             return False
-        return rt.attempts.take(rt.now())
+        return rt.retry_budget.take(rt.now())
 
     def _ended(self, story: Story) -> None:
         if story in self._running:

@@ -97,7 +97,7 @@ class Runtime:
         self.cors_headers = cors_headers
         self.now = now
         """A monotonic clock, seconds."""
-        self.attempts = Attempts()
+        self.retry_budget = Attempts()
         """Those beyond the first of each request, of all requests."""
         self.probes: dict[str, float] = {}
         """When each provider may be probed next, by its name."""
@@ -137,7 +137,7 @@ class Runtime:
         """The store's named credentials, as the routes were compiled with them."""
         self.body_limit = compiled.body_limit
         self.body_budget = max(512 * 1024 * 1024, 2 * self.body_limit)
-        self.attempts.budget = router.retry_budget
+        self.retry_budget.budget = router.retry_budget
         self.health.adopt(router)
         self.queue.settings = router.queue
         is_waited = router.queue is not None or self.queue.waiting

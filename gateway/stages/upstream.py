@@ -38,7 +38,7 @@ class OutOfTime(GatewayError):
 
 async def ask(rt: Runtime, x: Exchange) -> Answer:
     """The answer that has begun. Raises the first error if nobody answers, with all attempts in its message."""
-    rt.attempts.offered(rt.now())
+    rt.retry_budget.offered(rt.now())
     if seconds := rt.config.router.total_timeout:  # 0 says that there is none
         late = OutOfTime(f"The request took longer than {seconds:g} s", code="total_timeout")
         x.deadline = rt.deadlines.start(seconds, lambda: x.story.interrupt(late))
@@ -120,7 +120,7 @@ async def _ask_route(rt: Runtime, x: Exchange, route: Route, *, overtakes: bool 
                 raise last
         elif deployment is None:
             raise rt.router.nobody(route, x, rt.now())
-        if x.attempts and not rt.attempts.take(rt.now()):
+        if x.attempts and not rt.retry_budget.take(rt.now()):
             raise last or rt.router.nobody(route, x, rt.now())
         asked.append(deployment)
         try:

@@ -259,7 +259,7 @@ async def test_the_budget_is_used_up(provider: FakeProvider, tmp_path: Path) -> 
     async with gateway(config, tmp_path) as gw:
         ended = await storm(gw, 300, "a")
         metrics = await (await gw.get("/metrics")).text()
-        refused = gw.rt.attempts.refused
+        refused = gw.rt.retry_budget.refused
     assert ended == {503: 300}
     assert len(provider.requests) <= 1.2 * 300 + 3
     assert refused > 0
