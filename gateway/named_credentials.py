@@ -48,9 +48,12 @@ class Credentials(Struct, frozen=True, kw_only=True):
             value.reveal()
             for values in self.values.values()
             for word, value in values.items()
-            if is_secret(word)
+            if is_hidden(word, value.reveal())
         ]
 
+
+_LONG_ENOUGH = 8
+"""Characters from which on a text under an unknown word is taken for a secret."""
 
 NOT_ASKED = Credentials(elsewhere="the store was not asked")
 AWAY = Credentials(elsewhere="the store could not be read at the start")
@@ -59,6 +62,13 @@ AWAY = Credentials(elsewhere="the store could not be read at the start")
 def is_secret(word: str) -> bool:
     """Is what a credential says under this word a secret? What nobody knows is one."""
     return CREDENTIAL_VALUES.get(word, "secret") in _SECRET_KINDS
+
+
+def is_hidden(word: str, text: str) -> bool:
+    """Must this text be taken out of logs and errors? What is short and under a word that nobody knows may be anything: a
+    remark that says "all" would take that word out of every sentence.
+    """
+    return is_secret(word) and (word in CREDENTIAL_VALUES or len(text) >= _LONG_ENOUGH)
 
 
 # -- where they come from --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from adapters.errors import BadRequest, GatewayError
 from gateway.config.vocabulary import CREDENTIAL_VALUES
 from gateway.keyring import Caller
 from gateway.logs import redactor
-from gateway.named_credentials import checked, is_secret
+from gateway.named_credentials import checked, is_hidden, is_secret
 from gateway.runtime import Runtime
 from gateway.state.credentials import CredentialRow, opened, sealed
 from gateway.state.records import name_taken
@@ -123,7 +123,7 @@ async def delete(rt: Runtime, caller: Caller, name: str) -> dict[str, Any]:
 
 async def _sealed(rt: Runtime, row: str, values: Mapping[str, str]) -> dict[str, str]:
     for word, text in values.items():
-        if is_secret(word):
+        if is_hidden(word, text):
             redactor.add(text)
     # In a thread: the first one imports the libraries, 30 ms.
     return await asyncio.to_thread(sealed, rt.sealer, row, values)

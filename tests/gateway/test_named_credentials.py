@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway.config.load import load
 from gateway.config.model import Config, Secret
-from gateway.named_credentials import AWAY, Credentials, checked, credentials_of, reseal, together
+from gateway.named_credentials import AWAY, Credentials, checked, credentials_of, is_hidden, reseal, together
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
 from gateway.state.credentials import CredentialRow, opened, sealed
@@ -141,11 +141,18 @@ def test_those_of_the_configuration(tmp_path: Path) -> None:
 
 
 def test_what_the_log_must_not_show(tmp_path: Path) -> None:
-    """Keys and whatever nobody knows are secret, addresses and regions are not."""
+    """Keys, and what is long and nobody knows, are secret, addresses and regions are not."""
     stored = Credentials(
-        values={"c": secrets(api_key="k1", api_base="https://a.example", aws_region_name="r", other="k2")}
+        values={
+            "c": secrets(
+                api_key="k1", api_base="https://a.example", aws_region_name="r", other="k2-of-nobody"
+            )
+        }
     )
-    assert sorted(together(config(tmp_path, {"model": "openai/x"}), stored).secrets()) == ["k1", "k2"]
+    assert sorted(together(config(tmp_path, {"model": "openai/x"}), stored).secrets()) == [
+        "k1",
+        "k2-of-nobody",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -310,3 +317,17 @@ async def test_interrupted_in_postgres(database_url: str) -> None:
     await admin.close()
     assert await reseal(records, OLD, NEW) == (20, 20)
     await records.close()
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "hidden"),
+    [
+        ("api_key", "k7", True),
+        ("api_base", "https://provider.example/v1", False),
+        ("my_token", "qv7xk2zj", True),
+        ("note", "all", False),
+    ],
+)
+def test_what_is_taken_out_of_logs(word: str, text: str, hidden: bool) -> None:
+    """Keys of any length, and what is long under a word that nobody knows; a short remark is no secret."""
+    assert is_hidden(word, text) is hidden
