@@ -118,10 +118,10 @@ async def may_go_on(rt: Runtime, x: Exchange, route: Route) -> bool:
     if x.attempts and not rt.retry_budget.has_room(rt.now()):
         rt.retry_budget.refused += 1
         return False
-    return not rt.limiter.binds(x.caller) or await has_room(rt, x, route)
+    return not rt.limiter.binds(x.caller) or await _has_room(rt, x, route)
 
 
-async def has_room(rt: Runtime, x: Exchange, route: Route) -> bool:
+async def _has_room(rt: Runtime, x: Exchange, route: Route) -> bool:
     """Do the caller's budgets have room for another attempt beside one that may be billed? So much was taken for one."""
     again = bool(x.attempts) and _may_be_billed(x.attempts[-1])
     if not again and route is x.plan[0]:

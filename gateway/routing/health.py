@@ -1,7 +1,7 @@
 """How each deployment has been doing, learnt from live traffic alone.
 
-Nothing here calls a provider. `stages.upstream` reports how attempts went; the route planner asks who is available and
-`/health` shows it. A deployment that fails is left out for a while (cooled down), with two exceptions that keep a
+Nothing here calls a provider. `gateway.attempting` reports how attempts went, `Router` asks who is available and `/health`
+shows it. A deployment that fails is left out for a while (cooled down), with two exceptions that keep a
 gateway from taking itself down: the last available deployment of a route is never cooled for server errors or
 time-outs, and for a rate limit only as long as the provider said. One that keeps failing opens its circuit besides
 (`gateway.routing.breaker`); that goes for the last one too, which is then asked only where there is nobody else.

@@ -24,7 +24,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import resources
 from itertools import chain
 from operator import attrgetter
@@ -276,29 +276,29 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that is written inside, or nothing. Writers of several processes take turns."""
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:  # commits, or rolls back whatever is raised
+        yield
+
+
 def _migrate(connection: sqlite3.Connection) -> int:
     """Bring the file up to date, whoever else may be doing so at the same time, and prove that it can be written."""
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, name TEXT, applied_at REAL) STRICT"
-    )
-    connection.execute("COMMIT")
+    with _transaction(connection):
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, name TEXT, applied_at REAL) STRICT"
+        )
     for version, name, sql in migrations():
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if (
-                connection.execute("SELECT 1 FROM schema_version WHERE version = ?", (version,)).fetchone()
-                is None
-            ):
+        with _transaction(connection):
+            found = connection.execute("SELECT 1 FROM schema_version WHERE version = ?", (version,))
+            if found.fetchone() is None:
                 for statement in _statements(sql):
                     connection.execute(statement)
                 connection.execute(
                     "INSERT INTO schema_version VALUES (?, ?, ?)", (version, name, time.time())
                 )
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.rollback()
-            raise
     version, *_ = connection.execute("SELECT max(version) FROM schema_version").fetchone()
     return int(version)
 
@@ -330,20 +330,18 @@ def _append(connection: sqlite3.Connection, kinds: dict[Kind, int], rows: Sequen
 
 
 def _write_all(connection: sqlite3.Connection, kinds: dict[Kind, int], rows: Sequence[LedgerRow]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
     try:
-        _number_kinds(connection, kinds, rows)
-        usual = [_usual_values(row, kinds) for row in rows if _is_usual(row)]
-        alone = len(usual) % _TOGETHER
-        for start in range(alone, len(usual), _TOGETHER):
-            values = list(chain.from_iterable(usual[start : start + _TOGETHER]))
-            connection.execute(_ADD_USUAL_TOGETHER, values)
-        connection.executemany(_ADD_USUAL, usual[:alone])
-        whole = [_usual_values(row, kinds) + _rare_values(row) for row in rows if not _is_usual(row)]
-        connection.executemany(_ADD_WHOLE, whole)
-        connection.execute("COMMIT")
+        with _transaction(connection):
+            _number_kinds(connection, kinds, rows)
+            usual = [_usual_values(row, kinds) for row in rows if _is_usual(row)]
+            alone = len(usual) % _TOGETHER
+            for start in range(alone, len(usual), _TOGETHER):
+                values = list(chain.from_iterable(usual[start : start + _TOGETHER]))
+                connection.execute(_ADD_USUAL_TOGETHER, values)
+            connection.executemany(_ADD_USUAL, usual[:alone])
+            whole = [_usual_values(row, kinds) + _rare_values(row) for row in rows if not _is_usual(row)]
+            connection.executemany(_ADD_WHOLE, whole)
     except BaseException:
-        connection.rollback()
         kinds.clear()  # some of these numbers have just been taken back
         raise
 
@@ -489,8 +487,7 @@ def _where(query: LedgerQuery, key: str = "key_digest = ?") -> tuple[str, tuple[
 
 
 def _prune(connection: sqlite3.Connection, before: float, cuts: Sequence[float], most: int) -> int:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with _transaction(connection):
         chosen = connection.execute(SQLITE_CHOOSE, (before, most)).fetchall()
         if chosen:
             first, last = chosen[0][1] // 60 * 60, chosen[-1][1]
@@ -498,10 +495,6 @@ def _prune(connection: sqlite3.Connection, before: float, cuts: Sequence[float],
             names = _json.encode([name for name, _ in chosen]).decode()
             connection.execute(sqlite_fold(len(near)), (*near, names))
             connection.execute(SQLITE_DELETE, (names,))
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise
     return len(chosen)
 
 
@@ -544,17 +537,11 @@ def _all_credentials(connection: sqlite3.Connection) -> list[CredentialRow]:
 
 
 def _put_credentials(connection: sqlite3.Connection, rows: Sequence[CredentialRow]) -> bool:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for row in rows:
-            if not _put_credential(connection, row):
-                connection.rollback()
-                return False
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise
-    return True
+    with _transaction(connection):
+        if all(_put_credential(connection, row) for row in rows):
+            return True
+        connection.rollback()  # all or none: another's change came first
+    return False
 
 
 def _put_credential(connection: sqlite3.Connection, row: CredentialRow) -> bool:
