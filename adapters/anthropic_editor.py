@@ -89,16 +89,22 @@ class _Editor:
         self._head = NEVER
         self._start = 0
 
-    def feed(self, events: bytes) -> bytes:
-        if events.startswith(self._head):  # 0.4 us: a delta like the one before it
-            words = _WORDS_AND_END.fullmatch(events, self._start)
+    def again(self, event: bytes) -> bytes:
+        if event.startswith(self._head):  # 0.4 us: a delta like the one before it
+            words = _WORDS_AND_END.fullmatch(event, self._start)
             if words:
                 self.events += 1
                 end = words.end(1)
                 if end > self._start:
                     self.deltas += 1
                     self.chars += end - self._start
-                return events
+                return event
+        return b""
+
+    def feed(self, events: bytes) -> bytes:
+        again = self.again(events)
+        if again:
+            return again
         whole = whole_events(events)
         return self._pass(whole[0]) if len(whole) == 1 else b"".join([self.feed(event) for event in whole])
 

@@ -123,12 +123,19 @@ class StreamEditor(Protocol):
     finish: FinishReason | None
     answer_id: str
     """The provider's id of the answer."""
-    events: int
-    """Provider events so far; comments and pings do not count."""
     deltas: int
     """Events that carried words."""
     chars: int
     """Characters of words in them, roughly."""
+
+    @property
+    def events(self) -> int:
+        """Provider events so far; comments and pings do not count."""
+
+    def again(self, event: bytes) -> bytes:
+        """The short way round `feed`, for what streams are made of: what it would give of one whole event that differs from
+        one before it in its words alone. Empty where that is not known at a glance: then `feed` it.
+        """
 
     def feed(self, events: bytes) -> bytes:
         """Whole events in, whole events out."""

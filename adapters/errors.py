@@ -237,7 +237,7 @@ class UpstreamDisconnected(UpstreamError):
 
     status, type, reason = 502, "server_error", "upstream_disconnected"
 
-    def __init__(self, message: str, *, reused: bool = False, received: int = 0) -> None:
+    def __init__(self, message: str, *, reused: bool = False, received: bool = False) -> None:
         super().__init__(message)
         self.reused = reused
         self.received = received

@@ -78,10 +78,12 @@ def fed(tap: Tap | SseCutter, dialect: Dialect) -> tuple[Operation, int]:
     """Feeding the tap with chunks, after the stream's opening."""
     chunks = chunks_of(dialect)
     tap.feed(dialect.opening)
+    again = None if isinstance(tap, SseCutter) else tap.again
 
     def feed() -> None:
         for chunk in chunks:
-            tap.feed(chunk)
+            if again is None or not again(chunk):
+                tap.feed(chunk)
 
     return feed, len(chunks)
 

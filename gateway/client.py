@@ -131,16 +131,18 @@ class ClientWriter:
         framing = "transfer-encoding: chunked\r\n" if self._chunked else ""
         self._opening = self._head(200, f"{_STREAM}{headers}{framing}")
 
-    def write(self, events: bytes) -> None:
-        """Whole events, as one chunk."""
-        self.written += len(events)
-        data = b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
+    def write(self, events: bytes) -> bool:
+        """Whole events, as one chunk. True: the client `is_full` now."""
+        size = len(events)
+        self.written += size
+        data = b"%x\r\n%b\r\n" % (size, events) if self._chunked else events
         if self._opening:
             data, self._opening = self._opening + data, b""
         if self._outbox.waiting:
             self._outbox.pass_on(self._transport, data)
         else:
             self._transport.write(data)
+        return self._protocol._paused  # noqa: SLF001 - see the head of this module
 
     def comment_when_idle(
         self, deadlines: Deadlines, comment: bytes, seconds: float, head: Callable[[], str]

@@ -33,10 +33,11 @@ class Listening:
         """As the client's."""
         return self._client.is_full
 
-    def write(self, events: bytes) -> None:
-        """Whole events."""
-        self._client.write(events)
+    def write(self, events: bytes) -> bool:
+        """Whole events. True: the client `is_full` now."""
+        is_full = self._client.write(events)
         self._hear(events)
+        return is_full
 
 
 def listen(rt: Runtime, x: Exchange) -> ClientWriter | Listening:

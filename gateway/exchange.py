@@ -10,7 +10,6 @@ import os
 import time
 from asyncio import TimerHandle
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from time import monotonic
 from typing import Any, Protocol, Self
 
 from msgspec import Raw, Struct
@@ -121,7 +120,6 @@ class Answer:
         "error",
         "give_up",
         "goes_on",
-        "last_data",
         "media_type",
         "on_data",
         "on_end",
@@ -155,8 +153,6 @@ class Answer:
         self.ended = False
         """The provider's bytes have ended."""
         self.error: UpstreamError | None = None
-        self.last_data = 0.0
-        """When the provider last sent something, on the monotonic clock."""
         self.on_data: Callable[[bytes], None] = self._keep
         self.on_end: Callable[[], None] = self.begun.set
         self._held = 0
@@ -167,7 +163,6 @@ class Answer:
         tap = self.tap
         if tap is None:
             return
-        self.last_data = monotonic()
         out = tap.feed(data)
         if out or tap.failure is not None or not self.begun.is_set:
             self.on_data(out)

@@ -127,10 +127,11 @@ class _Nobody:
         self._answer = answer
         self._left = limit
 
-    def write(self, events: bytes) -> None:
+    def write(self, events: bytes) -> bool:
         self._left -= len(events)
         if self._left < 0 and self._answer.response is not None:
             self._answer.response.abort()
+        return False
 
     async def drained(self, timeout: float) -> None:
         """It never has to."""
@@ -142,7 +143,7 @@ class _Nobody:
 class _Relay:
     """One stream on its way."""
 
-    __slots__ = ("_answer", "_client", "_is_paused", "_rt", "_story", "_tap", "_wake", "_watch")
+    __slots__ = ("_answer", "_client", "_is_paused", "_last_data", "_rt", "_story", "_tap", "_wake", "_watch")
 
     def __init__(self, rt: Runtime, x: Exchange, answer: Answer, tap: Tap) -> None:
         self._rt = rt
@@ -154,7 +155,8 @@ class _Relay:
         self._is_paused = False
         self._watch: Deadline | asyncio.TimerHandle
         x.started = True
-        answer.last_data = monotonic()
+        self._last_data = monotonic()
+        """When the provider last sent something."""
         pending = b"".join(answer.pending)
         answer.pending.clear()
         answer.on_data = self._write
@@ -165,15 +167,19 @@ class _Relay:
             answer.response.pump(self._receive, answer.end)
 
     def _receive(self, data: bytes) -> None:
-        # Runs inside the provider's data_received: no await, no exception, as little as possible.
-        self._answer.last_data = monotonic()
-        self._write(self._tap.feed(data))
+        # Runs inside the provider's data_received: no await, no exception, as few calls as possible. Between reads of a stream
+        # the kernel's work pushes ours out of the processor's caches: each call less saves 0.5 us then, not 0.05.
+        self._last_data = monotonic()
+        tap = self._tap
+        events = tap.again(data)
+        if events:
+            if self._client.write(events):
+                self._wake.set()
+        else:
+            self._write(tap.feed(data))
 
     def _write(self, events: bytes) -> None:
-        if events:
-            self._client.write(events)
-        tap = self._tap
-        if tap.done or tap.failure is not None or self._client.is_full:
+        if (events and self._client.write(events)) or self._tap.over:
             self._wake.set()
 
     def mute(self) -> None:
@@ -207,7 +213,7 @@ class _Relay:
     def _look(self) -> None:
         """Has the provider been silent for too long?"""
         patience = self._rt.limits.between_events
-        rest = patience if self._is_paused else self._answer.last_data + patience - monotonic()
+        rest = patience if self._is_paused else self._last_data + patience - monotonic()
         if rest > 0:
             self._watch = asyncio.get_running_loop().call_later(rest, self._look)
             return
@@ -227,7 +233,7 @@ class _Relay:
             raise asyncio.CancelledError from None  # for the bill it is a client that left
         finally:
             self._is_paused = False
-            self._answer.last_data = monotonic()
+            self._last_data = monotonic()
             if response is not None:
                 response.resume()
 

@@ -56,12 +56,12 @@ class UpstreamResponse:
         "_kept",
         "_kept_bytes",
         "_paused",
-        "_receive",
         "_source",
         "collect",
         "connect_seconds",
         "headers",
         "possible_duplicate",
+        "receive",
         "reused",
         "status",
     )
@@ -79,7 +79,8 @@ class UpstreamResponse:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._paused = False
-        self._receive: Receive | None = None
+        self.receive: Receive | None = None
+        """Who takes the body. A source may call it itself, where it calls `broke` too."""
         self._ended: Ended | None = None
 
     def __repr__(self) -> str:
@@ -184,7 +185,7 @@ class UpstreamResponse:
 
     def feed(self, piece: bytes) -> None:
         """One read's worth of the body."""
-        if self._receive is None:
+        if self.receive is None:
             self._kept.append(piece)
             self._kept_bytes += len(piece)
             if self._kept_bytes > (self.collect or KEPT) and self._source is not None:
@@ -196,13 +197,17 @@ class UpstreamResponse:
                     self._source.pause()
             return
         try:
-            self._receive(piece)
-        except UpstreamError as error:
-            self._reject(error)
-        except Exception as error:  # the tap's bug must not reach the event loop, which would only log it
+            self.receive(piece)
+        except Exception as error:
+            self.broke(error)
+
+    def broke(self, error: Exception) -> None:
+        """`receive` has raised this. A bug of the tap must not reach the event loop, which would only log it."""
+        if not isinstance(error, UpstreamError):
             wrapped = UpstreamMalformed(f"The answer could not be handled ({type(error).__name__})")
             wrapped.__cause__ = error
-            self._reject(wrapped)
+            error = wrapped
+        self._reject(error)
 
     @property
     def is_whole(self) -> bool:
@@ -232,7 +237,7 @@ class UpstreamResponse:
         self._report()
 
     def _take(self, receive: Receive, ended: Ended) -> None:
-        self._receive = receive
+        self.receive = receive
         self._ended = ended
         if self._kept_bytes > KEPT and not self._paused:
             self.resume()
@@ -246,7 +251,7 @@ class UpstreamResponse:
     def _report(self) -> None:
         ended, self._ended = self._ended, None
         if ended is not None:
-            self._receive = None
+            self.receive = None
             ended(self._error)
 
 
