@@ -207,6 +207,7 @@ class ChatEditor:
             words
             and span
             and usage is None
+            and self.deltas > 1  # the first words are waited for: let the second ones take the time
             and not [choice for choice in outline.choices or () if choice.finish_reason]
         ):
             self._learn(event, edited, words, offset + span[0])

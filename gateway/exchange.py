@@ -21,7 +21,7 @@ from adapters.taps import Tap
 from adapters.types import FinishReason, Usage
 from gateway.client import ClientWriter
 from gateway.deadlines import Deadline
-from gateway.inbound import NO_CONTROLS, Body, Head
+from gateway.inbound import NO_CONTROLS, Body, Controls, Endpoint, Head
 from gateway.keyring import Caller
 from gateway.limits import Bound
 from gateway.routes import Deployment, Route
@@ -92,16 +92,13 @@ class Hold(Struct, eq=False):
     others: tuple[tuple[Shared, Ticket], ...] = ()
 
 
-class Timings:
+class Timings(Struct):
     """Seconds on `Runtime.now`'s clock; 0.0 where it has not come to that."""
 
-    __slots__ = ("began", "ended", "first_event", "sent")
-
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.sent = 0.0
-        self.first_event = 0.0
-        self.ended = 0.0
+    began: float
+    sent: float = 0.0
+    first_event: float = 0.0
+    ended: float = 0.0
 
 
 class Answer:
@@ -216,92 +213,63 @@ def new_id() -> str:
     return next(_ids)
 
 
-class Exchange:
-    """One request. Mutable; made by `pipeline.handle`, read last by `account.settle`."""
+class Exchange(Struct, eq=False):
+    """One request. Mutable; made by `begin_exchange`, read last by `account.settle`.
 
-    __slots__ = (
-        "answer_id",
-        "at",
-        "attempts",
-        "body",
-        "body_size",
-        "call_id",
-        "caller",
-        "cancelled",
-        "client",
-        "controls",
-        "cost",
-        "deadline",
-        "deployment",
-        "dropped",
-        "end_user",
-        "endpoint",
-        "envelope",
-        "error",
-        "fallbacks",
-        "finish",
-        "form",
-        "heard",
-        "hold",
-        "http",
-        "id",
-        "model",
-        "plan",
-        "started",
-        "story",
-        "tap",
-        "unheard",
-        "usage",
-        "wall",
-        "wants_stream",
-        "wants_usage",
+    A struct, because its defaults are filled in without a line of Python: with a constructor that does it a request pays 2 us
+    more, and 15 when there are few requests and all is out of the processor's caches.
+    """
+
+    http: Head
+    endpoint: Endpoint
+    body: bytes | Body
+    client: ClientWriter
+    story: Story
+    """What runs; `interrupt` it where something takes too long."""
+    id: str
+    call_id: str
+    at: Timings
+    wall: float
+    caller: Caller | None = None
+    envelope: dict[str, Raw] = {}
+    body_size: int = 0
+    form: Form | None = None
+    """A body that is a form with files."""
+    controls: Controls = NO_CONTROLS
+    dropped: list[str] = []
+    """Parameters that were left out because the provider has no word for them."""
+    model: str = ""
+    wants_stream: bool = False
+    wants_usage: bool = False
+    end_user: str | None = None
+    plan: tuple[Route, ...] = ()
+    """The route that was asked for, then all that may stand in for it, whatever happens."""
+    deadline: Deadline | TimerHandle | None = None
+    """What ends it when it has taken too long in all."""
+    hold: Hold | None = None
+    attempts: list[Attempt] = []
+    fallbacks: int = 0
+    """How many routes were given up."""
+    deployment: Deployment | None = None
+    """Who answers."""
+    tap: Tap | None = None
+    heard: Heard | None = None
+    """What the client has been told of a stream, where another deployment may go on with it."""
+    started: bool = False
+    """A provider event has been relayed: nobody else may answer now."""
+    usage: Usage | None = None
+    cost: int | None = None
+    finish: FinishReason | None = None
+    answer_id: str = ""
+    error: GatewayError | None = None
+    cancelled: bool = False
+    unheard: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """The client left, and the provider goes on: what takes in the rest, before which there is no bill."""
+
+
+def begin_exchange(head: Head, body: bytes | Body, client: ClientWriter, story: Story, now: float) -> Exchange:
+    """A request that has just come; `now` is `Runtime.now`."""
+    request = new_id()
+    return Exchange(
+        head, head.endpoint, body, client, story, request, head.call_id or request, Timings(now), time.time()
     )
-
-    def __init__(
-        self, http: Head, body: bytes | Body, client: ClientWriter, story: Story, now: float
-    ) -> None:
-        self.http = http
-        self.endpoint = http.endpoint
-        self.body = body
-        self.client = client
-        self.story = story
-        """What runs; `interrupt` it where something takes too long."""
-        self.id = new_id()
-        self.call_id = http.call_id or self.id
-        self.at = Timings(now)
-        self.wall = time.time()
-        self.caller: Caller | None = None
-        self.envelope: dict[str, Raw] = {}
-        self.body_size = 0
-        self.form: Form | None = None
-        """A body that is a form with files."""
-        self.controls = NO_CONTROLS
-        self.dropped: list[str] = []
-        """Parameters that were left out because the provider has no word for them."""
-        self.model = ""
-        self.wants_stream = False
-        self.wants_usage = False
-        self.end_user: str | None = None
-        self.plan: tuple[Route, ...] = ()
-        """The route that was asked for, then all that may stand in for it, whatever happens."""
-        self.deadline: Deadline | TimerHandle | None = None
-        """What ends it when it has taken too long in all."""
-        self.hold: Hold | None = None
-        self.attempts: list[Attempt] = []
-        self.fallbacks = 0
-        """How many routes were given up."""
-        self.deployment: Deployment | None = None
-        """Who answers."""
-        self.tap: Tap | None = None
-        self.heard: Heard | None = None
-        """What the client has been told of a stream, where another deployment may go on with it."""
-        self.started = False
-        """A provider event has been relayed: nobody else may answer now."""
-        self.usage: Usage | None = None
-        self.cost: int | None = None
-        self.finish: FinishReason | None = None
-        self.answer_id = ""
-        self.error: GatewayError | None = None
-        self.cancelled = False
-        self.unheard: Callable[[], Coroutine[Any, Any, None]] | None = None
-        """The client left, and the provider goes on: what takes in the rest, before which there is no bill."""

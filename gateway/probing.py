@@ -32,7 +32,7 @@ from adapters.errors import (
 from adapters.types import Operation
 from gateway.attempting import ask_one
 from gateway.client import ClientWriter
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, begin_exchange
 from gateway.inbound import Controls, Endpoint, Head
 from gateway.keyring import Caller
 from gateway.routes import Deployment, Route
@@ -126,7 +126,7 @@ async def probe(rt: Runtime, deployment: Deployment, route: Route) -> dict[str, 
         raise Bug("What is not probed was")
     story = Story(asyncio.get_running_loop())
     head = Head(Endpoint("POST", PATH, "openai", operation), CIMultiDict(), remote=None, keep_alive=False)
-    x = Exchange(head, b"", NoClient(), story, rt.now())
+    x = begin_exchange(head, b"", NoClient(), story, rt.now())
     x.caller = CALLER
     x.controls = Controls(tags=("health_check",))
     x.envelope = {"model": Raw(b'"probe"'), **_QUESTIONS[operation]}

@@ -30,7 +30,7 @@ from aiohttp.web_server import Server
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.client import ClientGone, ClientWriter, header_lines
-from gateway.exchange import Exchange
+from gateway.exchange import begin_exchange
 from gateway.inbound import Endpoint, Head, Incoming, ThroughAiohttp, head_of
 from gateway.pipeline import handle
 from gateway.runtime import Runtime
@@ -202,7 +202,7 @@ class ClientConnection(RequestHandler):
             body = self._incoming = Incoming(length, data[at:])
         self._client = client = ClientWriter(self, head, self._rt.outbox)
         self._story = story = Story(self._loop, self._told)
-        story.start(handle(self._rt, Exchange(head, body, client, story, self._rt.now())))
+        story.start(handle(self._rt, begin_exchange(head, body, client, story, self._rt.now())))
 
     def _hold(self, data: bytes) -> None:
         """Take the rest of a body, and keep what was sent behind it."""
@@ -356,5 +356,5 @@ async def through_aiohttp(rt: Runtime, request: web.Request, endpoint: Endpoint)
     story = Story(asyncio.get_running_loop())
     if request.client_max_size != rt.body_limit:  # a reload has changed it since the application was made
         request = request.clone(client_max_size=rt.body_limit)
-    await story.attend(handle(rt, Exchange(head, ThroughAiohttp(request), client, story, rt.now())))
+    await story.attend(handle(rt, begin_exchange(head, ThroughAiohttp(request), client, story, rt.now())))
     return client.response()

@@ -118,6 +118,15 @@ class Upstreams:
             prepared, request.body, connect_timeout=connect_timeout, head_timeout=head_timeout
         )
 
+    def dispatch(self, prepared: Prepared, body: bytes, *, collect: int = 0) -> Connection | None:
+        """Send a request now, if a connection is free. `ask` with what this returns, before anything else is awaited, gets the
+        answer: what need not be done before it is sent can be done in between, while the provider thinks.
+        """
+        connection = self._pool(prepared).take()
+        if connection is not None:
+            connection.send(wire(prepared.head, prepared.method, body), prepared.method, collect)
+        return connection
+
     async def ask(
         self,
         prepared: Prepared,
@@ -126,31 +135,32 @@ class Upstreams:
         connect_timeout: float,
         head_timeout: float | None,
         collect: int = 0,
+        sent: Connection | None = None,
     ) -> UpstreamResponse:
         """Send a request; returns when the answer's head is there, or, with `collect`, when a 2xx answer is complete, of at
-        most so many bytes. Redirects are answers like any other.
+        most so many bytes. Redirects are answers like any other. `sent`: what `dispatch` gave.
 
         `head_timeout` None: the caller watches the time, and interrupts. Cancelling closes the socket at once. Raises
         `UpstreamUnreachable`, `UpstreamTimeout` (`connect_timeout`, `first_event_timeout`), `UpstreamDisconnected`,
         `UpstreamMalformed`.
         """
-        address, scope, method = prepared.address, prepared.scope, prepared.method
-        pool = (self._routes.get((address.origin, scope)) or self._open_route(address, scope)).pool
-        data = wire(prepared.head, method, body)
+        method = prepared.method
         waited = 0.0
-        connection = pool.take()
+        connection = sent or self.dispatch(prepared, body, collect=collect)
         if connection is None:
             began = monotonic()
-            connection = await pool.acquire(connect_timeout)
+            connection = await self._pool(prepared).acquire(connect_timeout)
             waited = monotonic() - began
+            connection.send(wire(prepared.head, method, body), method, collect)
         asked = monotonic()
         try:
-            response = await connection.ask(data, method, head_timeout, collect)
+            response = await connection.answered(head_timeout)
         except UpstreamDisconnected as broken:
             silent = monotonic() - asked
             if not broken.reused or broken.received or silent > STALE_WITHIN:
                 raise
             left = None if head_timeout is None else head_timeout - silent
+            pool, data = self._pool(prepared), wire(prepared.head, method, body)
             try:
                 response = await _ask_anew(pool, data, method, connect_timeout, left, collect)
             except UpstreamError as error:
@@ -165,6 +175,10 @@ class Upstreams:
         self._closed = True
         for route in list(self._routes.values()):
             await route.pool.close()
+
+    def _pool(self, prepared: Prepared) -> Pool:
+        address, scope = prepared.address, prepared.scope
+        return (self._routes.get((address.origin, scope)) or self._open_route(address, scope)).pool
 
     def _open_route(self, address: Address, scope: str) -> _Route:
         if self._closed:

@@ -147,14 +147,24 @@ class Connection(asyncio.Protocol):
         Raises `UpstreamTimeout` (`first_event_timeout`), `UpstreamDisconnected`, `UpstreamMalformed`. The connection
         goes back to its owner when the answer ends; when the caller is cancelled, the socket is closed.
         """
+        self.send(wire, method, collect)
+        return await self.answered(head_timeout)
+
+    def send(self, wire: list[bytes], method: str, collect: int = 0) -> None:
+        """Send a request. `answered`, before anything else is awaited, waits for what `ask` does."""
         assert self._transport is not None, "the pool lends only connected ones"  # noqa: S101 - for the type checker
         response = UpstreamResponse(self, reused=self.uses > 0, collect=collect)
         self.uses += 1
         self._expect(method)
         self._response = response
-        self._head = head = Signal()
+        self._head = Signal()
         for piece in wire:
             self._outbox.write(self._transport, piece)
+
+    async def answered(self, head_timeout: float | None) -> UpstreamResponse:
+        """The answer to what was sent. See `ask`."""
+        head, response = self._head, self._response
+        assert response is not None, "nothing was sent"  # noqa: S101 - for the type checker
         timer = (
             None
             if head_timeout is None

@@ -30,7 +30,7 @@ from gateway.background import counters
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
 from gateway.endpoints import ENDPOINTS
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, begin_exchange
 from gateway.keyring import Caller
 from gateway.limits import BudgetExceeded, Counter, RateLimited, Settings
 from gateway.pricing import MILLION, Price
@@ -192,7 +192,7 @@ class Limits(RuleBasedStateMachine):
     def exchange(self, tokens: int) -> Exchange:
         head: Any = SimpleNamespace(endpoint=CHAT, call_id="")
         nobody: Any = None
-        x = Exchange(head, b"", nobody, nobody, 0.0)
+        x = begin_exchange(head, b"", nobody, nobody, 0.0)
         x.wall, x.caller, x.plan = self.wall, Caller("key", KEY.payer, None, self.key), (ROUTE,)
         x.envelope = {"max_tokens": Raw(json.dumps(tokens).encode())}
         x.model = ROUTE.name

@@ -10,4 +10,4 @@ def test_an_exchange_is_one() -> None:
     """All that a choice asks of a request, an exchange has."""
     wanted = {name for name in vars(Wants) if not name.startswith("_")}
     assert wanted
-    assert wanted <= set(Exchange.__slots__)
+    assert wanted <= set(Exchange.__struct_fields__)
