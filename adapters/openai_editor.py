@@ -63,7 +63,21 @@ def _plainly(target: Target, operation: Operation) -> Callable[[bytes], bytes] |
 _WORDS = re.compile(
     rb'"(?:content|reasoning_content|reasoning|text|refusal|arguments)": ?"((?:[^"\\]|\\.)+)"', re.DOTALL
 )
+_OTHER_WORDS = (b"reasoning", b"text", b'"refusal":"', b'"refusal": "', b"arguments")
 _INSIDE = re.compile(rb'(?:[^"\\\n]|\\.)++')
+
+
+def _words_in(event: bytes) -> tuple[int, int] | None:
+    """Where the words of a chunk stand, inside of their quotes; None if it has none."""
+    start = event.find(b'"content":"') + 11
+    if start > 10:  # what nearly all servers write: 0.3 us, and a search with a pattern takes 3
+        end = event.find(b'"', start)
+        if end > start and event.find(b"\\", start, end) < 0:
+            return start, end
+        if end == start and not any(name in event for name in _OTHER_WORDS):
+            return None
+    words = _WORDS.search(event)
+    return words.span(1) if words else None
 
 
 class ChatEditor:
@@ -191,10 +205,10 @@ class ChatEditor:
             self.failure = error
             self._forget()
             return b""
-        words = _WORDS.search(event) if outline.choices else None
+        words = _words_in(event) if outline.choices else None
         if words:
             self.deltas += 1
-            self.chars += words.end(1) - words.start(1)
+            self.chars += words[1] - words[0]
         else:
             self._others += 1
         if usage is not None and not outline.choices and not self._wants_usage:
@@ -231,8 +245,8 @@ class ChatEditor:
         self._head = self._behind = self._end = NEVER
         self._end_size = len(NEVER)
 
-    def _learn(self, event: bytes, edited: bytes, words: re.Match[bytes], model_at: int) -> None:
-        start, end = words.span(1)
+    def _learn(self, event: bytes, edited: bytes, words: tuple[int, int], model_at: int) -> None:
+        start, end = words
         self._head, self._start = event[:start], start
         behind, self._end, is_padded = parts_of_tail(event[end:])
         longer = len(edited) - len(event)

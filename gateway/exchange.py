@@ -195,14 +195,14 @@ class Answer:
 
 def _rising_ids() -> Iterator[str]:
     # UUIDs of version 7: 48 bits of milliseconds, 12 bits of their fractions and 62 random ones. Made by hand they cost
-    # 0.5 us, `uuid` takes 2; the kernel gives randomness for 256 at once, because it lets go of the interpreter's lock.
+    # 0.4 us, `uuid` takes 2; the kernel gives randomness for 256 at once, because it lets go of the interpreter's lock.
     variant = bytes(0x80 | byte & 0x3F for byte in range(256))
     while True:
         pool = bytearray(os.urandom(8 * 256))
         pool[::8] = pool[::8].translate(variant)
-        for at in range(0, len(pool), 8):
+        for random in [pool[at : at + 8].hex("-", 6) for at in range(0, len(pool), 8)]:
             when = hex(2**60 + int(time.time() * 4_096_000))  # 0x1, which keeps the zeros, and 15 digits
-            yield f"{when[3:11]}-{when[11:15]}-7{when[15:]}-{pool[at : at + 8].hex('-', 6)}"
+            yield f"{when[3:11]}-{when[11:15]}-7{when[15:]}-{random}"
 
 
 _ids = _rising_ids()
@@ -267,7 +267,9 @@ class Exchange(Struct, eq=False):
     """The client left, and the provider goes on: what takes in the rest, before which there is no bill."""
 
 
-def begin_exchange(head: Head, body: bytes | Body, client: ClientWriter, story: Story, now: float) -> Exchange:
+def begin_exchange(
+    head: Head, body: bytes | Body, client: ClientWriter, story: Story, now: float
+) -> Exchange:
     """A request that has just come; `now` is `Runtime.now`."""
     request = new_id()
     return Exchange(

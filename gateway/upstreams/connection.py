@@ -118,8 +118,7 @@ class Connection(asyncio.Protocol):
         self.on_body = self._pieces.append  # the parser calls the list itself: no Python frame per chunk
         self._parser: HttpResponseParser = HttpResponseParser(self)
         self._response: UpstreamResponse | None = None
-        self._head = Signal()
-        self._expect("")
+        self._expect()
 
     @property
     def is_connected(self) -> bool:
@@ -155,9 +154,8 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "the pool lends only connected ones"  # noqa: S101 - for the type checker
         response = UpstreamResponse(self, reused=self.uses > 0, collect=collect)
         self.uses += 1
-        self._expect(method)
+        self._method = method
         self._response = response
-        self._head = Signal()
         for piece in wire:
             self._outbox.write(self._transport, piece)
 
@@ -342,9 +340,10 @@ class Connection(asyncio.Protocol):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _expect(self, method: str) -> None:
-        """Nothing of the next answer is here yet."""
-        self._method = method
+    def _expect(self) -> None:
+        """Nothing of the next answer is here yet. Called when one is over: then nobody waits."""
+        self._method = ""
+        self._head = Signal()
         self._stage = _HEAD
         self._failure = None
         self._goes_on_early = False
@@ -388,6 +387,7 @@ class Connection(asyncio.Protocol):
     def _over(self, *, reusable: bool) -> None:
         """The exchange has ended: the connection goes back."""
         self._response = None
+        self._expect()
         if self._paused:
             self.resume()
         self._owner.finished(self, reusable=reusable and not self._closed)
