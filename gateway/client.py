@@ -78,6 +78,7 @@ class ClientWriter:
     __slots__ = (
         "_chunked",
         "_cors",
+        "_goes_on",
         "_opening",
         "_outbox",
         "_protocol",
@@ -103,6 +104,8 @@ class ClientWriter:
         """The connection is kept for another request."""
         self._cors = head.cors
         self._opening = b""
+        self._goes_on = False
+        """A stream in chunks, whose head is out."""
         self._ticking: Deadline | asyncio.TimerHandle | None = None
         self.status = 0
         self.opened = False
@@ -138,18 +141,23 @@ class ClientWriter:
         """Whole events, as one chunk. True: the client `is_full` now."""
         size = len(events)
         self.written += size
-        if self._chunked:
-            line = _SIZES[size] if size < _MANY else b"%x\r\n" % size
-            data = b"".join((line, events, b"\r\n"))
+        if self._goes_on and size < _MANY:
+            data = b"".join((_SIZES[size], events, b"\r\n"))
         else:
-            data = events
-        if self._opening:
-            data, self._opening = self._opening + data, b""
+            data = self._framed(events)
         if self._outbox.waiting:
             self._outbox.pass_on(self._transport, data)
         else:
             self._transport.write(data)
         return self._protocol._paused  # noqa: SLF001 - see the head of this module
+
+    def _framed(self, events: bytes) -> bytes:
+        """The same for the first events, which the head goes before, for large ones, and for clients that know no chunks."""
+        data = b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events
+        self._goes_on = self._chunked
+        if self._opening:
+            data, self._opening = self._opening + data, b""
+        return data
 
     def comment_when_idle(
         self, deadlines: Deadlines, comment: bytes, seconds: float, head: Callable[[], str]
