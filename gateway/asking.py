@@ -324,13 +324,14 @@ async def _first_event(
     kind = response.headers.get("content-type", "")
     if question.provider_side.STREAM_TYPE not in kind and ("json" in kind or "html" in kind):
         raise await _not_a_stream(rt, question, response)
+    tap = answer.tap
+    assert tap is not None, "streams have one"  # noqa: S101 - for the type checker
+    x.tap = tap
     answer.response = response
-    x.tap = tap = answer.tap
     response.pump(answer.receive, answer.end)
     await answer.begun
-    if tap is None or not tap.events:
-        failure = answer.error if tap is None else tap.failure or answer.error
-        raise failure or UpstreamMalformed("The provider's stream has no event in it")
+    if not tap.events:
+        raise tap.failure or answer.error or UpstreamMalformed("The provider's stream has no event in it")
     x.at.first_event = rt.now()
     return answer
 
