@@ -118,6 +118,8 @@ class Ledger:
         """The number of the last row that is on the disk."""
         self._spilled: list[LedgerRow] = []
         """Rows that are only for the journal."""
+        self._spilling = 0
+        """How many of them the disk is being given."""
         self._intents: dict[str, bool] = {}
         """The ids of requests that are under way and have an intent; whether it is on the disk."""
         self._new_intents: dict[str, Intent] = {}
@@ -132,7 +134,7 @@ class Ledger:
     @property
     def waiting(self) -> int:
         """Rows that are not in the store yet."""
-        return len(self._queue) + len(self._spilled) + self._backlog_rows
+        return len(self._queue) + len(self._spilled) + self._spilling + self._backlog_rows
 
     @property
     def _backlog_rows(self) -> int:
@@ -382,7 +384,8 @@ class Ledger:
 
     def _is_kept(self) -> bool:
         """All that waits is on the disk."""
-        return not self._spilled and (not self._queue or self._kept >= self._first + len(self._queue) - 1)
+        nothing_spilled = not self._spilled and not self._spilling
+        return nothing_spilled and (not self._queue or self._kept >= self._first + len(self._queue) - 1)
 
     def _begin_to_keep(self) -> None:
         """From now on rows go into the journal, those that wait first."""
@@ -436,6 +439,7 @@ class Ledger:
             begin, last = self._fresh_from + stored, self._fresh_from + stored + len(rows) - 1
             self._fresh_from = last + 1
             spilled, self._spilled = self._spilled, []
+            self._spilling = len(spilled)
             intents, self._new_intents = self._new_intents, {}
             safe = max(last if rows else 0, self._first - 1)
             done = [request for number, request in self._done if number <= safe]
@@ -458,6 +462,10 @@ class Ledger:
                 self._new_intents = alive | self._new_intents
                 self._done = [(0, request) for request in done] + self._done
                 return False
+            finally:
+                self._spilling = 0
+            if spilled:
+                self._wake.set()  # they are the writer's now, which may have seen the store come back before
             if rows:
                 self._kept = last
             if self.journal_error:

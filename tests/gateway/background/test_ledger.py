@@ -4,9 +4,11 @@ import asyncio
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -372,6 +374,35 @@ async def test_an_outage_that_is_longer_than_memory(tmp_path: Path) -> None:
     assert await store.names() == names(100)
     assert await life.end() == 0
     assert left(tmp_path) == []
+
+
+async def test_what_the_disk_is_being_given_still_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are only for the journal count as waiting while it takes them, and the writer hears when they are its own."""
+    store = Away()
+    store.is_away = True
+    life = Life(tmp_path / "journal", store, capacity=1)
+    ledger = await life.start()
+    begun, go_on = threading.Event(), threading.Event()
+    write = life.journal.write
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        begun.set()
+        go_on.wait(10)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(life.journal, "write", slow)
+    ledger.offer(row("a"))
+    ledger.offer(row("b"))
+    await asyncio.to_thread(begun.wait, 10)
+    assert ledger.waiting == 2
+    assert not ledger._is_kept()
+    store.is_away = False
+    go_on.set()
+    await life.written()
+    assert await store.names() == ["a", "b"]
+    assert await life.end() == 0
 
 
 async def test_a_peaceful_end_without_a_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
