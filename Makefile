@@ -35,7 +35,7 @@ test: setup  ## all tests, with a real Redis and a real Postgres that they start
 bench: setup  ## what the gateway costs beside nginx and plain aiohttp, in five minutes (bench/README.md)
 	$(BIN)/python -m bench.run $(ARGS)
 
-bench-peers: setup  ## every case, and LiteLLM and Portkey too, which it installs into .peers/ (half an hour)
+bench-peers: setup  ## every case, and LiteLLM and Portkey too, which it installs into .peers/ (over an hour)
 	$(BIN)/python -m bench.run --whole $(ARGS)
 
 soak: setup  ## an hour of requests and streams, with memory and lag over time

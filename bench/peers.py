@@ -53,6 +53,10 @@ def _naive(port: int, upstream: int, _folder: Path) -> list[str]:
     return [sys.executable, "-m", "bench.naive", "--port", str(port), "--upstream", url]
 
 
+def _bare(port: int, upstream: int, _folder: Path) -> list[str]:
+    return [sys.executable, "-m", "bench.bare", "--port", str(port), "--upstream", str(upstream)]
+
+
 # -- Penstock --------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +186,7 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("nginx", "a proxy in C, buffering off", _nginx_version, _nginx),
+        Peer("bare", "two protocols on uvloop, bytes as they came", lambda: version("uvloop"), _bare),
         Peer("naive", "aiohttp at both ends, no features", lambda: version("aiohttp"), _naive),
         Peer(
             "litellm",

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 REFERENCE = HERE / "results" / "reference.json"
 PLOT = HERE / "results" / "reference.svg"
 BEGIN, END = "<!-- results: python -m bench.report -->", "<!-- end of results -->"
-ORDER = ("direct", "nginx", "penstock", "naive", "portkey", "litellm")
+ORDER = ("direct", "nginx", "bare", "penstock", "naive", "portkey", "litellm")
 
 # figure → (what it is, its unit, decimals)
 FIGURES = {

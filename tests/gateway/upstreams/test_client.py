@@ -116,6 +116,65 @@ async def test_nothing_is_prepared_after_the_end() -> None:
         await upstreams.ask(prepared, b"", connect_timeout=1, head_timeout=1)
 
 
+# -- requests that leave at once -------------------------------------------------------------------------------------
+
+
+async def test_a_request_leaves_before_anybody_waits_for_its_answer(upstreams: Upstreams) -> None:
+    """Where a connection is free a request is sent by `dispatch`, and its answer is what `ask` gives; where none is, it is not."""
+    async with serve(each(answer())) as server:
+        prepared = upstreams.prepare("POST", server.url, HEADERS)
+        assert upstreams.dispatch(prepared, b"{}") is None
+        async with await upstreams.ask(prepared, b"{}", connect_timeout=30, head_timeout=30) as response:
+            assert await response.read(100, 30) == b"ok"
+        sent = upstreams.dispatch(prepared, b"again", collect=100)
+        assert sent is not None
+        assert upstreams.dispatch(prepared, b"more") is None  # the only connection is lent
+        response = await upstreams.ask(
+            prepared, b"again", connect_timeout=30, head_timeout=30, collect=100, sent=sent
+        )
+        assert await response.read(100, None) == b"ok"
+        assert [request.partition(b"\r\n\r\n")[2] for request in server.requests] == [b"{}", b"again"]
+        assert server.connections == 1
+
+
+async def test_a_request_that_nobody_waits_for_closes_its_connection(upstreams: Upstreams) -> None:
+    """Whoever cannot go on after `dispatch` closes what it gave: the answer must not meet the next question."""
+    async with serve(each(answer())) as server:
+        prepared = upstreams.prepare("POST", server.url, HEADERS)
+        async with await upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=30) as response:
+            await response.read(100, 30)
+        sent = upstreams.dispatch(prepared, b"")
+        assert sent is not None
+        sent.close()
+        assert " 0 active, 0 idle" in repr(upstreams)
+        async with await upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=30) as response:
+            assert await response.read(100, 30) == b"ok"
+        assert server.connections == 2
+
+
+async def test_a_request_that_left_on_a_dead_connection(upstreams: Upstreams) -> None:
+    """The rule for stale connections holds: it is sent once more, and marked."""
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(b"first"))
+        if peer.number == 0:
+            await peer.head()
+            peer.reset()
+
+    async with serve(play) as server:
+        prepared = upstreams.prepare("POST", server.url, HEADERS)
+        async with await upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=30) as response:
+            await response.read(100, 30)
+        sent = upstreams.dispatch(prepared, b"")
+        assert sent is not None
+        async with await upstreams.ask(
+            prepared, b"", connect_timeout=30, head_timeout=30, sent=sent
+        ) as response:
+            assert await response.read(100, 30) == b"first"
+            assert response.possible_duplicate
+
+
 # -- answers that are collected --------------------------------------------------------------------------------------
 
 
