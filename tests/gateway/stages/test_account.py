@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adapters.types import Units, Usage
-from gateway.exchange import new_id
+from gateway.exchange import _rising_ids, new_id
 from gateway.stages.account import _fits
 from tests.harness import (
     FakeProvider,
@@ -175,6 +175,15 @@ def test_ids_rise() -> None:
     assert {(each.version, each.variant) for each in known} == {(7, uuid.RFC_4122)}
     assert all(one < next_one for one, next_one in pairwise(ids))
     assert all(before <= each.int >> 80 <= after for each in known)
+
+
+def test_ids_rise_while_the_clock_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several within the same moment, and those after a clock was put back, are greater than those before all the same."""
+    now = time.time()
+    clock = iter([now, now, now, now - 60, now - 60, now + 1])
+    monkeypatch.setattr("gateway.exchange.time.time", lambda: next(clock))
+    ids = list(islice(_rising_ids(), 6))  # one's own: those of the process must not run ahead
+    assert ids == sorted(set(ids))
 
 
 async def test_the_providers_bill(provider: FakeProvider, tmp_path: Path) -> None:
