@@ -371,8 +371,8 @@ def _timing(x: Exchange, answer: Answer | None) -> str:
 
 def _ms(seconds: float) -> str:
     """Milliseconds with three digits behind the point. Whole numbers, because what writes a float is large and seldom warm: 8 us."""
-    sign, microseconds = ("-", round(-seconds * 1e6)) if seconds < 0 else ("", round(seconds * 1e6))
-    return f"{sign}{microseconds // 1000}.{str(microseconds % 1000 + 1000)[1:]}"
+    whole, rest = divmod(round(max(seconds, 0.0) * 1e6), 1000)
+    return f"{whole}.{rest:03d}"
 
 
 def _began(attempt: Attempt) -> float:
