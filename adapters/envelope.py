@@ -66,7 +66,7 @@ def open_envelope(body: bytes) -> dict[str, Raw]:
 def _refuse_duplicates(body: bytes, envelope: Mapping[str, Raw]) -> None:
     # What was opened is written again, with no key twice; if that is the body, it had none. There are two usual ways to
     # write: 0.3 us without spaces, 0.6 us with one after each comma and colon. Any other way is walked.
-    is_spaced = body[body.find(b":") + 1 : body.find(b":") + 2] == b" "
+    is_spaced = body.startswith(b" ", body.find(b":") + 1)
     if (_spaced(envelope) if is_spaced else _ENCODER.encode(envelope)) != body:
         _walk(body, envelope)
 

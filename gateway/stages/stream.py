@@ -370,7 +370,7 @@ def _timing(x: Exchange, answer: Answer | None) -> str:
 
 
 def _ms(seconds: float) -> str:
-    """Milliseconds with three digits behind the point. Whole numbers, because what writes a float is large and seldom warm: 8 us."""
+    """Milliseconds with three digits behind the point, none below nothing. Whole numbers, because what writes a float is large and seldom warm: 8 us."""
     whole, rest = divmod(round(max(seconds, 0.0) * 1e6), 1000)
     return f"{whole}.{rest:03d}"
 

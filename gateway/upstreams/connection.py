@@ -232,12 +232,16 @@ class Connection(asyncio.Protocol):
             self._keep = False
             if self._stage != _DONE:
                 failure = self._failure or UpstreamMalformed(f"The provider's answer is not HTTP: {error}")
-        receive = response.receive
-        if receive is not None and self._stage == _BODY and failure is None and self._pieces:
-            # In the midst of a stream nothing below can be so: 8 us of a chunk's 32 went into asking.
+        piece = b""
+        if self._pieces:
+            piece = b"".join(self._pieces)  # a single one is given back as it is
+            self._pieces.clear()
             self._quiet = 0
+        receive = response.receive
+        if receive is not None and self._stage == _BODY and failure is None and piece:
+            # In the midst of a stream nothing below can be so.
             try:
-                receive(self._pieces.pop() if len(self._pieces) == 1 else self._joined())
+                receive(piece)
             except Exception as error:
                 response.broke(error)
             return
@@ -245,9 +249,7 @@ class Connection(asyncio.Protocol):
         if self._goes_on_early and self._stage != _HEAD:
             self._goes_on_early = False
             self._head.set()  # here and not in the parser's callback: who waits for it goes on at once
-        if self._pieces:
-            piece = self._joined()
-            self._quiet = 0
+        if piece:
             if (
                 self._stage == _DONE
                 and not response.collect
@@ -355,13 +357,6 @@ class Connection(asyncio.Protocol):
         self._headers = {}
         self._header_count = 0
         self._header_size = 0
-
-    def _joined(self) -> bytes:
-        """What the read has brought of the body."""
-        pieces = self._pieces
-        joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        return joined
 
     def _refuse(self, what: str) -> UpstreamMalformed:
         """The error to stop the parser with, kept because the parser raises another one in its place."""

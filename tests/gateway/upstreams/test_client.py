@@ -21,6 +21,15 @@ async def fetch(upstreams: Upstreams, url: str, scope: str = "") -> bytes:
         return await response.read(1 << 20, 30)
 
 
+async def dies_after_one(peer: Peer) -> None:
+    """The first connection answers once, and is reset when it is asked again."""
+    await peer.request()
+    await peer.send(answer(b"first"))
+    if peer.number == 0:
+        await peer.head()
+        peer.reset()
+
+
 @pytest.mark.parametrize(
     ("files", "connections"), [(1024, 312), (65536, 32568), (64, 20), (resource.RLIM_INFINITY, 100_000)]
 )
@@ -154,15 +163,7 @@ async def test_a_request_that_nobody_waits_for_closes_its_connection(upstreams: 
 
 async def test_a_request_that_left_on_a_dead_connection(upstreams: Upstreams) -> None:
     """The rule for stale connections holds: it is sent once more, and marked."""
-
-    async def play(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(answer(b"first"))
-        if peer.number == 0:
-            await peer.head()
-            peer.reset()
-
-    async with serve(play) as server:
+    async with serve(dies_after_one) as server:
         prepared = upstreams.prepare("POST", server.url, HEADERS)
         async with await upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=30) as response:
             await response.read(100, 30)
@@ -180,15 +181,7 @@ async def test_a_request_that_left_on_a_dead_connection(upstreams: Upstreams) ->
 
 async def test_a_collected_answer_that_was_asked_for_on_a_dead_connection(upstreams: Upstreams) -> None:
     """The rule for stale connections holds: sent once more, collected, and marked as a possible duplicate."""
-
-    async def play(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(answer(b"first"))
-        if peer.number == 0:
-            await peer.head()
-            peer.reset()
-
-    async with serve(play) as server:
+    async with serve(dies_after_one) as server:
         prepared = upstreams.prepare("POST", server.url, HEADERS)
         for duplicate in (False, True):
             response = await upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=30, collect=100)
