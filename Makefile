@@ -72,6 +72,7 @@ $(READY): requirements-dev.lock pyproject.toml gateway/__init__.py
 		exit 1; \
 	fi; \
 	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+		if [ -z "$(PYTHON)" ] && faster=$$("$$found" bench/interpreter.py); then found=$$faster; fi; \
 		echo "Making .venv with $$("$$found" --version)"; \
 		"$$found" -m venv --clear .venv; \
 	fi

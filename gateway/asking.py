@@ -29,6 +29,7 @@ from gateway.routes import Deployment
 from gateway.runtime import Runtime
 from gateway.story import Interrupted, as_task
 from gateway.upstreams import Prepared
+from gateway.upstreams.connection import Connection
 from gateway.upstreams.mock import mock_answer
 
 _CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key", "traceparent")
@@ -41,19 +42,31 @@ _MOST_AT_ONCE = 16
 """Calls that one question makes at a time."""
 
 
+def dispatch(rt: Runtime, x: Exchange, question: Question, prepared: Prepared) -> Connection | None:
+    """Send it at once, if it is one call and a connection is free. `begin` goes on with what this returns."""
+    if len(question.calls) > 1:
+        return None
+    return rt.upstreams.dispatch(prepared, question.calls[0].body, collect=_collected(rt, x))
+
+
+def _collected(rt: Runtime, x: Exchange) -> int:
+    return 0 if x.wants_stream else rt.limits.answer_body
+
+
 async def begin(
-    rt: Runtime, x: Exchange, question: Question, prepared: Prepared | None, attempt: Attempt
+    rt: Runtime,
+    x: Exchange,
+    question: Question,
+    prepared: Prepared | None,
+    attempt: Attempt,
+    sent: Connection | None,
 ) -> Answer:
-    """The answer that has begun: the whole one, or a stream with its first event. `prepared` None: a mock.
+    """The answer that has begun: the whole one, or a stream with its first event. `prepared` None: a mock; `sent`: what
+    `dispatch` gave.
 
     Raises `UpstreamError`, and whatever interrupts the request.
     """
     x.at.sent = rt.now()
-    collect = 0 if x.wants_stream else rt.limits.answer_body
-    sent = None
-    if prepared is not None and len(question.calls) == 1:
-        sent = rt.upstreams.dispatch(prepared, question.calls[0].body, collect=collect)
-    # If a connection was free the provider thinks already, and what it need not know is done meanwhile.
     seconds = first_event_seconds(rt, x, attempt.deployment)
     deadline = rt.deadlines.start(seconds, partial(_too_late, x, attempt.deployment, seconds))
     response: Response | None = None
@@ -69,7 +82,7 @@ async def begin(
                 question.calls[0].body,
                 connect_timeout=rt.limits.connect,
                 head_timeout=None,
-                collect=collect,
+                collect=_collected(rt, x),
                 sent=sent,
             )
         attempt.status = response.status

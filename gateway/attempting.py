@@ -17,7 +17,7 @@ from adapters.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.asking import begin, prepare
+from gateway.asking import begin, dispatch, prepare
 from gateway.estimates import tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange
 from gateway.questions import question_for
@@ -25,6 +25,7 @@ from gateway.routes import Deployment, Route
 from gateway.runtime import Runtime
 from gateway.state.records import OUTRUN
 from gateway.upstreams import Prepared
+from gateway.upstreams.connection import Connection
 
 log = logging.getLogger("penstock")
 
@@ -51,8 +52,13 @@ async def ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Route
     attempt = Attempt(deployment, rt.now(), route=route)
     signer = rt.signers.of(deployment) if deployment.signer else None
     prepared: Prepared | None = None
+    sent: Connection | None = None
     if deployment.mock is None and (signer is None or signer.is_ready):
         prepared = prepare(rt, x, deployment, question, question.calls[0], signer)
+        sent = dispatch(rt, x, question, prepared)
+    # If a connection was free the provider thinks already, and what it need not know is done meanwhile.
+    if not x.attempts:
+        rt.retry_budget.offered(attempt.started)
     x.attempts.append(attempt)
     x.deployment = deployment
     rt.health.began(deployment.id, attempt.started)
@@ -60,7 +66,7 @@ async def ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Route
         if prepared is None and signer is not None:
             await signer.renew()
             prepared = prepare(rt, x, deployment, question, question.calls[0], signer)
-        answer = await begin(rt, x, question, prepared, attempt)
+        answer = await begin(rt, x, question, prepared, attempt, sent)
     except UpstreamError as error:
         attempt.error = error
         if isinstance(error, UpstreamAuth):

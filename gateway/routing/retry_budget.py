@@ -30,7 +30,7 @@ class Attempts:
         self._further = Window(1.0, _SECONDS)
 
     def offered(self, now: float) -> None:
-        """A request begins. 0.2 us."""
+        """A request is sent to its first deployment. 0.2 us."""
         self._requests.add(now, 1)
 
     def take(self, now: float) -> bool:

@@ -38,7 +38,6 @@ class OutOfTime(GatewayError):
 
 async def ask(rt: Runtime, x: Exchange) -> Answer:
     """The answer that has begun. Raises the first error if nobody answers, with all attempts in its message."""
-    rt.retry_budget.offered(rt.now())
     if seconds := rt.config.router.total_timeout:  # 0 says that there is none
         late = OutOfTime(f"The request took longer than {seconds:g} s", code="total_timeout")
         x.deadline = rt.deadlines.start(seconds, lambda: x.story.interrupt(late))
