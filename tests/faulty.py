@@ -84,6 +84,8 @@ class FaultyProxy:
         """With RST, as a crashed machine or an impatient firewall does."""
         self._open.discard(pair)
         for writer in pair:
+            if writer.transport.is_closing():
+                continue  # its descriptor may be another connection's by now
             if (sock := writer.get_extra_info("socket")) is not None:
                 with suppress(OSError):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -94,7 +96,11 @@ class FaultyProxy:
             client.transport.abort()
             return
         self.accepted += 1
-        from_server, server = await asyncio.open_connection(*self._target)
+        try:
+            from_server, server = await asyncio.open_connection(*self._target)
+        except OSError:  # it is down too
+            client.transport.abort()
+            return
         pair = (client, server)
         self._open.add(pair)
         asked = asyncio.Event()
