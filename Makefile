@@ -35,7 +35,7 @@ test: setup  ## all tests, with a real Redis and a real Postgres that they start
 bench: setup  ## what the gateway costs beside nginx and plain aiohttp, in five minutes (bench/README.md)
 	$(BIN)/python -m bench.run $(ARGS)
 
-bench-peers: setup  ## every case, and LiteLLM and Portkey too, which it installs into .peers/ (over an hour)
+bench-peers: setup  ## every case, and LiteLLM and Portkey too, which it installs into .peers/ (45 minutes)
 	$(BIN)/python -m bench.run --whole $(ARGS)
 
 soak: setup  ## an hour of requests and streams, with memory and lag over time
@@ -77,6 +77,6 @@ $(READY): requirements-dev.lock pyproject.toml gateway/__init__.py
 		"$$found" -m venv --clear .venv; \
 	fi
 	@echo "Installing requirements-dev.lock"
-	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install -qq --require-hashes -r requirements-dev.lock
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -145,12 +145,17 @@ def lag(subject: Subject, count: int, seconds: float) -> Figures:
     }
 
 
-def memory(subject: Subject, count: int, patience: float = 120.0) -> Figures:
-    """Resident memory with so many streams open at once, each of which has said something."""
+def memory(subject: Subject, count: int, patience: float = 60.0) -> Figures:
+    """Resident memory with so many streams open at once, each of which has said something.
+
+    Those that have not within `patience` seconds are errors: a gateway that is overrun may not even take their connections.
+    """
     wait_until_idle(subject.watched.gateway, patience)
     load = Load(subject.question("c1000-r1", 1000), lambda _client: None)
     begin = time.monotonic()
     for number in range(count):
+        if time.monotonic() > begin + patience:
+            break
         if client := load.connect():
             client.ask(time.monotonic_ns())
         if number % 50 == 0:

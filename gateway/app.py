@@ -32,6 +32,7 @@ from gateway import __version__, access, cors
 from gateway.admin.routes import CALLER, PAGES, Page
 from gateway.background.credentials import LateCredentials
 from gateway.background.fleet import Fleet
+from gateway.background.keep_alive import KeepAlive
 from gateway.background.lag import LoopLag
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
@@ -54,7 +55,7 @@ from gateway.probing import Prober
 from gateway.routing.health import Health
 from gateway.runtime import Runtime
 from gateway.server import Runner, through_aiohttp
-from gateway.stages import auth
+from gateway.stages import auth, stream
 from gateway.state.open import Database, open_journal, open_records, open_shared
 from gateway.state.pruning import DAY
 from gateway.state.records import Records, RecordsUnavailable
@@ -329,7 +330,7 @@ async def serve(
     late = [rt.late_credentials] if rt.late_credentials else []
     reloader = [rt.reloader] if rt.reloader else []
     workers.append(SpendReader(rt.health.spending, rt.records, rt.ledger))
-    workers += [LoopLag(rt.metrics), Prober(rt)]
+    workers += [LoopLag(rt.metrics), Prober(rt), keep_alive(rt)]
     supervisor = Supervisor([*workers, *_retention(rt), *_fleet(rt), *late, *reloader])
     rt.metrics.watch_workers = lambda: [(state.name, state.restarts) for state in supervisor.states()]
     supervisor.start()
@@ -367,6 +368,11 @@ async def serve(
         await rt.ledger.drain(timeout=10.0)
         await rt.ledger.close()
         await rt.records.close()
+
+
+def keep_alive(rt: Runtime) -> KeepAlive:
+    """The worker that speaks to silent streams."""
+    return KeepAlive(rt.open, lambda: rt.limits.keep_alive, partial(stream.comment, rt))
 
 
 def _fleet(rt: Runtime) -> Iterator[Fleet]:

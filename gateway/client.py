@@ -15,16 +15,14 @@ minor version is pinned for that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.deadlines import Deadline, Deadlines
 from gateway.inbound import Head
 from gateway.outbox import Outbox
 from gateway.story import as_task
@@ -82,7 +80,6 @@ class ClientWriter:
         "_opening",
         "_outbox",
         "_protocol",
-        "_ticking",
         "_transport",
         "ended",
         "opened",
@@ -106,7 +103,6 @@ class ClientWriter:
         self._opening = b""
         self._goes_on = False
         """A stream in chunks, whose head is out."""
-        self._ticking: Deadline | asyncio.TimerHandle | None = None
         self.status = 0
         self.opened = False
         """The head is out: from here a failure is an event in the stream, not another answer."""
@@ -124,8 +120,6 @@ class ClientWriter:
 
     def answer(self, status: int, headers: str, body: bytes, media_type: str = "application/json") -> None:
         """A whole answer in one write."""
-        if self._ticking is not None:
-            self._stop_comments()
         self.opened = self.ended = True
         self.written = len(body)
         more = f"content-type: {media_type}\r\n{headers}content-length: {len(body)}\r\n"
@@ -159,37 +153,8 @@ class ClientWriter:
             data, self._opening = self._opening + data, b""
         return data
 
-    def comment_when_idle(
-        self, deadlines: Deadlines, comment: bytes, seconds: float, head: Callable[[], str]
-    ) -> None:
-        """Until the answer ends, write `comment` whenever nothing was written for about `seconds`.
-
-        A stream that has not begun by then is opened with the headers that `head` gives: middle boxes cut what is silent
-        for a minute, and a client should not wait in the dark. Costs nothing per chunk: each `seconds` what was written is
-        compared with what had been.
-        """
-        tick = partial(self._tick, self.written, deadlines, comment, seconds, head)
-        self._ticking = deadlines.start(seconds, tick)
-
-    def _tick(
-        self, before: int, deadlines: Deadlines, comment: bytes, seconds: float, head: Callable[[], str]
-    ) -> None:
-        if self.ended:
-            return
-        if not self.opened:
-            self.open_stream(head())
-        if self.written == before and not self.is_full:
-            self.write(comment)
-        self.comment_when_idle(deadlines, comment, seconds, head)
-
-    def _stop_comments(self) -> None:
-        if self._ticking is not None:
-            self._ticking.cancel()
-            self._ticking = None
-
     def end(self) -> None:
         """The stream is complete."""
-        self._stop_comments()
         self.ended = True
         self._outbox.pass_on(self._transport, self._opening + (b"0\r\n\r\n" if self._chunked else b""))
 
@@ -198,7 +163,6 @@ class ClientWriter:
 
         What is written already is still sent, for `patience` seconds to a client that does not read.
         """
-        self._stop_comments()
         self.ended = True
         self.stays_open = False
         self._outbox.flush()
@@ -208,7 +172,6 @@ class ClientWriter:
 
     def drop(self) -> None:
         """Close at once; what is not yet sent is lost."""
-        self._stop_comments()
         self.ended = True
         self.stays_open = False
         self._transport.abort()

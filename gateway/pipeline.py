@@ -7,7 +7,8 @@ A request without a caller leaves a counter and a log line; from then on every r
 ledger, whatever happens to it: `account.settle` runs in `finally` and never awaits.
 
 It runs without a task as long as it can (`gateway.story`): in the ordinary case all of it happens in two calls, the one
-that brings the question and the one that brings the answer.
+that brings the question and the one that brings the answer. Meanwhile nobody waits in silence: see
+`gateway.background.keep_alive`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ async def handle(rt: Runtime, x: Exchange) -> None:
         await body.read(rt, x)  # open the envelope, not the letter
         route.plan(rt, x)  # who could answer, best first?
         await limits.admit(rt, x)  # may they, now?
-        stream.hold_the_line(rt, x)  # nobody waits in silence
         with await upstream.ask(rt, x) as answer:  # who begins to answer?
             await stream.relay(rt, x, answer)  # hand it over
     except GatewayError as error:

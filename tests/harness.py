@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from gateway.app import build_app, open_runtime
+from gateway.app import build_app, keep_alive, open_runtime
 from gateway.background.spending import SpendReader
 from gateway.background.supervisor import Supervisor
 from gateway.config.source import Source
@@ -463,7 +463,9 @@ async def gateway(
     rt.limits.retry_pause = 0.0
     await rt.shared.start()
     reader = SpendReader(rt.health.spending, rt.records, rt.ledger)
-    supervisor = Supervisor([rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records, reader])
+    supervisor = Supervisor(
+        [rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records, reader, keep_alive(rt)]
+    )
     supervisor.start()
     runner = Runner(
         build_app(rt),

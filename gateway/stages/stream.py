@@ -42,13 +42,13 @@ _LONGEST_SHOWN = 2_000
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "cf-ray")
 
 
-def hold_the_line(rt: Runtime, x: Exchange) -> None:
-    """Let no stream be silent: after 15 s without an event its head and a comment go out, and again after each 15 s."""
-    if x.wants_stream:
-        comment = CLIENTS[x.endpoint.client_format].KEEP_ALIVE
-        x.client.comment_when_idle(
-            rt.deadlines, comment, rt.limits.keep_alive, partial(headers_of, rt, x, None)
-        )
+def comment(rt: Runtime, x: Exchange) -> None:
+    """Tell a client whose stream is silent that it goes on; one that has not begun is opened first."""
+    client = x.client
+    if not client.opened:
+        client.open_stream(headers_of(rt, x, None))
+    if not client.is_full:
+        client.write(CLIENTS[x.endpoint.client_format].KEEP_ALIVE)
 
 
 async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:

@@ -35,6 +35,13 @@ def test_each_case_asks_and_counts(provider: Provider) -> None:
     assert subject.asked > figures["rps_2"] * 0.05
 
 
+def test_streams_that_do_not_begin_in_time_are_errors(provider: Provider) -> None:
+    """A gateway that is overrun does not hold up the others: what it has not begun by then is counted."""
+    subject = Subject("direct", f"http://127.0.0.1:{provider.port}", Watched())
+    cases.memory(subject, 5, patience=-1.0)
+    assert subject.errors == {"5 open streams: no first chunk": 5}
+
+
 def test_paced_streams_have_a_lag(provider: Provider) -> None:
     """Each chunk's way is timed."""
     subject = Subject("direct", f"http://127.0.0.1:{provider.port}", Watched())
