@@ -63,7 +63,6 @@ def _plainly(target: Target, operation: Operation) -> Callable[[bytes], bytes] |
 _WORDS = re.compile(
     rb'"(?:content|reasoning_content|reasoning|text|refusal|arguments)": ?"((?:[^"\\]|\\.)+)"', re.DOTALL
 )
-_OTHER_WORDS = (b"reasoning", b"text", b'"refusal":"', b'"refusal": "', b"arguments")
 _INSIDE = re.compile(rb'(?:[^"\\\n]|\\.)++')
 
 
@@ -74,10 +73,21 @@ def _words_in(event: bytes) -> tuple[int, int] | None:
         end = event.find(b'"', start)
         if end > start and event.find(b"\\", start, end) < 0:
             return start, end
-        if end == start and not any(name in event for name in _OTHER_WORDS):
+        if end == start and _has_no_other_words(event):
             return None
     words = _WORDS.search(event)
     return words.span(1) if words else None
+
+
+def _has_no_other_words(event: bytes) -> bool:
+    # In full: with a loop over the names the first event of each stream takes twice as long.
+    return (
+        b"reasoning" not in event
+        and b"text" not in event
+        and b"arguments" not in event
+        and b'"refusal":"' not in event
+        and b'"refusal": "' not in event
+    )
 
 
 class ChatEditor:

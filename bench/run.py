@@ -165,7 +165,9 @@ def run(arguments: argparse.Namespace) -> int:
 def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description="What the gateway costs, side by side with its peers.")
-    parser.add_argument("--whole", action="store_true", help="every case and every peer (three quarters of an hour)")
+    parser.add_argument(
+        "--whole", action="store_true", help="every case and every peer (three quarters of an hour)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of each measurement")
     parser.add_argument("--peers", default="", help=f"comma-separated, of {', '.join(PEERS)}")

@@ -248,6 +248,10 @@ class Connection(asyncio.Protocol):
         self._has_received = True
         if self._goes_on_early and self._stage != _HEAD:
             self._goes_on_early = False
+            if piece and self._stage == _BODY and failure is None:
+                response.feed(piece)  # before the head is told of: who waits for it is woken once for both
+                self._head.set()
+                return
             self._head.set()  # here and not in the parser's callback: who waits for it goes on at once
         if piece:
             if (

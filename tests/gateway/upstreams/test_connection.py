@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamMalformed, UpstreamTimeout
+from gateway.story import Story
 from gateway.upstreams import UpstreamResponse, Upstreams
 from gateway.upstreams.connection import HEAD_LIMIT, HEADER_LIMIT, INTERIM_LIMIT
 from tests.gateway.upstreams.conftest import post
@@ -91,6 +92,37 @@ async def test_a_connection_that_closes_is_not_used_again(upstreams: Upstreams, 
         for _ in range(2):
             assert await fetch(upstreams, server.url) == b"hello"
         assert server.connections == 2
+
+
+async def test_what_comes_with_the_head_is_there_when_it_is_told_of(upstreams: Upstreams) -> None:
+    """A story that waits for the head goes on with the first piece in its hands: it is not woken twice."""
+    begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    pieces: list[bytes] = []
+    at_once: list[list[bytes]] = []
+    done = asyncio.Event()
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(b"ok"))
+        await peer.request()
+        await peer.send(begun)
+        await done.wait()
+
+    async def ask(url: str) -> None:
+        prepared = upstreams.prepare("POST", url, [], "")
+        response = await upstreams.ask(prepared, b"{}", connect_timeout=10, head_timeout=None)
+        response.pump(pieces.append, lambda _: None)
+        at_once.append(list(pieces))
+        response.abort()
+        done.set()
+
+    async with serve(play) as server:
+        assert (
+            await fetch(upstreams, server.url) == b"ok"
+        )  # so that a connection is free, and nothing else is awaited
+        Story(asyncio.get_running_loop()).start(ask(server.url))
+        await asyncio.wait_for(done.wait(), 10)
+    assert at_once == [[b"hello"]]
 
 
 async def test_an_answer_to_head_has_no_body(upstreams: Upstreams) -> None:
