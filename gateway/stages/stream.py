@@ -146,23 +146,23 @@ class _Relay:
     __slots__ = ("_answer", "_client", "_is_paused", "_last_data", "_rt", "_story", "_tap", "_wake", "_watch")
 
     def __init__(self, rt: Runtime, x: Exchange, answer: Answer, tap: Tap) -> None:
+        self._client: ClientWriter | Listening | _Nobody = listen(rt, x)
+        x.started = True
+        pending = b"".join(answer.pending)
+        if pending:
+            self._client.write(pending)  # before all else: somebody waits for it
+        answer.pending.clear()
         self._rt = rt
         self._story = x.story
-        self._client: ClientWriter | Listening | _Nobody = listen(rt, x)
         self._answer = answer
         self._tap = tap
         self._wake = Signal()
         self._is_paused = False
         self._watch: Deadline | asyncio.TimerHandle
-        x.started = True
         self._last_data = monotonic()
         """When the provider last sent something."""
-        pending = b"".join(answer.pending)
-        answer.pending.clear()
         answer.on_data = self._write
         answer.on_end = self._stir
-        if pending:
-            self._write(pending)
         if answer.response is not None and not answer.ended:
             answer.response.pump(self._receive, answer.end)
 

@@ -152,12 +152,12 @@ class Connection(asyncio.Protocol):
     def send(self, wire: list[bytes], method: str, collect: int = 0) -> None:
         """Send a request. `answered`, before anything else is awaited, waits for what `ask` does."""
         assert self._transport is not None, "the pool lends only connected ones"  # noqa: S101 - for the type checker
-        response = UpstreamResponse(self, reused=self.uses > 0, collect=collect)
-        self.uses += 1
-        self._method = method
-        self._response = response
         for piece in wire:
             self._outbox.write(self._transport, piece)
+        # Nothing comes back before the event loop has its turn.
+        self._response = UpstreamResponse(self, reused=self.uses > 0, collect=collect)
+        self._method = method
+        self.uses += 1
 
     async def answered(self, head_timeout: float | None) -> UpstreamResponse:
         """The answer to what was sent. See `ask`."""
