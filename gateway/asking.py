@@ -20,6 +20,7 @@ from adapters import FOLLOW
 from adapters.base import Follow
 from adapters.errors import Bug, GatewayError, UpstreamError, UpstreamMalformed, UpstreamTimeout
 from adapters.types import Address, Call, Reply
+from gateway.answer_headers import first_lines
 from gateway.credentials import Signer, signed, with_extra
 from gateway.estimates import tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange, Response
@@ -71,6 +72,7 @@ async def begin(
     deadline = rt.deadlines.start(seconds, partial(_too_late, x, attempt.deployment, seconds))
     response: Response | None = None
     try:
+        x.lines = first_lines(x)
         stream = _stream(rt, x, question) if x.wants_stream else None
         if prepared is None:
             response = _mocked(x, attempt.deployment)

@@ -257,6 +257,8 @@ class Exchange(Struct, eq=False):
     """How many routes were given up."""
     deployment: Deployment | None = None
     """Who answers."""
+    lines: str = ""
+    """The answer's first headers, as they are if nobody else is asked."""
     tap: Tap | None = None
     heard: Heard | None = None
     """What the client has been told of a stream, where another deployment may go on with it."""
