@@ -22,6 +22,7 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
+from msgspec import Struct
 
 from gateway.inbound import Head
 from gateway.outbox import Outbox
@@ -67,48 +68,29 @@ class Written(web.StreamResponse):
         return
 
 
-class ClientWriter:
-    """One answer to one client, written once from head to end.
+class ClientWriter(Struct, eq=False):
+    """One answer to one client, written once from head to end. Made by `writer_for`.
 
-    Headers are given as lines (`header_lines`); what is written more than once is prepared once.
+    Headers are given as lines (`header_lines`); what is written more than once is prepared once. A struct for the same reason as
+    the exchange: its defaults are filled in without a line of Python.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_cors",
-        "_goes_on",
-        "_opening",
-        "_outbox",
-        "_protocol",
-        "_transport",
-        "ended",
-        "opened",
-        "status",
-        "stays_open",
-        "written",
-    )
-
-    def __init__(self, protocol: RequestHandler, head: Head, outbox: Outbox) -> None:
-        transport = protocol.transport
-        if transport is None:
-            raise ClientGone
-        self._protocol = protocol
-        self._transport = transport
-        self._outbox = outbox
-        self._chunked = head.chunked
-        # HTTP/1.0 clients only keep what answers in words of their own; they are few, and closing is always right.
-        self.stays_open = head.keep_alive and head.chunked
-        """The connection is kept for another request."""
-        self._cors = head.cors
-        self._opening = b""
-        self._goes_on = False
-        """A stream in chunks, whose head is out."""
-        self.status = 0
-        self.opened = False
-        """The head is out: from here a failure is an event in the stream, not another answer."""
-        self.ended = False
-        self.written = 0
-        """Bytes of body so far."""
+    _protocol: RequestHandler
+    _transport: asyncio.Transport
+    _outbox: Outbox
+    _chunked: bool
+    _cors: str
+    stays_open: bool
+    """The connection is kept for another request."""
+    _opening: bytes = b""
+    _goes_on: bool = False
+    """A stream in chunks, whose head is out."""
+    status: int = 0
+    opened: bool = False
+    """The head is out: from here a failure is an event in the stream, not another answer."""
+    ended: bool = False
+    written: int = 0
+    """Bytes of body so far."""
 
     def close_after(self) -> None:
         """No other request shall come on this connection."""
@@ -214,3 +196,13 @@ class ClientWriter:
         last = "" if self.stays_open else "connection: close\r\n"
         head = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{headers}{self._cors}{last}\r\n"
         return head.encode("latin-1", "replace")
+
+
+def writer_for(protocol: RequestHandler, head: Head, outbox: Outbox) -> ClientWriter:
+    """What answers a request with this head. Raises `ClientGone`."""
+    transport = protocol.transport
+    if transport is None:
+        raise ClientGone
+    # HTTP/1.0 clients only keep what answers in words of their own; they are few, and closing is always right.
+    stays_open = head.keep_alive and head.chunked
+    return ClientWriter(protocol, transport, outbox, head.chunked, head.cors, stays_open)

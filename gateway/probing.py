@@ -59,10 +59,12 @@ _dice = random.Random()  # noqa: S311 - spreads probes, no secrets
 class NoClient(ClientWriter):
     """In the client's place: nobody waits for the answer."""
 
-    def __init__(self) -> None:
-        self.status = 0
-        self.written = 0
-        self.ended = self.opened = False
+    _protocol: Any = None
+    _transport: Any = None
+    _outbox: Any = None
+    _chunked: bool = True
+    _cors: str = ""
+    stays_open: bool = False
 
 
 class Prober:

@@ -29,7 +29,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.client import ClientGone, ClientWriter, header_lines
+from gateway.client import ClientGone, ClientWriter, header_lines, writer_for
 from gateway.exchange import begin_exchange
 from gateway.inbound import Endpoint, Head, Incoming, ThroughAiohttp, head_of
 from gateway.pipeline import handle
@@ -200,7 +200,7 @@ class ClientConnection(RequestHandler):
                 self._keep(data[end:])
         else:
             body = self._incoming = Incoming(length, data[at:])
-        self._client = client = ClientWriter(self, head, self._rt.outbox)
+        self._client = client = writer_for(self, head, self._rt.outbox)
         self._story = story = Story(self._loop, self._told)
         story.start(handle(self._rt, begin_exchange(head, body, client, story, self._rt.now())))
 
@@ -352,7 +352,7 @@ async def through_aiohttp(rt: Runtime, request: web.Request, endpoint: Endpoint)
     """The handler of a model route, for requests that aiohttp has read."""
     cors = header_lines(rt.cors_headers(request.headers.get("origin")))
     head = head_of(request, endpoint, cors=cors)
-    client = ClientWriter(request.protocol, head, rt.outbox)
+    client = writer_for(request.protocol, head, rt.outbox)
     story = Story(asyncio.get_running_loop())
     if request.client_max_size != rt.body_limit:  # a reload has changed it since the application was made
         request = request.clone(client_max_size=rt.body_limit)

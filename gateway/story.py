@@ -17,6 +17,8 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
+from msgspec import Struct
+
 from adapters.errors import GatewayError
 
 _NOTHING = object()
@@ -89,24 +91,20 @@ async def as_task() -> None:
     await asyncio.sleep(0)
 
 
-class Story:
+class Story(Struct, eq=False):
     """One coroutine on its way. `on_end` is called when it is over, however it ended.
 
     `start` runs it at once; `attend` runs it within the task of whoever awaits that.
     """
 
-    __slots__ = ("_coroutine", "_error", "_is_over", "_loop", "_on_end", "_task", "_task_runs", "_waits_for")
-
-    _coroutine: Coroutine[Any, Any, None]
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Ended | None = None) -> None:
-        self._loop = loop
-        self._on_end = on_end
-        self._waits_for: Signal | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._task_runs = False
-        self._error: asyncio.CancelledError | None = None
-        self._is_over = False
+    _loop: asyncio.AbstractEventLoop
+    _on_end: Ended | None = None
+    _coroutine: Any = None
+    _waits_for: Signal | None = None
+    _task: asyncio.Task[Any] | None = None
+    _task_runs: bool = False
+    _error: asyncio.CancelledError | None = None
+    _is_over: bool = False
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run it until it first waits."""
