@@ -52,7 +52,7 @@ async def proxy(database_url: str) -> AsyncIterator[FaultyProxy]:
 async def behind(proxy: FaultyProxy) -> AsyncIterator[PostgresRecords]:
     """Records behind the proxy, with little patience."""
     store = PostgresRecords(
-        proxy.url, where="the proxy's", connect_seconds=0.3, command_seconds=0.3, report_seconds=0.3
+        proxy.url, where="the proxy's", connect_seconds=1.0, command_seconds=1.0, report_seconds=1.0
     )
     yield store
     await store.close()
