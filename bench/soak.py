@@ -51,7 +51,7 @@ def soak(subject: Subject, seconds: float, every: float) -> list[Sample]:
     def ask_whole() -> None:
         if asking:
             requests.loop.at(time.monotonic() + 1 / REQUESTS, ask_whole)
-            if client := idle.pop() if idle else requests.connect():
+            if client := _open_one(idle) or requests.connect():
                 _ask(client)
 
     streams = Load(subject.question(f"c200-r{RATE // 4}", 200), stream_again)
@@ -95,6 +95,15 @@ def loop_lag(url: str) -> float:
         found = re.search(rb"(?m)^penstock_event_loop_lag_seconds (\S+)", page.read())
         return float(found[1]) if found else 0.0
     return 0.0
+
+
+def _open_one(idle: list[Client]) -> Client | None:
+    """The connection that was used last; those that the gateway has closed because nobody used them are forgotten."""
+    while idle:
+        client = idle.pop()
+        if not client.closed:
+            return client
+    return None
 
 
 def _ask(client: Client) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bench import soak
 from bench.cases import Subject
-from bench.load import Watched
+from bench.load import Load, Question, Watched
 from bench.provider import Provider
 
 
@@ -33,3 +33,15 @@ def test_a_short_soak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert soak.run(0.02, 0.5) == 0
     (file,) = tmp_path.glob("soak-*.json")
     assert '"rows_missing": 0' in file.read_text()
+
+
+def test_a_connection_that_was_closed_is_not_asked(provider: Provider) -> None:
+    """Who is idle for long is closed by the gateway: a request to it would never be sent, and would count as lost."""
+    load = Load(Question(f"http://127.0.0.1:{provider.port}", "bench"), lambda _: None)
+    clients = [client for _ in range(3) if (client := load.connect())]
+    clients[2].close()
+    clients[0].close()
+    idle = list(clients)
+    assert soak._open_one(idle) is clients[1]
+    assert soak._open_one(idle) is None
+    load.close()
