@@ -11,6 +11,7 @@ Run by any Python from 3.11 on, before anything is installed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ FOLDERS = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin")
 CLEARLY = 0.85
 """Of the time of the one that runs this: less is no noise."""
 _ROUNDS = 9
+_TURNS = 3
 _MEASURE = "--measure"
 
 
@@ -63,7 +65,7 @@ def candidates() -> list[str]:
     """Every interpreter by one of our names that can be found, each once."""
     found = [shutil.which(name) for name in NAMES]
     found += [shutil.which(name, path=folder) for folder in FOLDERS for name in NAMES]
-    return [path for path in dict.fromkeys(found) if path is not None]
+    return list({os.path.realpath(path): path for path in reversed(found) if path is not None}.values())[::-1]
 
 
 def measured(path: str) -> tuple[str, float] | None:
@@ -76,14 +78,15 @@ def measured(path: str) -> tuple[str, float] | None:
 
 
 def best(own: str, taken: Mapping[str, float]) -> str:
-    """The one that takes the least time, if that is clearly less than what `own` takes."""
-    fastest = min(taken, key=taken.__getitem__)
-    return fastest if taken[fastest] < CLEARLY * taken[own] else own
+    """The one that takes the least time, if that is clearly less than what `own` takes, or `own` is none of them."""
+    fastest = min(taken, key=taken.__getitem__, default=own)
+    return fastest if own not in taken or taken[fastest] < CLEARLY * taken[own] else own
 
 
 def _all_measured(paths: Iterable[str]) -> dict[str, float]:
+    """Their best times of several turns: what slows down one turn of one of them must not decide."""
     taken: dict[str, float] = {}
-    for path in paths:
+    for path in [*paths] * _TURNS:
         told = measured(path)
         if told is not None:
             taken[told[0]] = min(told[1], taken.get(told[0], told[1]))
@@ -98,18 +101,14 @@ def main(arguments: list[str]) -> int:
         import ensurepip  # noqa: F401, PLC0415 - some distributions leave it out, and `venv` needs it
         import venv  # noqa: F401, PLC0415 - as above
 
-        print(f"{sys.executable}\n{seconds()}")
+        print(f"{os.path.realpath(sys.executable)}\n{seconds()}")
         return 0
-    own = sys.executable
-    taken = _all_measured(candidates())
-    taken.setdefault(own, seconds())
+    own = os.path.realpath(sys.executable)
+    taken = _all_measured([own, *candidates()])
     chosen = best(own, taken)
     if chosen != own:
-        times = taken[own] / taken[chosen]
-        print(
-            f"{chosen} is {times:.1f} times as fast as {own}: it is taken (PYTHON=... chooses)",
-            file=sys.stderr,
-        )
+        times = f"{taken[own] / taken[chosen]:.1f} times as fast as" if own in taken else "taken instead of"
+        print(f"{chosen} is {times} {own} (PYTHON=... chooses another)", file=sys.stderr)
     print(chosen)
     return 0
 

@@ -27,6 +27,8 @@ def test_the_one_that_runs_stays_unless_another_is_clearly_faster() -> None:
     assert interpreter.best("a", {"a": 1.0}) == "a"
     assert interpreter.best("a", {"a": 1.0, "b": 0.9}) == "a"
     assert interpreter.best("a", {"a": 1.0, "b": 0.8, "c": 0.7}) == "c"
+    assert interpreter.best("a", {"b": 2.0}) == "b"
+    assert interpreter.best("a", {}) == "a"
 
 
 def test_each_is_measured_by_itself() -> None:
