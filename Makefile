@@ -1,5 +1,6 @@
 # Everything one does with a checkout. `make` alone lists it. Each target sets up .venv first, which costs nothing when
-# the lock file and pyproject.toml have not changed. PYTHON=… chooses the interpreter, ARGS=… is handed on.
+# the lock file and pyproject.toml have not changed. PYTHON=… chooses the interpreter, else the
+# fastest that is found is taken; ARGS=… is handed on.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check format test bench bench-peers soak docs prices image-check lock clean

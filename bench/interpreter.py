@@ -1,8 +1,8 @@
 """Which of this machine's interpreters `make setup` takes.
 
 A CPython that was built with profile-guided optimisation runs a request with a tenth to a fifth less CPU than one that was not, and its
-first token comes 40 us earlier. What a version manager compiled by itself often was not, and no interpreter tells: so each is timed, for
-a tenth of a second. The one that runs this stays, unless another is clearly faster.
+first token comes 40 us earlier. What a version manager compiled by itself often was not, and no interpreter tells: so they are timed
+in turns, a few tenths of a second each. The one that runs this stays, unless another is clearly faster.
 
     python3 bench/interpreter.py    # prints the path of the one to take, and on stderr why
 
@@ -65,7 +65,7 @@ def candidates() -> list[str]:
     """Every interpreter by one of our names that can be found, each once."""
     found = [shutil.which(name) for name in NAMES]
     found += [shutil.which(name, path=folder) for folder in FOLDERS for name in NAMES]
-    return list({os.path.realpath(path): path for path in reversed(found) if path is not None}.values())[::-1]
+    return list(dict.fromkeys(os.path.realpath(path) for path in found if path is not None))
 
 
 def measured(path: str) -> tuple[str, float] | None:
@@ -86,7 +86,7 @@ def best(own: str, taken: Mapping[str, float]) -> str:
 def _all_measured(paths: Iterable[str]) -> dict[str, float]:
     """Their best times of several turns: what slows down one turn of one of them must not decide."""
     taken: dict[str, float] = {}
-    for path in [*paths] * _TURNS:
+    for path in [*dict.fromkeys(paths)] * _TURNS:
         told = measured(path)
         if told is not None:
             taken[told[0]] = min(told[1], taken.get(told[0], told[1]))

@@ -202,10 +202,8 @@ def _rising_ids() -> Iterator[str]:
         pool = bytearray(os.urandom(8 * 256))
         pool[::8] = pool[::8].translate(variant)
         for at in range(0, len(pool), 8):
-            now = int(time.time() * 4_096_000)
-            last = (
-                now if now > last else last + 1
-            )  # two within a quarter of a microsecond, or a clock that was put back
+            # Two may come within a quarter of a microsecond, and clocks are put back.
+            last = max(last + 1, int(time.time() * 4_096_000))
             when = hex(2**60 + last)  # 0x1, which keeps the zeros, and 15 digits
             yield f"{when[3:11]}-{when[11:15]}-7{when[15:]}-{pool[at : at + 8].hex('-', 6)}"
 

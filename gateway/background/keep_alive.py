@@ -10,10 +10,13 @@ there are few streams and all is out of the processor's caches; a look at one of
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection
 from time import monotonic
 
 from gateway.exchange import Exchange
+
+log = logging.getLogger("penstock")
 
 _EVERY = 1.0
 _AT_ONCE = 500
@@ -34,26 +37,29 @@ class KeepAlive:
         self._open = open_
         self._seconds = seconds
         self._comment = comment
-        self._seen: dict[Exchange, tuple[int, float]] = {}
-        """What each stream had been written, and when that was first seen."""
 
     async def run(self) -> None:
         """Look, until cancelled."""
+        seen: dict[Exchange, tuple[int, float]] = {}  # what each stream had been written, and since when
         while True:
             seconds = self._seconds()
             await asyncio.sleep(min(_EVERY, seconds / 4))
-            before, self._seen = self._seen, {}
+            before, seen = seen, {}
             now = monotonic()
             for number, x in enumerate(list(self._open)):
                 if number % _AT_ONCE == _AT_ONCE - 1:
                     await asyncio.sleep(0)
                 if x.wants_stream and not x.client.ended:
-                    self._look(x, before.get(x), now, seconds)
+                    seen[x] = self._look(x, before.get(x), now, seconds)
 
-    def _look(self, x: Exchange, before: tuple[int, float] | None, now: float, seconds: float) -> None:
-        if before is None or before[0] != x.client.written:
-            before = x.client.written, now
-        elif now - before[1] >= seconds:
-            self._comment(x)
-            before = x.client.written, now
-        self._seen[x] = before
+    def _look(
+        self, x: Exchange, before: tuple[int, float] | None, now: float, seconds: float
+    ) -> tuple[int, float]:
+        if before is not None and before[0] == x.client.written:
+            if now - before[1] < seconds:
+                return before
+            try:
+                self._comment(x)
+            except Exception:  # one that fails must not take the others along
+                log.exception("request %s could not be told that it goes on", x.id)
+        return x.client.written, now

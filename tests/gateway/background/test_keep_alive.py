@@ -20,7 +20,9 @@ def _request(*, wants_stream: bool = True, ended: bool = False) -> Exchange:
     class Looked(SimpleNamespace):
         __hash__ = object.__hash__  # type: ignore[assignment]  # as an exchange has it
 
-    return cast("Exchange", Looked(wants_stream=wants_stream, client=SimpleNamespace(ended=ended, written=0)))
+    return cast(
+        "Exchange", Looked(id="r", wants_stream=wants_stream, client=SimpleNamespace(ended=ended, written=0))
+    )
 
 
 async def _until(worker: KeepAlive, done: asyncio.Event) -> None:
@@ -67,3 +69,16 @@ async def test_nobody_else_is_told() -> None:
 
     await _until(KeepAlive([silent, *others], seconds, comment), done)
     assert all(x is silent for x in told)
+
+
+async def test_one_that_fails_does_not_take_the_others_along() -> None:
+    """A comment that cannot be written is logged, and the other streams get theirs in the same look."""
+    broken, fine = _request(), _request()
+    done = asyncio.Event()
+
+    def comment(x: Exchange) -> None:
+        if x is broken:
+            raise ValueError("a header has a line break in it")
+        done.set()
+
+    await _until(KeepAlive([broken, fine], lambda: 0.01, comment), done)

@@ -117,9 +117,8 @@ async def test_what_comes_with_the_head_is_there_when_it_is_told_of(upstreams: U
         done.set()
 
     async with serve(play) as server:
-        assert (
-            await fetch(upstreams, server.url) == b"ok"
-        )  # so that a connection is free, and nothing else is awaited
+        # From here on a connection is free, and nothing else is awaited.
+        assert await fetch(upstreams, server.url) == b"ok"
         Story(asyncio.get_running_loop()).start(ask(server.url))
         await asyncio.wait_for(done.wait(), 10)
     assert at_once == [[b"hello"]]
