@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from bench.load import Load, Question, Tally, Watched, closed_loop, open_loop, percentile
@@ -33,10 +33,17 @@ class Subject:
     watched: Watched
     pairs: tuple[tuple[str, str], ...] = (("openai", "openai"),)
     headers: dict[str, str] = field(default_factory=dict)
+    used: Callable[[], Figures] = dict  # what the databases beside it have done until now
     asked: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     load_bound: list[str] = field(default_factory=list)
     foreign: float = 0.0  # most cores that other programs used in a window
+
+    def shares(self, before: Figures, tally: Tally, case: str) -> Figures:
+        """What the databases have done since `before`, for each request that was asked."""
+        return {
+            f"{key}_{case}": (value - before[key]) / max(tally.asked, 1) for key, value in self.used().items()
+        }
 
     def plain(self) -> Question:
         """A chat that gets a whole answer, from a model with a plain name."""
@@ -60,10 +67,11 @@ class Subject:
 
 def requests(subject: Subject, connections: int, seconds: float) -> Figures:
     """Requests per second, and CPU per request, of connections that ask as fast as they are answered."""
+    before = subject.used()
     with unhurried(subject.watched.provider):
         tally = closed_loop(subject.plain(), connections, seconds, subject.watched)
     subject.note(f"{connections} connections", tally)
-    return {
+    return subject.shares(before, tally, str(connections)) | {
         f"cpu_request_{connections}": tally.cpu / max(tally.done, 1) * 1e6,
         f"rps_{connections}": tally.done / tally.seconds,
         f"core_use_{connections}": tally.core_use,
@@ -117,9 +125,11 @@ def busy_streams(subject: Subject) -> int:
 
 def latency(subject: Subject, seconds: float) -> Figures:
     """How long a whole answer takes at 50 requests per second."""
+    before = subject.used()
     tally = open_loop(subject.plain(), 50, seconds, subject.watched)
+    wait_until_idle(subject.watched.gateway)
     subject.note("50 requests/s", tally)
-    return {
+    return subject.shares(before, tally, "latency") | {
         "latency_p50": percentile(tally.whole, 0.5) / 1e3,
         "latency_p99": percentile(tally.whole, 0.99) / 1e3,
     }
@@ -199,6 +209,22 @@ def whole(subject: Subject, seconds: float) -> Iterator[Figures]:
             if pair not in _QUICK_PAIRS:
                 yield streams(subject, name_of(pair), count, seconds, pair)
         yield memory(subject, most_streams(10_000))
+
+
+def shared(subject: Subject, seconds: float) -> Iterator[Figures]:
+    """What is measured with databases beside the gateway: all that differs by them."""
+    yield requests(subject, 64, seconds)
+    yield latency(subject, max(3.0, seconds))
+    yield first_token(subject, max(3.0, seconds))
+    yield streams(subject, "busy", busy_streams(subject), seconds)
+
+
+def workers(subject: Subject, seconds: float) -> Iterator[Figures]:
+    """What is measured of several workers: what a request costs, how many there are, how long one takes."""
+    yield requests(subject, 64, seconds)
+    yield requests(subject, 256, seconds)
+    yield latency(subject, max(3.0, seconds))
+    yield memory(subject, 1_000)
 
 
 _QUICK_PAIRS = {("openai", "openai"), ("anthropic", "openai")}

@@ -2,7 +2,8 @@
 
 LiteLLM and Portkey are installed into `.peers/`, where git does not look, when they are asked for. A peer that cannot be had on this
 machine is left out, and the results say why. Each is configured as its documentation recommends for production, with one worker,
-and without what the others do not have either: no database, no cache.
+and without what the others do not have either: no database, no cache. Penstock is measured with databases and with two workers
+too, as peers of itself.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from bench import cases
+from bench.cases import Figures, Subject
+from bench.databases import Databases, databases
 from bench.load import KEY
 from bench.machine import ROOT
 
@@ -43,6 +48,8 @@ class Peer:
     headers: Callable[[int], dict[str, str]] = lambda _upstream: {}
     env: Callable[[int, Path], dict[str, str]] = lambda _upstream, _folder: {}
     rows: Callable[[Path], int] | None = None  # ledger rows in its folder after it has ended
+    beside: Callable[[], AbstractContextManager[Databases | None]] = nullcontext  # runs as long as it does
+    measured: Callable[[Subject, float], Iterator[Figures]] | None = None  # instead of what all are
 
 
 # -- naive -----------------------------------------------------------------------------------------------------------
@@ -63,6 +70,10 @@ def _bare(port: int, upstream: int, _folder: Path) -> list[str]:
 def _penstock(port: int, _upstream: int, _folder: Path) -> list[str]:
     binary = Path(sys.executable).with_name("penstock")
     return [str(binary), "--config", "bench/config.yaml", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def _two_workers(port: int, upstream: int, folder: Path) -> list[str]:
+    return [*_penstock(port, upstream, folder), "--num_workers", "2"]
 
 
 def penstock_env(upstream: int, folder: Path) -> dict[str, str]:
@@ -181,7 +192,12 @@ def _install(command: list[str]) -> None:
         raise Missing(f"cannot be installed: {lines[-1]}") from None
 
 
-_TRANSLATED = (("anthropic", "openai"), ("openai", "anthropic"))
+_TRANSLATED = (
+    ("anthropic", "openai"),
+    ("openai", "anthropic"),
+    ("gemini", "openai"),
+    ("gemini", "anthropic"),
+)
 PEERS = {
     peer.name: peer
     for peer in (
@@ -206,6 +222,26 @@ PEERS = {
             env=penstock_env,
             rows=ledger_rows,
         ),
+        Peer(
+            "shared",
+            "Penstock with Redis, Postgres and a key under every limit",
+            lambda: version("penstock"),
+            _penstock,
+            env=penstock_env,
+            beside=databases,
+            measured=cases.shared,
+        ),
+        Peer(
+            "workers",
+            "Penstock with two workers",
+            lambda: version("penstock"),
+            _two_workers,
+            env=penstock_env,
+            rows=ledger_rows,
+            measured=cases.workers,
+        ),
     )
 }
 QUICK = ("nginx", "naive", "penstock")
+OURS = ("penstock", "shared", "workers")
+"""Whose errors are errors of Penstock."""

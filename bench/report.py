@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 REFERENCE = HERE / "results" / "reference.json"
 PLOT = HERE / "results" / "reference.svg"
 BEGIN, END = "<!-- results: python -m bench.report -->", "<!-- end of results -->"
-ORDER = ("direct", "nginx", "bare", "penstock", "naive", "portkey", "litellm")
+ORDER = ("direct", "nginx", "bare", "penstock", "shared", "workers", "naive", "portkey", "litellm")
 
 # figure → (what it is, its unit, decimals)
 FIGURES = {
@@ -44,6 +44,8 @@ FIGURES = {
     "cpu_chunk_anthropic_to_openai": ("CPU per chunk, Anthropic to OpenAI, busy", "us", 1),
     "cpu_chunk_openai_to_anthropic": ("CPU per chunk, OpenAI to Anthropic, busy", "us", 1),
     "cpu_chunk_anthropic_to_anthropic": ("CPU per chunk, Anthropic to Anthropic, busy", "us", 1),
+    "cpu_chunk_gemini_to_openai": ("CPU per chunk, Gemini to OpenAI, busy", "us", 1),
+    "cpu_chunk_gemini_to_anthropic": ("CPU per chunk, Gemini to Anthropic, busy", "us", 1),
     "added_latency_p50": ("added latency p50, 50 requests/s", "us", 0),
     "added_latency_p99": ("added latency p99, 50 requests/s", "us", 0),
     "added_first_token_p50": ("added time to first token p50, 20 streams/s", "us", 0),
@@ -54,6 +56,13 @@ FIGURES = {
     "memory_10000": ("memory, 10,000 open streams", "MB", 0),
     "start": ("start to first answer", "s", 2),
     "idle_mb": ("idle memory", "MB", 0),
+    "redis_scripts_64": ("Redis: scripts per request, 64 connections", "", 2),
+    "redis_reads_64": ("Redis: reads of its sockets per request, 64 connections", "", 2),
+    "redis_cpu_64": ("Redis: CPU per request, 64 connections", "us", 1),
+    "redis_scripts_latency": ("Redis: scripts per request, 50 requests/s", "", 2),
+    "postgres_transactions_64": ("Postgres: transactions that wrote per request, 64 connections", "", 4),
+    "postgres_cpu_64": ("Postgres: CPU per request, 64 connections", "us", 1),
+    "postgres_transactions_latency": ("Postgres: transactions that wrote per request, 50 requests/s", "", 2),
     "errors": ("errors", "", 0),
     "foreign": ("other programs on the machine, worst window", "cores", 2),
 }
@@ -61,7 +70,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: Penstock's figure is at most `factor` times `peer`'s, or `limit`, plus `extra`."""
+    """A promise: the figure of Penstock, or of the peer `of`, is at most `factor` times `peer`'s, or `limit`, plus `extra`."""
 
     figure: str
     peer: str = ""
@@ -69,6 +78,8 @@ class Target:
     said: str = ""
     limit: float = 0.0
     extra: float = 0.0
+    of: str = "penstock"
+    title: str = ""
 
     def bound(self, median: Mapping[str, Figures]) -> float | None:
         """The bound in this run; None if the peer was not measured."""
@@ -92,6 +103,14 @@ TARGETS = (
     Target("memory_1000", said="100 MB", limit=100),
     Target("start", said="1 s", limit=1),
     Target("idle_mb", said="80 MB", limit=80),
+    Target(
+        "cpu_request_64",
+        "penstock",
+        1.1,
+        "1.1 times one worker's",
+        of="workers",
+        title="CPU per request, 64 connections, two workers",
+    ),
     Target("errors", said="0", limit=0),
 )
 
@@ -129,12 +148,12 @@ def targets(median: Mapping[str, Figures]) -> str:
     """Each promise with its bound, and whether it is kept."""
     rows = [("target", "at most", "in this run", "Penstock", "met")]
     for target in TARGETS:
-        own = median.get("penstock", {}).get(target.figure)
+        own = median.get(target.of, {}).get(target.figure)
         bound = target.bound(median)
         met = "" if own is None or bound is None else ("yes" if own <= bound else "**no**")
         rows.append(
             (
-                FIGURES[target.figure][0],
+                target.title or FIGURES[target.figure][0],
                 target.said,
                 shown(target.figure, bound) or "not measured",
                 shown(target.figure, own),
@@ -171,46 +190,67 @@ def star(key: str, of_peer: Figures) -> str:
 
 
 def arithmetic(median: Mapping[str, Figures]) -> str:
-    """What the measured figures come to at other sizes; only multiplication."""
-    own = median["penstock"]
-    request, chunk, stream = own["cpu_request_64"], own["cpu_chunk_busy"], own["cpu_stream_busy"]
+    """What the measured figures come to at other sizes; only multiplication. Of databases where they were measured."""
+    own, shared = median["penstock"], median.get("shared", {})
+    request, chunk, stream = own["cpu_request_64"], own["cpu_chunk_busy"], max(0.0, own["cpu_stream_busy"])
     most = max((int(key.rpartition("_")[2]) for key in own if key.startswith("memory_")), default=0)
     idle = own["idle_mb"]
     per_stream = (own[f"memory_{most}"] - idle) / most if most else 0.0  # MB
+    limits = shared["cpu_request_64"] - request if shared else 0.0
     said, seconds = 500, 10
-    each = (max(0.0, stream) + said * chunk) / 1e6  # CPU seconds of one stream of 500 chunks
-    rows = [("load", "cores", "memory", "Redis, Postgres operations per request")]
-    for rate in (1, 100, 10_000):
-        busy = rate * request / 1e6
-        processes = max(1, math.ceil(busy / 0.6))
-        rows.append((f"{rate:,} whole answers/s", f"{busy:,.4f}", f"{processes * idle:,.0f} MB", "0, 0"))
-    for rate in (1, 100, 10_000):
-        busy, open_at_once = rate * each, rate * seconds
-        memory = max(1, math.ceil(busy / 0.6)) * idle + open_at_once * per_stream
-        rows.append(
-            (
-                f"{rate:,} streams/s of {said} chunks in {seconds} s",
-                f"{busy:,.3f}",
-                f"{memory:,.0f} MB",
-                "0, 0",
-            )
-        )
-    million = 1_000_000
-    busy = million * said / seconds * chunk / 1e6 + million / seconds * max(0.0, stream) / 1e6
-    memory = math.ceil(busy / 0.6) * idle + million * per_stream
-    rows.append(
-        (
-            f"{million:,} open streams, {said // seconds} chunks/s each",
-            f"{busy:,.0f}",
-            f"{memory / 1024:,.0f} GB",
-            "0, 0",
-        )
-    )
+    each = stream + said * chunk  # CPU (us) of one stream of 500 chunks
+    loads = [
+        *((f"{rate:,} whole answers/s", rate, request, 0.0) for rate in (1, 100, 10_000)),
+        *(
+            (f"{rate:,} streams/s of {said} chunks in {seconds} s", rate, each, rate * seconds)
+            for rate in (1, 100, 10_000)
+        ),
+        ("1,000,000 open streams, 50 chunks/s each", 1_000_000 // seconds, each, 1_000_000),
+    ]
+    rows = [("load", "cores", "memory", *(_OF_DATABASES if shared else ()))]
+    for load, rate, cost, open_at_once in loads:
+        busy = rate * cost / 1e6
+        memory = max(1, math.ceil(busy / _FULL)) * idle + open_at_once * per_stream
+        rows.append((load, f"{busy:,.4g}", _megabytes(memory), *_databases(shared, rate, limits)))
     basis = (
         f"Measured: {request:.1f} us per request, {stream:.0f} us per stream and {chunk:.1f} us per chunk; {idle:.0f} MB per idle "
-        f"process and {per_stream * 1024:.1f} kB per open stream (from {most:,} of them). Memory counts one process per 0.6 cores."
+        f"process and {per_stream * 1024:.1f} kB per open stream (from {most:,} of them). Memory counts one process per {_FULL} cores."
     )
+    if shared:
+        basis += (
+            f" A key under every kind of limit, with Redis and Postgres, costs {limits:.1f} us more per request; Redis needs "
+            f"{shared['redis_cpu_64']:.1f} us for it and Postgres {shared['postgres_cpu_64']:.1f}."
+        )
     return f"{basis}\n\n{table(rows)}"
+
+
+_FULL = 0.6
+"""Share of a core from which on there is another process."""
+_OF_DATABASES = (
+    "more cores with limits",
+    "Redis scripts/s",
+    "Redis cores",
+    "Postgres transactions/s",
+    "Postgres cores",
+)
+
+
+def _megabytes(memory: float) -> str:
+    return f"{memory:,.0f} MB" if memory < 100_000 else f"{memory / 1024:,.0f} GB"
+
+
+def _databases(shared: Figures, rate: int, limits: float) -> tuple[str, ...]:
+    """The columns of `_OF_DATABASES`. Under load many requests share a round trip and a transaction, at 50 a second few do."""
+    if not shared:
+        return ()
+    case = "64" if rate > 1_000 else "latency"
+    return (
+        f"{rate * limits / 1e6:,.4g}",
+        f"{rate * shared[f'redis_scripts_{case}']:,.0f}",
+        f"{rate * shared['redis_cpu_64'] / 1e6:,.2g}",
+        f"{rate * shared[f'postgres_transactions_{case}']:,.0f}",
+        f"{rate * shared['postgres_cpu_64'] / 1e6:,.2g}",
+    )
 
 
 # -- the plot --------------------------------------------------------------------------------------------------------
@@ -221,6 +261,7 @@ _PANELS = (
     ("added_latency_p50", "added latency p50 (us)"),
     ("memory_1000", "memory with 1,000 open streams (MB)"),
 )
+_PLOTTED = ("nginx", "bare", "penstock", "naive", "portkey", "litellm")
 _WIDTH, _ROW, _LABEL, _BAR = 760, 22, 80, 560
 
 
@@ -229,7 +270,7 @@ def plot(median: Mapping[str, Figures]) -> str:
     parts: list[str] = []
     y = 10
     for key, title in _PANELS:
-        values = {peer: median[peer][key] for peer in ORDER[1:] if median.get(peer, {}).get(key, 0) > 0}
+        values = {peer: median[peer][key] for peer in _PLOTTED if median.get(peer, {}).get(key, 0) > 0}
         if not values:
             continue
         y += 26
