@@ -1,4 +1,9 @@
--- What `shared_redis.py` asks of Redis, each in one step. ARGV[1] says which; commands are those of Redis 6.2 and older.
+-- What `shared_redis.py` asks of Redis, in steps that follow one another; commands are those of Redis 6.2 and older.
+--
+-- ARGV[1] is a MessagePack array that has for each step how many of KEYS are its own and an array of its words, the first of
+-- which says what to do. What the steps answer is one such array too. So a call costs Redis and its client what one argument and one
+-- answer cost, however many requests are in it (each was 35 words before). Words are numbers where these are exact (below
+-- 2^53) and text where they are not.
 --
 -- Times are microseconds of Redis' own clock, so that replicas need not agree on the time. What is kept:
 --
@@ -25,21 +30,42 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
--- Adds to a budget, also to one that is still to be seeded.
-local function add(key, amount)
-  redis.pcall('HINCRBY', key, redis.call('HEXISTS', key, 'n') == 1 and 'n' or 'h', amount)
+-- Keeps a key for so many ms from now; many steps of a call may say so, and the first is enough.
+local kept_until = {}
+local function keep(key, ms)
+  if kept_until[key] ~= now_ms + ms then
+    kept_until[key] = now_ms + ms
+    redis.call('PEXPIRE', key, ms)
+  end
 end
 
--- The sum of a rate's window and its oldest bucket, after what has left it is forgotten. `span` is microseconds.
+-- How many hold a slot, after those whose lease has run out were forgotten: once in a call, whose steps share their moment.
+local is_swept = {}
+local function holders(key)
+  if not is_swept[key] then
+    is_swept[key] = true
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms)
+  end
+  return redis.call('ZCARD', key)
+end
+
+-- Adds to a budget, also to one that is still to be seeded: `seeded` is whether it has an `n`.
+local function add(key, amount, seeded)
+  redis.pcall('HINCRBY', key, seeded and 'n' or 'h', amount)
+end
+
+-- The sum of a rate's window, its oldest bucket and what is in the bucket of now, after what has left it is forgotten. `span`
+-- is microseconds. Without a hash there is no oldest bucket, and nobody has taken in this bucket's time if nothing is in it.
 local function slide(key, span)
-  local kept = redis.call('HMGET', key, 'n', 'o')
+  local newest = math.floor(now * BUCKETS / span)
+  local kept = redis.call('HMGET', key, 'n', 'o', 'a' .. newest)
   if not kept[1] then
-    return 0, nil
+    return 0, nil, nil
   end
   local total, oldest = tonumber(kept[1]), tonumber(kept[2])
-  if oldest > math.floor(now * BUCKETS / span) then -- the clock was set back: all of this is in the future
+  if oldest > newest then -- the clock was set back: all of this is in the future
     redis.call('DEL', key)
-    return 0, nil
+    return 0, nil, nil
   end
   local edge = now - span
   local edge_bucket = math.floor(edge * BUCKETS / span)
@@ -58,7 +84,7 @@ local function slide(key, span)
   if index > oldest then
     redis.call('HSET', key, 'n', int(total), 'o', index)
   end
-  return total, index
+  return total, index, kept[3]
 end
 
 -- Microseconds until `amount` has room in a rate's window, -1 for never.
@@ -78,29 +104,30 @@ local function room_in(key, span, total, oldest, amount, limit)
   return -1
 end
 
--- ARGV: mark, holder, lease; then kind, amount, limit, span, end of each KEYS[2..]. Spans are microseconds, other times ms.
+-- words: mark, holder, lease; then kind, amount, limit, span, end of each keys[2..]. Spans are microseconds, other times ms.
 -- Gives 'taken' and when; 'refused', which, how much is used, microseconds until there is room or -1; 'unknown', which ones,
 -- those that nobody has missed before with a minus.
-local function take()
-  local mark, holder, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local function take(keys, words)
+  local mark, holder, lease = words[2], words[3], words[4]
   local unknown = {'unknown'}
-  for i = 2, #KEYS do
+  local sums, oldests, newests = {}, {}, {}
+  for i = 2, #keys do
     local at = 5 * i - 5
-    local kind, amount, limit = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local kind, amount, limit = words[at], tonumber(words[at + 1]), tonumber(words[at + 2])
     local used, room = 0, -1
     if kind == 'rate' then
-      local span, oldest = tonumber(ARGV[at + 3]), nil
-      used, oldest = slide(KEYS[i], span)
+      local span, oldest = words[at + 3], nil
+      used, oldest, newests[i] = slide(keys[i], span)
+      sums[i], oldests[i] = used, oldest
       if used + amount > limit and oldest then
-        room = room_in(KEYS[i], span, used, oldest, amount, limit)
+        room = room_in(keys[i], span, used, oldest, amount, limit)
       end
     elseif kind == 'slots' then
-      redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now_ms)
-      used = redis.call('ZCARD', KEYS[i])
+      used = holders(keys[i])
     else
-      used = redis.call('HGET', KEYS[i], 'n')
-      if tonumber(ARGV[at + 4]) > 0 then
-        room = math.max(0, ARGV[at + 4] * 1000 - now)
+      used = redis.call('HGET', keys[i], 'n')
+      if words[at + 4] > 0 then
+        room = math.max(0, words[at + 4] * 1000 - now)
       end
     end
     if not used then
@@ -111,7 +138,7 @@ local function take()
   end
   if #unknown > 1 then
     for j = 2, #unknown do
-      local key = KEYS[unknown[j] + 1]
+      local key = keys[unknown[j] + 1]
       if redis.call('HSETNX', key, 'e', now) == 1 then
         redis.call('PEXPIRE', key, PROCESS_KEPT)
         unknown[j] = -unknown[j]
@@ -119,29 +146,32 @@ local function take()
     end
     return unknown
   end
-  if redis.call('HSETNX', KEYS[1], mark, now) == 0 then
+  if redis.call('HSETNX', keys[1], mark, now) == 0 then
     return {'void'}
   end
-  redis.call('PEXPIRE', KEYS[1], PROCESS_KEPT)
-  for i = 2, #KEYS do
+  keep(keys[1], PROCESS_KEPT)
+  for i = 2, #keys do
     local at = 5 * i - 5
-    local kind, amount, span, ends = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+    local kind, amount, span, ends = words[at], words[at + 1], words[at + 3], words[at + 4]
     if kind == 'rate' then
       local index = math.floor(now * BUCKETS / span)
-      if redis.call('HSETNX', KEYS[i], 'e', now) == 1 then
-        redis.call('HSET', KEYS[i], 'o', index)
+      local bucket, last = 'a' .. index, 't' .. index
+      local sum, newest = int(sums[i] + amount), int((newests[i] or 0) + amount)
+      if oldests[i] then
+        redis.call('HSET', keys[i], 'n', sum, bucket, newest, last, now)
+      else
+        redis.call('HSET', keys[i], 'e', now, 'o', index, 'n', sum, bucket, newest, last, now)
       end
-      redis.call('HINCRBY', KEYS[i], 'n', amount)
-      redis.call('HINCRBY', KEYS[i], 'a' .. index, amount)
-      redis.call('HSET', KEYS[i], 't' .. index, now)
-      redis.call('PEXPIRE', KEYS[i], math.ceil(span / 1000) + 1000)
+      if not newests[i] then -- it outlives all that is taken in this bucket's time
+        redis.call('PEXPIRE', keys[i], math.ceil(span * (1 + 1 / BUCKETS) / 1000) + 1000)
+      end
     elseif kind == 'slots' then
-      redis.call('ZADD', KEYS[i], now_ms + lease, holder)
-      redis.call('PEXPIRE', KEYS[i], lease)
+      redis.call('ZADD', keys[i], now_ms + lease, holder)
+      keep(keys[i], lease)
     else
-      redis.call('HINCRBY', KEYS[i], 'n', amount)
+      redis.call('HINCRBY', keys[i], 'n', amount)
       if ends == 0 then
-        redis.call('PEXPIRE', KEYS[i], span)
+        keep(keys[i], span)
       end
     end
   end
@@ -149,115 +179,127 @@ local function take()
 end
 
 -- The field of a budget that says that this process' take is held again.
-local function held_again(mark)
-  return 'r' .. KEYS[1] .. ':' .. mark
+local function held_again(process, mark)
+  return 'r' .. process .. ':' .. mark
 end
 
--- ARGV: number of the batch; then kind, mark, when taken, amount taken, real amount, and span or holder of each KEYS[2..].
+-- words: number of the batch; then kind, mark, when taken, amount taken, real amount, and span or holder of each keys[2..].
 -- When taken is empty for a take that nobody knows the outcome of: its mark knows, and a take that is still to come is void.
 -- What cannot be written does not keep the others from being settled; that nothing can be written shows at the first.
-local function settle()
-  if tonumber(redis.call('HGET', KEYS[1], 'batch') or 0) >= tonumber(ARGV[2]) then
+local function settle(keys, words)
+  if tonumber(redis.call('HGET', keys[1], 'batch') or 0) >= words[2] then
     return 0
   end
-  redis.call('HSET', KEYS[1], 'batch', ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], PROCESS_KEPT)
+  redis.call('HSET', keys[1], 'batch', words[2])
+  keep(keys[1], PROCESS_KEPT)
   local done = {}
-  for i = 2, #KEYS do
+  for i = 2, #keys do
     local at = 6 * i - 9
-    local kind, mark, taken, amount, real = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    local kind, mark, taken, amount, real = words[at], words[at + 1], words[at + 2], words[at + 3], words[at + 4]
     if taken == '' then
-      redis.call('HSETNX', KEYS[1], mark, 'void')
-      taken = redis.call('HGET', KEYS[1], mark)
+      redis.call('HSETNX', keys[1], mark, 'void')
+      taken = redis.call('HGET', keys[1], mark)
     end
-    if taken ~= 'void' and mark ~= '' then
+    if taken ~= 'void' and mark ~= '' and done[#done] ~= mark then
       done[#done + 1] = mark
     end
     taken = tonumber(taken)
     if kind == 'slots' then
-      redis.call('ZREM', KEYS[i], ARGV[at + 5])
+      redis.call('ZREM', keys[i], words[at + 5])
+      kept_until[keys[i]] = nil -- with the last of them the key went, and how long it was to be kept
     elseif kind == 'budget' and taken then
-      local made = tonumber(redis.call('HGET', KEYS[i], 'e'))
-      if made and (made <= taken or redis.call('HDEL', KEYS[i], held_again(mark)) == 1) then
-        add(KEYS[i], int(real - amount))
-      elseif made and (mark ~= '' or redis.call('HEXISTS', KEYS[i], 'n') == 1) then
-        add(KEYS[i], real)
+      local kept = redis.call('HMGET', keys[i], 'e', 'n')
+      local made = tonumber(kept[1])
+      if made and (made <= taken or redis.call('HDEL', keys[i], held_again(keys[1], mark)) == 1) then
+        add(keys[i], int(real - amount), kept[2])
+      elseif made and (mark ~= '' or kept[2]) then
+        add(keys[i], real, kept[2])
       end
     elseif kind == 'rate' and taken then
-      local bucket = 'a' .. math.floor(taken * BUCKETS / ARGV[at + 5])
-      local kept = redis.call('HMGET', KEYS[i], 'e', bucket)
-      if kept[2] and tonumber(kept[1]) <= taken then
-        redis.pcall('HINCRBY', KEYS[i], 'n', int(real - amount))
-        redis.pcall('HINCRBY', KEYS[i], bucket, int(real - amount))
+      local bucket = 'a' .. math.floor(taken * BUCKETS / words[at + 5])
+      local kept = redis.call('HMGET', keys[i], 'e', 'n', bucket)
+      if kept[3] and tonumber(kept[1]) <= taken then
+        redis.pcall('HSET', keys[i], 'n', int(kept[2] + real - amount), bucket, int(kept[3] + real - amount))
       end
     end
   end
-  for _, mark in ipairs(done) do
-    redis.call('HDEL', KEYS[1], mark)
+  if done[1] then
+    redis.call('HDEL', keys[1], unpack(done))
   end
   return 1
 end
 
--- ARGV: lease in ms; then the holder of each KEYS[2..]. A lease that has run out while its holder lives is true again.
-local function renew()
-  local lease = tonumber(ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], PROCESS_KEPT)
-  for i = 2, #KEYS do
-    redis.call('ZADD', KEYS[i], now_ms + lease, ARGV[i + 1])
-    redis.call('PEXPIRE', KEYS[i], lease)
+-- words: lease in ms; then the holder of each keys[2..]. A lease that has run out while its holder lives is true again.
+local function renew(keys, words)
+  local lease = words[2]
+  redis.call('PEXPIRE', keys[1], PROCESS_KEPT) -- which may not be there, and then is not kept
+  for i = 2, #keys do
+    redis.call('ZADD', keys[i], now_ms + lease, words[i + 1])
+    keep(keys[i], lease)
   end
   return 1
 end
 
--- ARGV: number of the last settlements; then mark, when taken and amount of each KEYS[2..]. What a counter that was made anew
+-- words: number of the last settlements; then mark, when taken and amount of each keys[2..]. What a counter that was made anew
 -- does not know is added to it, once. One that arrives after later settlements may name what these have settled.
-local function hold()
-  if tonumber(redis.call('HGET', KEYS[1], 'batch') or 0) > tonumber(ARGV[2]) then
+local function hold(keys, words)
+  if tonumber(redis.call('HGET', keys[1], 'batch') or 0) > words[2] then
     return 0
   end
-  for i = 2, #KEYS do
+  for i = 2, #keys do
     local at = 3 * i - 3
-    local made = tonumber(redis.call('HGET', KEYS[i], 'e'))
-    if made and made > tonumber(ARGV[at + 1]) and redis.call('HSETNX', KEYS[i], held_again(ARGV[at]), 1) == 1 then
-      add(KEYS[i], ARGV[at + 2])
+    local kept = redis.call('HMGET', keys[i], 'e', 'n')
+    local made = tonumber(kept[1])
+    if made and made > words[at + 1] and redis.call('HSETNX', keys[i], held_again(keys[1], words[at]), 1) == 1 then
+      add(keys[i], words[at + 2], kept[2])
     end
   end
   return 1
 end
 
--- ARGV: nano-dollars, ms to keep it if it never ends, the unix ms until which to keep it or 0.
-local function seed()
-  if redis.call('HSETNX', KEYS[1], 'n', ARGV[2]) == 0 then
+-- words: nano-dollars, ms to keep it if it never ends, the unix ms until which to keep it or 0.
+local function seed(keys, words)
+  if redis.call('HSETNX', keys[1], 'n', words[2]) == 0 then
     return 0
   end
-  redis.call('HSETNX', KEYS[1], 'e', now)
-  local waiting = redis.call('HGET', KEYS[1], 'h')
+  redis.call('HSETNX', keys[1], 'e', now)
+  local waiting = redis.call('HGET', keys[1], 'h')
   if waiting then
-    redis.pcall('HINCRBY', KEYS[1], 'n', waiting)
-    redis.call('HDEL', KEYS[1], 'h')
+    redis.pcall('HINCRBY', keys[1], 'n', waiting)
+    redis.call('HDEL', keys[1], 'h')
   end
-  if tonumber(ARGV[4]) > now_ms then
-    redis.call('PEXPIREAT', KEYS[1], ARGV[4])
+  if words[4] > now_ms then
+    redis.call('PEXPIREAT', keys[1], words[4])
   else
-    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+    redis.call('PEXPIRE', keys[1], words[3])
   end
   return 1
 end
 
--- ARGV: kind and span of each of KEYS.
-local function look()
+-- words: kind and span of each of keys.
+local function look(keys, words)
   local used = {}
-  for i = 1, #KEYS do
-    local kind = ARGV[2 * i]
+  for i = 1, #keys do
+    local kind = words[2 * i]
     if kind == 'rate' then
-      used[i] = slide(KEYS[i], tonumber(ARGV[2 * i + 1]))
+      used[i] = (slide(keys[i], words[2 * i + 1]))
     elseif kind == 'slots' then
-      used[i] = redis.call('ZCOUNT', KEYS[i], '(' .. int(now_ms), '+inf')
+      used[i] = redis.call('ZCOUNT', keys[i], '(' .. int(now_ms), '+inf')
     else
-      used[i] = redis.call('HGET', KEYS[i], 'n')
+      used[i] = redis.call('HGET', keys[i], 'n')
     end
   end
   return used
 end
 
-return ({take = take, settle = settle, renew = renew, hold = hold, seed = seed, look = look})[ARGV[1]]()
+local kinds = {take = take, settle = settle, renew = renew, hold = hold, seed = seed, look = look}
+local steps, answers, first = cmsgpack.unpack(ARGV[1]), {}, 0
+for i = 1, #steps, 2 do
+  local keys = {}
+  for j = 1, steps[i] do
+    keys[j] = KEYS[first + j]
+  end
+  first = first + steps[i]
+  answers[#answers + 1] = kinds[steps[i + 1][1]](keys, steps[i + 1])
+end
+return cmsgpack.pack(answers)

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 import uvloop
 from hypothesis import settings
 from redis.asyncio import Redis
 
 from gateway.state.shared import Refusal, SharedAway, Ticket, Unknown, budget, rate, slots
-from gateway.state.shared_redis import RedisShared, _script
+from gateway.state.shared_redis import _SHA, RedisShared, _script, _Step
 from tests.gateway.state.test_shared import running, ticket_for, told, until
 from tests.gateway.state.windows import Windows
 from tests.servers import ServerMissingError, carried
@@ -462,7 +463,7 @@ async def test_what_ends_before_it_is_held_again(server: Server) -> None:
             late = ("hold", store._last_batch, ticket.taken[0].place[0], ticket.taken[0].place[1], 10)
             store.settle(ticket, {"b": 3})
             await told(store)
-            await store._ask(_script((store._process, f"{store._prefix}budget:b"), *late))
+            await store._ask(_Step((store._process, f"{store._prefix}budget:b"), late))
             if not is_seeded:
                 assert await store.seed(spend, 40)
             assert await store.look([spend]) == [43]
@@ -537,6 +538,49 @@ async def test_a_take_whose_answer_is_lost_is_given_back(server: Server) -> None
         assert await server.tell("HLEN", store._process) == 1
 
 
+async def test_those_who_come_together_share_a_call(server: Server) -> None:
+    """120 takes are three calls of 50 steps at most, each with its own answer; their settlements are one, and leave no marks."""
+    async with connected(server) as store:
+        spend, calls, tokens = budget("b", 10, 1_000), rate("rpm", 1, 200), rate("tpm", 50, 5_000)
+        await store.seed(spend, 0)
+        await server.tell("CONFIG", "RESETSTAT")
+        answers = await asyncio.gather(*(store.take([spend, calls, tokens]) for _ in range(120)))
+        assert await _evalshas(server) == 3
+        tickets = [answer for answer in answers if isinstance(answer, Ticket)]
+        assert len(tickets) == 100
+        refused = [answer for answer in answers if isinstance(answer, Refusal)]
+        assert {(each.window.name, each.used) for each in refused} == {("b", 1_000)}
+        for ticket in tickets[:40]:
+            store.settle(ticket, {"b": 3, "tpm": 20})
+        await told(store)
+        assert await _evalshas(server) == 4
+        assert await store.look([spend, calls, tokens]) == [40 * 3 + 600, 100, 40 * 20 + 3_000]
+        for ticket in tickets[40:]:
+            store.settle(ticket, {})
+        await told(store)
+        assert await store.look([spend, calls, tokens]) == [40 * 3 + 600, 100, 40 * 20 + 3_000]
+        assert await server.tell("HLEN", store._process) == 1
+
+
+async def _evalshas(server: Server) -> int:
+    stats = await server.tell("INFO", "commandstats")
+    return int(stats["cmdstat_evalsha"]["calls"])
+
+
+async def test_a_rate_outlives_what_was_taken_last(server: Server) -> None:
+    """Its hash is kept from the first take of a bucket on, for long enough for the last one."""
+    async with connected(server) as store:
+        calls = rate("r", 1, 100, 60)
+        await ticket_for(store, calls)
+        key = f"{store._prefix}rate:r"
+        assert await server.tell("PTTL", key) > 61_000
+        await server.tell("PEXPIRE", key, "500000")
+        for _ in range(3):
+            await ticket_for(store, calls)
+        assert await store.look([calls]) == [4]
+        assert await server.tell("PTTL", key) > 61_000
+
+
 async def test_a_take_that_comes_too_late_is_void(server: Server) -> None:
     """Redis had received it, but does it only after its mark was looked for."""
     async with connected(server) as store:
@@ -557,7 +601,8 @@ async def test_a_take_that_comes_too_late_is_void(server: Server) -> None:
             await store.take(windows)
         await available(store)
         await told(store)
-        assert [await server.tell(*command) for command in late] == [[b"void"]]
+        answers = await server.tell("EVALSHA", _SHA, *_script(late))
+        assert msgspec.msgpack.decode(answers) == [["void"]]
         assert await store.look(windows) == [0, 0, 0]
 
 
