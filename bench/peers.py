@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -49,7 +49,7 @@ class Peer:
     env: Callable[[int, Path], dict[str, str]] = lambda _upstream, _folder: {}
     rows: Callable[[Path], int] | None = None  # ledger rows in its folder after it has ended
     beside: Callable[[], AbstractContextManager[Databases | None]] = nullcontext  # runs as long as it does
-    measured: Callable[[Subject, float], Iterator[Figures]] | None = None  # instead of what all are
+    measured: Callable[[Subject, float], Iterable[Figures]] | None = None  # instead of what all are
 
 
 # -- naive -----------------------------------------------------------------------------------------------------------

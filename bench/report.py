@@ -211,7 +211,7 @@ def arithmetic(median: Mapping[str, Figures]) -> str:
     for load, rate, cost, open_at_once in loads:
         busy = rate * cost / 1e6
         memory = max(1, math.ceil(busy / _FULL)) * idle + open_at_once * per_stream
-        rows.append((load, f"{busy:,.4g}", _megabytes(memory), *_databases(shared, rate, limits)))
+        rows.append((load, _cores(busy), _megabytes(memory), *_databases(shared, rate, limits)))
     basis = (
         f"Measured: {request:.1f} us per request, {stream:.0f} us per stream and {chunk:.1f} us per chunk; {idle:.0f} MB per idle "
         f"process and {per_stream * 1024:.1f} kB per open stream (from {most:,} of them). Memory counts one process per {_FULL} cores."
@@ -221,7 +221,23 @@ def arithmetic(median: Mapping[str, Figures]) -> str:
             f" A key under every kind of limit, with Redis and Postgres, costs {limits:.1f} us more per request; Redis needs "
             f"{shared['redis_cpu_64']:.1f} us for it and Postgres {shared['postgres_cpu_64']:.1f}."
         )
-    return f"{basis}\n\n{table(rows)}"
+    reach = f"A core serves {_round(1e6 / request)} whole answers or {_round(1e6 / chunk)} chunks a second."
+    if shared:
+        reach += (
+            f" One Redis, whose scripts run on one thread, serves {_round(1e6 / shared['redis_cpu_64'])} requests a second under "
+            f"limits, a core of Postgres {_round(1e6 / shared['postgres_cpu_64'])} rows."
+        )
+    return f"{basis}\n\n{table(rows)}\n\n{reach}"
+
+
+def _round(value: float) -> str:
+    """Two digits say as much as one run does."""
+    digits = max(0, len(f"{value:.0f}") - 2)
+    return f"{round(value, -digits):,.0f}"
+
+
+def _cores(value: float) -> str:
+    return f"{value:,.4f}" if value < 1 else f"{value:,.1f}"
 
 
 _FULL = 0.6
@@ -245,11 +261,11 @@ def _databases(shared: Figures, rate: int, limits: float) -> tuple[str, ...]:
         return ()
     case = "64" if rate > 1_000 else "latency"
     return (
-        f"{rate * limits / 1e6:,.4g}",
+        _cores(rate * limits / 1e6),
         f"{rate * shared[f'redis_scripts_{case}']:,.0f}",
-        f"{rate * shared['redis_cpu_64'] / 1e6:,.2g}",
+        _cores(rate * shared["redis_cpu_64"] / 1e6),
         f"{rate * shared[f'postgres_transactions_{case}']:,.0f}",
-        f"{rate * shared['postgres_cpu_64'] / 1e6:,.2g}",
+        _cores(rate * shared["postgres_cpu_64"] / 1e6),
     )
 
 

@@ -76,7 +76,30 @@ def test_the_arithmetic_multiplies() -> None:
     rows = report.arithmetic({"penstock": own}).splitlines()
     assert "0.2000" in next(row for row in rows if row.startswith("| 10,000 whole"))
     million = next(row for row in rows if row.startswith("| 1,000,000"))
-    assert [cell.strip() for cell in million.split("|")[2:5]] == ["510", "139 GB", "0, 0"]
+    assert [cell.strip() for cell in million.split("|")[2:4]] == ["510.0", "139 GB"]
+    assert any("50,000 whole answers or 100,000 chunks" in row for row in rows)
+    assert not any("Redis" in row for row in rows)
+
+
+def test_the_arithmetic_of_databases() -> None:
+    """What limits cost here, in Redis and in Postgres; under load, requests share what they ask."""
+    own = PLAIN | {"cpu_request_64": 20.0, "memory_1000": 150.0}
+    shared = PLAIN | {"cpu_request_64": 70.0, "redis_scripts_64": 0.05, "redis_scripts_latency": 2.0}
+    shared |= {"redis_cpu_64": 40.0, "postgres_cpu_64": 25.0}
+    shared |= {"postgres_transactions_64": 0.01, "postgres_transactions_latency": 0.2}
+    rows = report.arithmetic({"penstock": own, "shared": shared}).splitlines()
+    few = next(row for row in rows if row.startswith("| 100 whole"))
+    assert [cell.strip() for cell in few.split("|")[4:9]] == ["0.0050", "200", "0.0040", "20", "0.0025"]
+    many = next(row for row in rows if row.startswith("| 10,000 whole"))
+    assert [cell.strip() for cell in many.split("|")[4:9]] == ["0.5000", "500", "0.4000", "100", "0.2500"]
+    assert any("25,000 requests a second under limits, a core of Postgres 40,000 rows" in row for row in rows)
+
+
+def test_two_workers_are_held_against_one() -> None:
+    """A request of either of two costs at most a tenth more than one's."""
+    median = {"penstock": {**PLAIN, "cpu_request_64": 50.0}, "workers": {**PLAIN, "cpu_request_64": 56.0}}
+    row = next(line for line in report.targets(median).splitlines() if "two workers" in line)
+    assert [cell.strip() for cell in row.split("|")[3:6]] == ["55.0 us", "56.0 us", "**no**"]
 
 
 def test_the_plot_is_well_formed() -> None:

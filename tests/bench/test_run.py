@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,26 @@ def test_a_run_writes_its_results(
     assert "| CPU per request, 64 connections" in shown
     (file,) = tmp_path.glob("*.json")
     assert '"rows_missing": 0' in file.read_text()
+
+
+def test_penstock_is_a_peer_of_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With databases and a key under limits, and with two workers: all is answered, each request has a row, and it is known
+    what the databases did.
+    """
+
+    def few(subject: Subject, seconds: float) -> list[Figures]:
+        return [cases.requests(subject, 2, seconds), cases.latency(subject, seconds)]
+
+    monkeypatch.setattr(cases, "quick", few)
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    for name in ("shared", "workers"):
+        monkeypatch.setitem(PEERS, name, replace(PEERS[name], measured=few))
+    arguments = argparse.Namespace(peers="shared,workers", whole=False, rounds=1, seconds=0.3)
+    assert run.run(arguments) == 0
+    (file,) = tmp_path.glob("*.json")
+    median = json.loads(file.read_text())["median"]
+    assert [median[name]["rows_missing"] for name in ("shared", "workers")] == [0, 0]
+    shared = median["shared"]
+    assert shared["redis_scripts_2"] > 0.4
+    assert 0 < shared["postgres_transactions_latency"] < 1
+    assert "redis_scripts_2" not in median["workers"]
