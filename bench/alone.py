@@ -31,7 +31,12 @@ TIMES = 500
 _CONFIG = f"""
 model_list:
   - model_name: bench
-    litellm_params: {{model: openai/bench, api_base: "http://127.0.0.1:9/v1", api_key: sk-upstream}}
+    litellm_params:
+      model: openai/bench
+      api_base: http://127.0.0.1:9/v1
+      api_key: sk-upstream
+      input_cost_per_token: 0.0000025
+      output_cost_per_token: 0.00001
 general_settings: {{master_key: {KEY}}}
 """
 

@@ -31,7 +31,7 @@ from adapters.taps import Passthrough, Tap, Translation
 from adapters.types import Target, Usage
 from bench.alone import Alone
 from bench.load import Question
-from bench.provider import ANTHROPIC, OPENAI, Dialect
+from bench.provider import ANTHROPIC, GEMINI, OPENAI, Dialect
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
 from gateway.config.load import load
@@ -59,7 +59,7 @@ Case = Callable[[], tuple[Operation, int]]
 """What sets up; the operation, and how many of the things that are counted it does at once."""
 
 BATCH = 500
-_DIALECTS = {"openai": OPENAI, "anthropic": ANTHROPIC}
+_DIALECTS = {"openai": OPENAI, "anthropic": ANTHROPIC, "gemini": GEMINI}
 _BODY = Question("http://127.0.0.1", "bench", 20).encode().partition(b"\r\n\r\n")[2]
 
 
@@ -368,12 +368,15 @@ CASES: dict[str, Case] = {
     "chunk: Anthropic passed on": passthrough("anthropic"),
     "chunk: Anthropic to OpenAI": translation("anthropic", "openai"),
     "chunk: OpenAI to Anthropic": translation("openai", "anthropic"),
+    "chunk: Gemini to OpenAI": translation("gemini", "openai"),
+    "chunk: Gemini to Anthropic": translation("gemini", "anthropic"),
     "request: open_envelope": opened,
     "request: seal": sealed,
     "request: pass_request, OpenAI": pass_request("openai"),
     "request: pass_request, Anthropic": pass_request("anthropic"),
     "request: write_request, OpenAI to Anthropic": write_request("openai", "anthropic"),
     "request: write_request, Anthropic to OpenAI": write_request("anthropic", "openai"),
+    "request: write_request, OpenAI to Gemini": write_request("openai", "gemini"),
     "request: route": route,
     "request: all of it, Python alone": lambda: Alone().requests(),
     "request: settle": lambda: Alone().settles(),
