@@ -26,6 +26,7 @@ from adapters.envelope import decode
 from adapters.errors import ContentPolicyViolation, UpstreamError, UpstreamMalformed, UpstreamRefused
 from adapters.framing import read_event, whole_events
 from adapters.types import (
+    NO_UNITS,
     ChatRequest,
     ChatResponse,
     Choice,
@@ -83,6 +84,7 @@ _FINISH: dict[str, FinishReason] = {
 _SENT_WRONG = frozenset({"MISSING_THOUGHT_SIGNATURE"})
 """Ends that the question is to blame for: another deployment would say the same."""
 
+_UNTOLD = (None, None, None)
 _TIERS = {
     "flex": "flex",
     "priority": "priority",
@@ -199,7 +201,7 @@ class _Reader:
         self._started = False
         self._id = ""
         self._target = target
-        self._units = Units()
+        self._units = NO_UNITS
         self._choices: dict[int, _Choice] = {}
 
     def words(self, events: bytes) -> bytes:
@@ -427,23 +429,24 @@ def _token(chosen: wire.Chosen) -> dict[str, Any]:
 # -- what it cost ----------------------------------------------------------------------------------------------------
 
 
-def read_usage(counts: wire.Counts, units: Units | None = None) -> Usage | None:
+def read_usage(counts: wire.Counts, units: Units = NO_UNITS) -> Usage | None:
     """Google's counts, each token in one bucket; None if there are none yet. What is inside never exceeds the whole."""
-    told = (counts.prompt_token_count, counts.candidates_token_count, counts.total_token_count)
-    if all(count is None for count in told):
+    if (counts.prompt_token_count, counts.candidates_token_count, counts.total_token_count) == _UNTOLD:
         return None
     prompt = (counts.prompt_token_count or 0) + (counts.tool_use_prompt_token_count or 0)
     cached = min(counts.cached_content_token_count or 0, prompt)
-    inside = [*_details(counts), *(counts.tool_use_prompt_tokens_details or ())]
-    cache = counts.cache_tokens_details or ()
     left = prompt - cached
-    audio = min(max(0, _of(inside, "AUDIO") - _of(cache, "AUDIO")), left)
-    image = min(max(0, _of(inside, "IMAGE") - _of(cache, "IMAGE")), left - audio)
+    audio = image = audio_output = image_output = 0
+    inside = _details(counts), counts.tool_use_prompt_tokens_details
+    if any(inside):
+        audio = min(max(0, _of("AUDIO", *inside) - _of("AUDIO", counts.cache_tokens_details)), left)
+        image = min(max(0, _of("IMAGE", *inside) - _of("IMAGE", counts.cache_tokens_details)), left - audio)
     output = counts.candidates_token_count or 0
-    said = counts.candidates_tokens_details or ()
-    audio_output = min(_of(said, "AUDIO"), output)
-    image_output = min(_of(said, "IMAGE"), output - audio_output)
-    tier = (counts.service_tier or counts.traffic_type or "").lower()
+    said = counts.candidates_tokens_details
+    if said:
+        audio_output = min(_of("AUDIO", said), output)
+        image_output = min(_of("IMAGE", said), output - audio_output)
+    tier = counts.service_tier or counts.traffic_type
     return Usage(
         input=left - audio - image,
         cache_read=cached,
@@ -453,17 +456,22 @@ def read_usage(counts: wire.Counts, units: Units | None = None) -> Usage | None:
         reasoning=counts.thoughts_token_count or 0,
         audio_output=audio_output,
         image_output=image_output,
-        units=units or Units(),
-        tier=_TIERS.get(tier, ""),
+        units=units,
+        tier=_TIERS.get(tier.lower(), "") if tier else "",
     )
 
 
-def _details(counts: wire.Counts) -> Sequence[wire.ModalityCount]:
-    return counts.prompt_tokens_details or counts.prompt_token_details or ()
+def _details(counts: wire.Counts) -> Sequence[wire.ModalityCount] | None:
+    return counts.prompt_tokens_details or counts.prompt_token_details
 
 
-def _of(details: Iterable[wire.ModalityCount], modality: str) -> int:
-    return sum(each.token_count for each in details if each.modality == modality)
+def _of(modality: str, *details: Sequence[wire.ModalityCount] | None) -> int:
+    total = 0
+    for several in details:
+        for each in several or ():
+            if each.modality == modality:
+                total += each.token_count
+    return total
 
 
 # -- what went wrong -------------------------------------------------------------------------------------------------
