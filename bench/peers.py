@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -198,6 +198,15 @@ _TRANSLATED = (
     ("gemini", "openai"),
     ("gemini", "anthropic"),
 )
+_PENSTOCK = Peer(
+    "penstock",
+    "everything on",
+    lambda: version("penstock"),
+    _penstock,
+    (("openai", "openai"), ("anthropic", "anthropic"), *_TRANSLATED),
+    env=penstock_env,
+    rows=ledger_rows,
+)
 PEERS = {
     peer.name: peer
     for peer in (
@@ -213,31 +222,19 @@ PEERS = {
             env=_litellm_env,
         ),
         Peer("portkey", "no keys, no budgets", _portkey_version, _portkey, headers=_portkey_headers),
-        Peer(
-            "penstock",
-            "everything on",
-            lambda: version("penstock"),
-            _penstock,
-            (("openai", "openai"), ("anthropic", "anthropic"), *_TRANSLATED),
-            env=penstock_env,
-            rows=ledger_rows,
-        ),
-        Peer(
-            "shared",
-            "Penstock with Redis, Postgres and a key under every limit",
-            lambda: version("penstock"),
-            _penstock,
-            env=penstock_env,
+        _PENSTOCK,
+        replace(
+            _PENSTOCK,
+            name="shared",
+            what="Penstock with Redis, Postgres and a key under every limit",
             beside=databases,
             measured=cases.shared,
         ),
-        Peer(
-            "workers",
-            "Penstock with two workers",
-            lambda: version("penstock"),
-            _two_workers,
-            env=penstock_env,
-            rows=ledger_rows,
+        replace(
+            _PENSTOCK,
+            name="workers",
+            what="Penstock with two workers",
+            command=_two_workers,
             measured=cases.workers,
         ),
     )
