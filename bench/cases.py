@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from bench.load import Load, Question, Tally, Watched, closed_loop, open_loop, percentile
 from bench.machine import most_streams, resident_mb, unhurried, wait_until_idle
 
 Figures = dict[str, float]
+Cases: TypeAlias = "Callable[[Subject, float], Iterable[Figures]]"
+"""What is measured of a gateway that runs, in windows of so many seconds."""
 RATE = 200
 """Chunks per second of a paced stream, where nothing else is said."""
 MOST_STREAMS = 256

@@ -15,14 +15,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from bench import cases
-from bench.cases import Figures, Subject
+from bench.cases import Cases
 from bench.databases import Databases, databases
 from bench.load import KEY
 from bench.machine import ROOT
@@ -49,7 +49,7 @@ class Peer:
     env: Callable[[int, Path], dict[str, str]] = lambda _upstream, _folder: {}
     rows: Callable[[Path], int] | None = None  # ledger rows in its folder after it has ended
     beside: Callable[[], AbstractContextManager[Databases | None]] = nullcontext  # runs as long as it does
-    measured: Callable[[Subject, float], Iterable[Figures]] | None = None  # instead of what all are
+    measured: Cases | None = None  # instead of what all are
 
 
 # -- naive -----------------------------------------------------------------------------------------------------------

@@ -20,19 +20,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bench import cases, machine, report
-from bench.cases import Figures, Subject
+from bench.cases import Cases, Figures, Subject
 from bench.load import Question, Watched
 from bench.peers import OURS, PEERS, QUICK, Missing, Peer
 
 RESULTS = Path(__file__).parent / "results"
-
-Measured = Callable[[Subject, float], Iterable[Figures]]
 
 
 def measure_peer(peer: Peer, upstream: int, provider: int, seconds: float, *, whole: bool) -> Figures:
@@ -66,14 +64,17 @@ def measure_peer(peer: Peer, upstream: int, provider: int, seconds: float, *, wh
             figures["rows_missing"] = subject.asked - rows
             if figures["rows_missing"]:
                 subject.errors["ledger rows missing"] += int(figures["rows_missing"])
-    return told(subject, figures)
+    told(subject, figures)
+    if databases:
+        del figures["foreign"]  # they would be the strangers
+    return figures
 
 
-def _usual(*, whole: bool) -> Measured:
+def _usual(*, whole: bool) -> Cases:
     return cases.whole if whole else cases.quick
 
 
-def measure(subject: Subject, seconds: float, measured: Measured) -> Figures:
+def measure(subject: Subject, seconds: float, measured: Cases) -> Figures:
     """All figures of one gateway that runs."""
     figures: Figures = {}
     for found in measured(subject, seconds):
@@ -87,8 +88,7 @@ def measure(subject: Subject, seconds: float, measured: Measured) -> Figures:
 def told(subject: Subject, figures: Figures) -> Figures:
     """The figures with the number of errors; what was odd is said."""
     figures["errors"] = subject.errors.total()
-    if subject.used is dict:  # databases would count as strangers
-        figures["foreign"] = subject.foreign
+    figures["foreign"] = subject.foreign
     figures |= {f"load_bound: {case}": 1 for case in subject.load_bound}
     for problem, count in subject.errors.items():
         print(f"    {problem}: {count}", flush=True)

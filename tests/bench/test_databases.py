@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import Any
 
-import asyncpg
 import pytest
 from redis import Redis
 
@@ -30,23 +29,19 @@ def test_what_they_do_is_counted(both: Databases) -> None:
         for _ in range(3):
             redis.eval("return 1", 0)
         redis.get("x")
-    asyncio.run(_execute(both, "CREATE SCHEMA penstock", "CREATE TABLE penstock.ledger (id int)"))
-    asyncio.run(_execute(both, "INSERT INTO penstock.ledger SELECT generate_series(1, 20000)", "SELECT 1"))
+    for statement in (
+        "CREATE SCHEMA penstock",
+        "CREATE TABLE penstock.ledger (id int)",
+        "INSERT INTO penstock.ledger SELECT generate_series(1, 20000)",
+        "SELECT 1",
+    ):
+        asyncio.run(databases._fetch(both.database_url, statement))
     after = both.used()
     assert after["redis_scripts"] - before["redis_scripts"] == 3
     assert after["redis_reads"] - before["redis_reads"] >= 4
     assert after["postgres_transactions"] - before["postgres_transactions"] == 3
     assert all(after[key] > before[key] for key in ("redis_cpu", "postgres_cpu"))
     assert both.rows() == 20_000
-
-
-async def _execute(both: Databases, *statements: str) -> None:
-    connection = await asyncpg.connect(both.database_url)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 def test_a_gateway_is_told_of_them(both: Databases) -> None:
