@@ -58,7 +58,7 @@ class Databases:
 
     def used(self) -> dict[str, float]:
         """What they have done until now: Redis's scripts and the reads of its sockets, Postgres's transactions that wrote, and the
-        CPU time (us) of either. Postgres's is 0 if it runs on another machine.
+        CPU time (us) of either: of those of Postgres's processes that live, and 0 if they run on another machine.
         """
         with Redis.from_url(self.redis_url) as redis:
             server: Mapping[str, Any] = redis.info("everything")
