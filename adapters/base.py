@@ -88,10 +88,15 @@ class StreamReader(Protocol):
     def words(self, events: bytes) -> bytes:
         """The short way round `feed`, for what streams are made of: the JSON string of the `TextDelta` of the first choice
         that is all that `feed` would read in `events`. Empty where that is not known at a glance: then `feed` them.
+
+        Running totals may be in them too: they are held back until the next `feed`, as those of later events replace them.
         """
 
     def feed(self, events: bytes) -> list[Delta]:
-        """Whole events in, deltas out. An error event gives a `Failure` as the last delta; never raises."""
+        """Whole events in, deltas out. An error event gives a `Failure` as the last delta; never raises.
+
+        No event at all gives nothing but what was held back.
+        """
 
     def close(self) -> list[Delta]:
         """The bytes have ended: a `Failure` if the terminator is missing."""

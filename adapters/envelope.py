@@ -29,7 +29,8 @@ _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _TEXT = msgspec.json.Decoder(str)
 _ENCODER = msgspec.json.Encoder()
 _KEY = re.compile(rb'[ \t\n\r,]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
-_COLON, _SPACE = b": "
+_COLON, _SPACE, _QUOTE, _BRACE, _BRACKET, _BACKSLASH = b': "{[\\'
+"""As numbers: to look for a number in bytes takes 0.02 us, and for bytes in bytes 0.1, as these are taken for a number first."""
 _NEAR = 500
 """How many bytes of an answer are searched for its model before the answer is opened."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -66,7 +67,7 @@ def open_envelope(body: bytes) -> dict[str, Raw]:
 def _refuse_duplicates(body: bytes, envelope: Mapping[str, Raw]) -> None:
     # What was opened is written again, with no key twice; if that is the body, it had none. There are two usual ways to
     # write: 0.3 us without spaces, 0.6 us with one after each comma and colon. Any other way is walked.
-    is_spaced = body.startswith(b" ", body.find(b":") + 1)
+    is_spaced = body[body.find(b":") + 1] == _SPACE
     if (_spaced(envelope) if is_spaced else _ENCODER.encode(envelope)) != body:
         _walk(body, envelope)
 
@@ -155,14 +156,14 @@ def with_model(
     """The object with another top-level `model` (or that of its `message`), and where the old one stood.
 
     `old` is the model as a decoder of `data` found it: if that is not what stands in front, the key is there twice. This
-    costs 0.9 us, and `with_value`, which takes over where the model comes after objects or lists, 4.
+    costs 0.7 us, and `with_value`, which takes over where the model comes after objects or lists, 4.
     """
     model = bytes(old)
     begin = _plain_way_to(data, b'"message"', 0) if in_message else 0
     start = _plain_way_to(data, b'"model"', begin)
     if in_message and (not begin or data.find(b'"message"', start) >= 0):
         start = 0
-    if start and model.startswith(b'"') and data.startswith(model, start):
+    if start and model and model[0] == _QUOTE and data.startswith(model, start):
         end = start + len(model)
         return data[:start] + new + data[end:], (start, end)
     if in_message:
@@ -181,7 +182,7 @@ def _plain_way_to(data: bytes, key: bytes, begin: int) -> int:
     if at < 0:
         return 0
     before = data[begin + 1 : at]
-    if b"{" in before or b"[" in before or b"\\" in before:
+    if _BRACE in before or _BRACKET in before or _BACKSLASH in before:
         return 0
     at += len(key)
     if data[at] != _COLON:

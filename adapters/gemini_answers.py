@@ -6,6 +6,8 @@ as a stream of one event, which makes both follow the same rules.
 
 * Counts are running totals, and Google's own: `promptTokenCount` has what was cached in it and leaves out what tools put
   into the prompt, `candidatesTokenCount` leaves out the thoughts.
+* Each chunk has them, so what they amount to is worked out late: where chunks differ in words and counts alone, when
+  something else follows or somebody asks.
 * `STOP` ends an answer that calls tools too. Calls have no id before Gemini 3: it is made from the answer's.
 * Signatures of thoughts are kept where Gemini demands them back, on calls; on other parts they are a hint.
 * What Google's own tools did is text (code and its output) or stands in the `detail` of the finish (sources).
@@ -15,14 +17,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.base import StreamReader
-from adapters.envelope import decode
+from adapters.envelope import decode, is_utf8
 from adapters.errors import ContentPolicyViolation, UpstreamError, UpstreamMalformed, UpstreamRefused
 from adapters.framing import read_event, whole_events
 from adapters.types import (
@@ -55,7 +58,14 @@ _ANSWER = msgspec.json.Decoder(wire.Answer)
 _FAILED = msgspec.json.Decoder(wire.Failed)
 _FAILED_LIST = msgspec.json.Decoder(list[wire.Failed])
 _GROUNDING = msgspec.json.Decoder(wire.Grounding)
+_COUNTS = msgspec.json.Decoder(wire.Counts)
+_COUNTED = msgspec.json.Decoder(wire.Counted)
 _STRING = msgspec.json.Decoder(str)
+_WORDS = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u00[0-9a-f]{2}))++"')
+"""A JSON string that says something. Google writes angle brackets, and no surrogates, by number."""
+_UNREADABLE = msgspec.DecodeError, UnicodeDecodeError, RecursionError
+"""What a decoder says of bytes that `decode` might put right."""
+_RETURN, _LINE_FEED = b"\r\n"  # as numbers: bytes take five times as long to look for
 _encode = msgspec.json.Encoder().encode
 
 _FINISH: dict[str, FinishReason] = {
@@ -154,12 +164,16 @@ def read_stream(request: ChatRequest, target: Target) -> StreamReader:
     return _Reader(target)
 
 
-def _data_of(events: bytes) -> Iterable[bytes]:
+def _data_of(events: bytes) -> Sequence[bytes]:
     """The data of each event. Google writes one line with CR LF, and mostly one event at a time."""
     ends = events.find(b"\r"), events.find(b"\n")
     if ends == (len(events) - 4, len(events) - 3) and events.startswith(b"data: "):
         return (events[6:-4],)
-    return (read_event(event)[1] for event in whole_events(events))
+    return [read_event(event)[1] for event in whole_events(events)]
+
+
+_Around: TypeAlias = tuple[bytes, bytes, bytes]
+"""What stands before the words of a chunk, between them and its counts, and behind these."""
 
 
 class _Choice:
@@ -192,7 +206,20 @@ class _Choice:
 class _Reader:
     """Takes a stream of answers apart; a whole answer is a stream of one."""
 
-    __slots__ = ("_broken", "_choices", "_id", "_started", "_target", "_units", "done", "usage")
+    __slots__ = (
+        "_around",
+        "_broken",
+        "_choices",
+        "_counts",
+        "_held",
+        "_id",
+        "_seen",
+        "_started",
+        "_target",
+        "_units",
+        "done",
+        "usage",
+    )
 
     def __init__(self, target: Target) -> None:
         self.done = False
@@ -203,34 +230,113 @@ class _Reader:
         self._target = target
         self._units = NO_UNITS
         self._choices: dict[int, _Choice] = {}
+        self._around: _Around | None = None  # a chunk that says no more than words and counts
+        self._seen: _Around | None = None  # the last one that looked like it
+        self._counts: bytes | None = None  # the last ones of such a chunk, if nothing came after it
+        self._held: wire.Counts | None = None  # the same, as long as they are not in `usage`
 
     def words(self, events: bytes) -> bytes:
+        if self._around is None:
+            return b""
+        head, between, end = self._around
+        if events.startswith(head) and events.endswith(end):
+            text, found, counts = events[len(head) : -len(end)].partition(between)
+            if (
+                found
+                and _WORDS.fullmatch(text)
+                and is_utf8(text)
+                and (counts == self._counts or self._hold(counts))
+            ):
+                return text
         return b""
 
     def feed(self, events: bytes) -> list[Delta]:
         deltas: list[Delta] = []
+        self._settle(deltas)
+        if self._broken:
+            return deltas
+        events = _in_good_utf8(events)
         try:
-            for data in _data_of(_in_good_utf8(events)):
-                if data and not self._broken:
-                    self.take(data, deltas)
+            found = _data_of(events)
+            for data in found:
+                if data:
+                    answer = self.take(data, deltas)
+                    if len(found) == 1:
+                        self._learn(events, data, answer, deltas)
         except UpstreamError as error:
             self._broken = True
+            self._around = None
             deltas.append(Failure(error))
         return deltas
 
     def close(self) -> list[Delta]:
+        deltas: list[Delta] = []
+        self._settle(deltas)
         if self.done or self._broken:
-            return []
+            return deltas
         try:
-            deltas = self.finish()
+            deltas += self.finish()
         except UpstreamError as error:
             self._broken = True
-            return [Failure(error)]
+            return [*deltas, Failure(error)]
         self.done = True
         return deltas
 
-    def take(self, data: bytes, deltas: list[Delta]) -> None:
+    def _hold(self, counts: bytes) -> bool:
+        """Keep the counts of a chunk of words. False if they have to be read with all the rest."""
+        try:
+            held = _COUNTS.decode(counts)
+        except _UNREADABLE:
+            return False
+        if held.total_token_count is None or _LINE_FEED in counts or _RETURN in counts:
+            return False
+        self._held, self._counts = held, counts
+        return True
+
+    def _settle(self, deltas: list[Delta]) -> None:
+        """What was held becomes usage, before anything else is read."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._count(held, deltas)
+
+    def _count(self, counts: wire.Counts, deltas: list[Delta]) -> None:
+        """Counts as the usage that they are, unless that is known."""
+        usage = read_usage(counts, self._units)
+        if usage not in (self.usage, None):
+            self.usage = usage
+            deltas.append(UsageDelta(usage))
+
+    def _learn(self, event: bytes, data: bytes, answer: wire.Answer, deltas: list[Delta]) -> None:
+        """Learn what stands around the words and the counts of a chunk; of the first one not, whose words are waited for.
+
+        That they are where they seem to be, and all that the chunk says, is proved with other words and counts there.
+        """
+        first = deltas[0] if deltas else None
+        if type(first) is not TextDelta or not answer.candidates or answer.usage_metadata is None:
+            return
+        text, counts = bytes(first.text), bytes(decode(data, _COUNTED).usage_metadata)
+        head, _, rest = event.partition(text)
+        between, _, end = rest.partition(counts)
+        around = head, between, end
+        if end and around != self._seen:
+            self._seen = around
+            words, prompt = Raw(b'"?' + text[1:]), (answer.usage_metadata.prompt_token_count or 0) + 1
+            content = wire.Content([wire.Part(words)])
+            expected = replace(
+                answer,
+                candidates=[wire.Candidate(content, index=answer.candidates[0].index)],
+                usage_metadata=wire.Counts(prompt_token_count=prompt),
+            )
+            probe = b'%b%b%b{"promptTokenCount":%d}%b' % (head, words, between, prompt, end)
+            with suppress(*_UNREADABLE):
+                if not first.choice and [_ANSWER.decode(each) for each in _data_of(probe)] == [expected]:
+                    self._around = around
+        if around == self._around:
+            self._counts = counts
+
+    def take(self, data: bytes, deltas: list[Delta]) -> wire.Answer:
         """One answer: its deltas are added to `deltas`. Raises the error that it is, or `UpstreamMalformed`."""
+        self._counts = None
         answer = decode(data, _ANSWER)
         if answer.error != wire.NULL:
             raise read_error(0, {}, data)
@@ -248,10 +354,8 @@ class _Reader:
         for at, candidate in enumerate(answer.candidates or ()):
             self._candidate(at if candidate.index is None else candidate.index, candidate, deltas)
         if answer.usage_metadata is not None:
-            usage = read_usage(answer.usage_metadata, self._units)
-            if usage not in (self.usage, None):
-                self.usage = usage
-                deltas.append(UsageDelta(usage))
+            self._count(answer.usage_metadata, deltas)
+        return answer
 
     def finish(self) -> list[Delta]:
         """The bytes have ended: each choice's `Finish`. Raises `UpstreamError` where there is no answer."""

@@ -86,7 +86,7 @@ _FALSE = frozenset({b"", b"null", b"false", b"0", b'""', b"{}", b"[]"})
 
 def read_finish(word: str) -> FinishReason:
     """What a vendor's word means; one that nobody knows (`eos`, or none at all) is an ordinary end."""
-    return _READ_FINISH.get(word.lower(), "stop")
+    return _READ_FINISH.get(word) or _READ_FINISH.get(word.lower(), "stop")
 
 
 def _is_words(raw: Raw) -> bool:
@@ -410,7 +410,10 @@ class ChatReader:
             self._seen = head
             return
         probe = ChatReader(self._provider, started=True)
-        if probe.feed(head + b"?" + tail) == [TextDelta(Raw(b'"?"'))] and type(probe.close()[-1]) is Failure:
+        other = b"?" + bytes(last.text)[1:]
+        if probe.feed(event[:at] + other[:-1] + tail) == [TextDelta(Raw(b'"' + other))] and (
+            type(probe.close()[-1]) is Failure
+        ):
             self._head = head
             self._behind, self._end, self._is_padded = parts_of_tail(tail)
 

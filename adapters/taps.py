@@ -164,6 +164,7 @@ class Translation:
         "_read_words",
         "_reader",
         "_uncut",
+        "_usage",
         "_write_words",
         "_writer",
         "answer_id",
@@ -173,7 +174,6 @@ class Translation:
         "failure",
         "finish",
         "over",
-        "usage",
     )
 
     def __init__(self, cutter: Cutter, reader: StreamReader, writer: StreamWriter) -> None:
@@ -189,7 +189,7 @@ class Translation:
         self.over = False
         self.events = 0
         self.failure: GatewayError | None = None
-        self.usage: Usage | None = None
+        self._usage: Usage | None = None
         self.finish: FinishReason | None = None
         self.answer_id = ""
         self.deltas = 0
@@ -198,6 +198,12 @@ class Translation:
     @property
     def done(self) -> bool:
         return self._reader.done
+
+    @property
+    def usage(self) -> Usage | None:
+        if not self._reader.done:
+            self._translate(self._reader.feed(b""), ended=False)  # totals that it holds back
+        return self._usage
 
     def again(self, data: bytes) -> bytes:
         text = b"" if self._uncut else self._read_words(data)
@@ -258,12 +264,12 @@ class Translation:
         elif kind is Ping:
             return
         elif isinstance(delta, UsageDelta):
-            self.usage = delta.usage
+            self._usage = delta.usage
         elif isinstance(delta, Finish):
             self.finish = delta.reason
         elif isinstance(delta, Start):
             self.answer_id = delta.id
-            self.usage = delta.usage
+            self._usage = delta.usage
         elif isinstance(delta, Failure):
             self._break(delta.error)
             return

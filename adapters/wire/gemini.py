@@ -180,6 +180,12 @@ class Answer(Struct, rename="camel"):
     error: Raw = NULL
 
 
+class Counted(Struct, rename="camel"):
+    """The counts alone, as they came."""
+
+    usage_metadata: Raw = NULL
+
+
 # -- vectors and pictures --------------------------------------------------------------------------------------------
 
 

@@ -335,6 +335,20 @@ def test_silence_is_a_failure(module: ProviderSide, target: Target) -> None:
 
 
 @pytest.mark.parametrize(("name", "body"), STREAMS)
+def test_no_event_says_nothing(name: str, body: bytes) -> None:
+    """A reader can be asked at any time for what it holds back; fed at length, that is nothing."""
+    module = FORMATS[name]
+    cutter, reader = module.cut(), module.read_stream(QUESTION, OF_FORMAT[name])
+    assert reader.feed(b"") == []
+    for at in range(0, len(body), 100):
+        if whole := cutter.feed(body[at : at + 100]):
+            reader.feed(whole)
+            assert reader.feed(b"") == []
+    reader.close()
+    assert reader.feed(b"") == []
+
+
+@pytest.mark.parametrize(("name", "body"), STREAMS)
 def test_a_stream_is_cut_anywhere(name: str, body: bytes) -> None:
     """Byte by byte, with other line ends and at once, a stream says the same."""
     module, target = FORMATS[name], OF_FORMAT[name]

@@ -455,6 +455,16 @@ def test_bad_text_is_mended() -> None:
     assert "\ufffd" in texts[0]
 
 
+def test_words_that_stand_elsewhere_too() -> None:
+    """What is in another field is not learned as the place of the words, whatever they are."""
+    event = b'data: {"id":"%b","choices":[{"index":0,"delta":{"content":"?"}}]}\n\n'
+    reader = openai.read_stream(REQUEST, TARGET)
+    for _ in range(4):
+        reader.feed(event % b"?")
+    assert reader.words(event % b"other") == b""
+    assert said(reader.feed(event % b"other")) == [("TextDelta", "?")]
+
+
 @given(text=st.text())
 def test_any_text_survives(text: str) -> None:
     """Whatever the words are, they are spliced without a change."""
