@@ -179,6 +179,8 @@ class Story(Struct, eq=False):
                 waited = coroutine.send(None) if error is None else coroutine.throw(error)
             except StopIteration:
                 return
+            finally:
+                error = None  # its traceback holds this frame
 
     def _meant(self, error: BaseException) -> BaseException:
         """A task can only be told that it is cancelled; the story is told why."""
@@ -194,4 +196,7 @@ class Story(Struct, eq=False):
         self._task = None
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
-            on_end(self)
+            try:
+                on_end(self)
+            except Exception as bug:  # whoever resumed the story has others to resume
+                self._loop.call_exception_handler({"message": "a story's end was not told", "exception": bug})

@@ -1,17 +1,18 @@
-"""What replicas must agree on, kept in Redis 6.2 or newer. The only module that imports its client.
+"""What replicas must agree on, kept in Redis 6.2 or newer.
 
-**Requests never talk to Redis themselves.** Each puts its command into a queue and waits; one pump sends what has gathered,
-in one write, reads the answers, and wakes them. Settlements go first in each such round, so that what was freed a moment ago
-is there for who takes now. All takes and settlements of a round are steps of one script and one EVALSHA (`shared_redis.lua`
-says what they do); under load many share it, which is what makes them cheap, here and in Redis.
+**Requests ask in rounds.** Who comes while none is under way begins one: what has come by the end of this turn of the event
+loop goes out in one write. Who comes later waits for the next, which begins when the answers are there and have been handed out,
+in the call that brought them. Settlements go first in each round, so that what was freed a moment ago is there for who takes now. All takes
+and settlements of a round are steps of one script and one EVALSHA (`gateway.state.redis_calls`); under load many share it, which is
+what makes them cheap, here and in Redis.
 
 **An outage costs at most 50 ms, once.** A round that has no answer by then is over, as is one that Redis answers with an
 error (`READONLY` after a failover, `LOADING`, `OOM`): all who wait get `SharedAway`, and so does at once whoever comes later.
-Meanwhile the pump tries again, now and then, at nobody's cost. Redis counts as back when it has answered as
+Meanwhile a worker tries again, now and then, at nobody's cost. Redis counts as back when it has answered as
 quickly as requests need it, and has been told all settlements that were waiting.
 
-A take with its settlement, of four windows, costs this process 160 us alone and 30 each among thirty, and Redis 120 and 42
-(CPython 3.11; as calls of their own, with a word for everything, it was 180 and 60, and 147 and 69).
+A take with its settlement, of four windows, costs this process 90 us alone and 25 each among thirty, and Redis 90 and 37
+(CPython 3.11; as calls of their own, through redis-py's streams, it was 180 and 60, and 147 and 69).
 
 **A take whose answer did not come may have been done, may still be done, or never.** Nothing may stay taken, so each has a
 mark, which the script writes with the take. What is left over is given back by mark when Redis is there again, and a
@@ -27,27 +28,24 @@ tickets hold in it, once, before or after it is seeded.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from importlib.resources import files
-from itertools import chain, count
+from itertools import count
 from math import inf
-from time import time
+from time import monotonic, time
 from typing import Any, TypeAlias
 from uuid import uuid4
 
-import msgspec
 from msgspec import Struct
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.client import PubSub
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
+from gateway.state.redis_calls import Calls, Step, Word
+from gateway.state.redis_line import Command, RedisLine, open_line
+from gateway.state.redis_news import RedisNews
 from gateway.state.shared import (
     BUDGET_IDLE,
     BUDGET_SLACK,
@@ -63,32 +61,29 @@ from gateway.state.shared import (
     Window,
     not_held,
     outcome,
-    tell,
 )
+from gateway.story import Signal
 
 log = logging.getLogger("penstock.shared")
 
-_SCRIPT = (files("gateway.state") / "shared_redis.lua").read_text()
-_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # Redis names scripts so
-
 _PATIENCE = 0.05
 """Seconds that a request waits for Redis, at most."""
-_GRACE = 0.005
-"""The last part of it begins in a new turn of the event loop: an answer that is there is seen, however late the loop is."""
+_LEAST = 0.01
+"""Seconds that a round has at least, however long those in it have waited for the one before."""
 _CONNECTING = 1.0
-"""Seconds for a connection, which only the pump waits for."""
+"""Seconds for a connection, for which no request waits."""
 _GATHERING = 0.005
 """Seconds that settlements wait for others."""
 _BATCH = 200
-"""Settlements or renewals per command: Redis does nothing else meanwhile."""
-_SILENCE = 1.0
-"""Seconds after which a channel without news is asked whether it is alive, and has the same time to answer."""
+"""Settlements, holds or renewals per step; of settlements, per round too."""
+_FEW = 4
+"""Steps of news up to which a round is as quick as any; one that brings more has all the time that there is."""
+_MANY = 2_000
+"""Holds or renewals per round: Redis needs 3 us for each, and requests wait for it."""
 _MOST = 2**60
 """The largest amount that Redis is told; its counters have room for some more."""
 _EXACT = 2**53
 """Up to here a script's numbers are exact; a larger one is told as text."""
-_STEPS = 50
-"""Steps per call: Redis does nothing else meanwhile."""
 
 _LOST = "lost"
 """The channel on which the names of missing counters are told."""
@@ -103,37 +98,42 @@ _OPTIONS: dict[str, Any] = {
     "driver_info": None,
 }
 
-_Word: TypeAlias = str | int
-_Entry: TypeAlias = tuple[str, str, str, _Word, _Word, _Word, _Word]
+_Entry: TypeAlias = tuple[str, str, str, Word, Word, Word, Word]
 """A settlement: key, kind, mark, when taken, amount taken, real amount, span in us or holder."""
 
-_Held: TypeAlias = tuple[str, str, str, int, _Word]
+_Held: TypeAlias = tuple[str, str, str, int, Word]
 """What an open ticket holds: kind, key, mark, when taken in us, amount."""
 
 _Undo: TypeAlias = Callable[[], Sequence[_Entry]]
 
-_packing = msgspec.msgpack.Encoder()
-_unpacking = msgspec.msgpack.Decoder(list[Any])
-
-
-class _Step(Struct, eq=False):
-    """Something to be done by the script: its keys, and its words, the first of which says what."""
-
-    keys: Sequence[str]
-    words: Sequence[_Word]
-
-
-_Command: TypeAlias = tuple[Any, ...] | _Step
-"""What Redis is asked: one of its own commands as its words, or a step of ours."""
-
 
 class _Question(Struct, eq=False):
-    """A command that somebody waits for; `undo` is what gives back what it took, if nobody learns that it did."""
+    """Something that somebody waits for; `undo` is what gives back what it took, if nobody learns that it did."""
 
-    command: _Command
-    answer: asyncio.Future[Any]
-    asked: float
-    undo: _Undo | None = None
+    asked: Step | Command
+    since: float
+    undo: _Undo | None
+    told: Signal
+    """Set when there is an answer, or `away` says why there is none."""
+    answer: Any = None
+    away: str = ""
+    is_given_up: bool = False
+    """Nobody waits any more."""
+
+    def end(self, answer: Any, away: str = "") -> None:
+        """Wake who waits. Its story goes on within this call."""
+        self.answer, self.away = answer, away
+        self.told.set()
+
+
+class _Round(Struct, eq=False):
+    """What was sent in one write, and waits for its answers until `until`."""
+
+    line: RedisLine
+    calls: Calls
+    questions: Sequence[_Question]
+    until: float
+    ended: Signal
 
 
 class RedisShared:
@@ -160,18 +160,22 @@ class RedisShared:
         self._pause = pause
         self._patience = patience
         # No timeouts of its own for reads and writes: a round is timed as a whole.
-        pool = ConnectionPool.from_url(url, **_OPTIONS)
-        self._connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call] # redis-py's
-        self._news_client = Redis.from_url(url, socket_timeout=_CONNECTING, **_OPTIONS)
+        self._pool = ConnectionPool.from_url(url, **_OPTIONS)
+        self._line: RedisLine | None = None
+        self._is_lost = asyncio.Event()
+        """Somebody has to connect."""
         self._id = uuid4().hex
         self._process = f"{prefix}process:{self._id}"
         self._numbers = count(1)
 
-        self._wake = asyncio.Event()
         self._questions: deque[_Question] = deque()
+        self._round: _Round | None = None
+        """What is under way."""
+        self._is_beginning = False
+        """A round begins at the end of this turn of the event loop."""
+        self._gathering: asyncio.TimerHandle | None = None
         self._settlements: deque[_Entry] = deque()
         self._charges: defaultdict[str, int] = defaultdict(int)
-        self._gathering: asyncio.TimerHandle | None = None
         self._unconfirmed: tuple[int, list[_Entry]] | None = None
         self._batches = count(1)
         self._last_batch = 0
@@ -179,12 +183,15 @@ class RedisShared:
         """Slots and budgets of open tickets, by the ticket's id."""
         self._untold: set[str] = set()
         """Marks of what tickets hold that never was told to Redis."""
+        self._to_hold: deque[tuple[str, _Held]] = deque()
+        """What tickets hold in budgets that do not know it; each with the ticket's id."""
+        self._to_renew: deque[tuple[str, _Held]] = deque()
+        """Slots whose lease is to be renewed."""
         self._renewal_is_due = False
-        self._lost: set[str] = set()
-        """Keys of budgets of which Redis has to be told what is held."""
+        """Even if there is no slot: what Redis keeps of this process is forgotten otherwise."""
 
-        self._callbacks: defaultdict[str, list[Callback]] = defaultdict(list)
-        self._has_channels = asyncio.Event()
+        client = Redis.from_url(url, socket_timeout=_CONNECTING, **_OPTIONS)
+        self._news = RedisNews(client, self._key("channel", ""), pause=pause)
         self.subscribe(_LOST, self._hold_again)
         self._why = _NOT_YET
         self.degraded_since: float | None = time()
@@ -209,18 +216,14 @@ class RedisShared:
         ticket = ticket or Ticket([], f"{self._id}:{next(self._numbers)}")
         mark = str(next(self._numbers))
         for window in windows:
-            key = self._key(window.kind, window.name)
-            if window.kind == "budget":
-                self._lost.add(key)
-            elif window.kind == "slots":
-                self._renewal_is_due = True
-            else:
+            if window.kind == "rate":
                 continue
             ticket.taken.append(Taken(window.kind, window.name, window.amount, window.seconds, (mark, 0)))
-            held = (window.kind, key, mark, 0, _bounded(window.amount))
+            held = (window.kind, self._key(window.kind, window.name), mark, 0, _bounded(window.amount))
             self._held.setdefault(ticket.id, []).append(held)
+            (self._to_hold if window.kind == "budget" else self._to_renew).append((ticket.id, held))
             self._untold.add(mark)
-        self._wake.set()
+        self._begin_soon()
         return ticket
 
     def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> None:
@@ -251,7 +254,7 @@ class RedisShared:
         """See `Shared`."""
         keep_until = 0 if window.ends is None else (window.ends + BUDGET_SLACK) * 1000
         keys = (self._key("budget", window.name),)
-        return bool(await self._ask(_Step(keys, ("seed", _bounded(amount), BUDGET_IDLE * 1000, keep_until))))
+        return bool(await self._ask(Step(keys, ("seed", _bounded(amount), BUDGET_IDLE * 1000, keep_until))))
 
     async def look(self, windows: Sequence[Window]) -> list[int | None]:
         """See `Shared`."""
@@ -259,7 +262,7 @@ class RedisShared:
             return []
         words = ["look", *(word for window in windows for word in (window.kind, _span(window.seconds)))]
         keys = [self._key(window.kind, window.name) for window in windows]
-        used = await self._ask(_Step(keys, words))
+        used = await self._ask(Step(keys, words))
         return [None if number is False else int(number) for number in used]
 
     async def get(self, name: str) -> bytes | None:
@@ -277,8 +280,7 @@ class RedisShared:
 
     def subscribe(self, channel: str, callback: Callback) -> None:
         """See `Shared`. Gets None whenever the channel has been joined anew: what was told before that may be missing."""
-        self._callbacks[channel].append(callback)
-        self._has_channels.set()
+        self._news.subscribe(channel, callback)
 
     # -- as a worker -------------------------------------------------------------------------------------------------
 
@@ -290,53 +292,89 @@ class RedisShared:
         """See `Shared`."""
         try:
             async with asyncio.TaskGroup() as together:
-                together.create_task(self._pump())
+                together.create_task(self._stay_connected())
                 together.create_task(self._renew())
-                together.create_task(self._listen())
+                together.create_task(self._news.run())
         finally:
-            self._refuse("nothing is sent to Redis")
+            # Not in this task: stories go on in the call that tells them, and some ask which task they are.
+            asyncio.get_running_loop().call_soon(self._refuse, "nothing is sent to Redis")
 
     async def close(self) -> None:
         """See `Shared`."""
         if self._has_settlements():
             await self._connect()
+            await self._tell_all_but(0, 0)
         self._refuse("Redis is not used any more")
-        await self._hang_up()
-        await self._news_client.aclose()
+        await self._news.close()
 
-    async def _pump(self) -> None:
+    async def _stay_connected(self) -> None:
+        """Connect when Redis is lost: at once, but leave it alone for a while after each attempt, whatever came of it."""
+        last = -inf
         while True:
-            if not self.available and not await self._connect():
-                await asyncio.sleep(self._pause)
-                continue
-            await self._wake.wait()
-            self._wake.clear()
-            with suppress(SharedAway):
-                while self._questions or self._renewal_is_due or self._lost or self._has_settlements():
-                    await self._round()
+            if self.available:
+                await self._is_lost.wait()
+            await asyncio.sleep(max(0.0, last + self._pause - monotonic()))
+            await self._connect()
+            last = monotonic()
 
     async def _renew(self) -> None:
         """Renew leases in time; an otherwise idle connection is kept alive by it too."""
         while True:
             await asyncio.sleep(self._lease / 3)
-            self._renewal_is_due = True
-            self._wake.set()
+            self._renew_all()
+            self._begin_soon()
 
-    async def _connect(self) -> bool:
-        """Whether Redis is there, answers as quickly as requests need it, and knows all that was to be told."""
+    async def _connect(self) -> None:
+        """Make it available: if it is there, answers as quickly as requests need it, and knows all that was to be told."""
+        self._hang_up()
+        self._is_lost.clear()
         try:
-            await self._hang_up()
-            await self._exchange([("PING",)], _CONNECTING)
-            self._renewal_is_due = True
-            self._hold_again(None)
-            while self._renewal_is_due or self._lost or self._has_settlements():
-                await self._round()
-        except SharedAway:
-            return False
-        if not self.available:
+            self._line = line = await open_line(self._pool, _CONNECTING, self._degrade)
+        except (RedisError, OSError) as error:
+            self._degrade(error)
+            return
+        self._renew_all()
+        self._hold_again(None)
+        # So much is told by the next round too, before anybody takes; and there is more all the time.
+        await self._tell_all_but(_BATCH, _MANY)
+        if self._line is line and not self.available:
             self.degraded_since = None
             log.info("Redis is available")
-        return True
+            self._begin_soon()
+
+    async def _tell_all_but(self, settlements: int, others: int) -> None:
+        """Have rounds until no more than so much is left to be told, as long as the connection lasts."""
+        line = self._line
+        while self._line is line and line is not None:
+            self._begin_round()
+            if self._round is not None:
+                await self._round.ended
+            is_settled = len(self._settlements) + len(self._charges) <= settlements
+            if is_settled and max(len(self._to_hold), len(self._to_renew)) <= others:
+                return
+
+    def _hang_up(self) -> None:
+        """A round that is under way ends, its answers unknown."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+    def _degrade(self, error: Exception) -> None:
+        """Redis counts as away."""
+        why = f"Redis is away: {type(error).__name__}: {error}"
+        if self.available or self._why == _NOT_YET:
+            log.warning("%s", why)
+        self._refuse(why)
+
+    def _refuse(self, why: str) -> None:
+        """Nobody is to wait: neither who does now, nor who comes."""
+        self._why = why
+        if self.degraded_since is None:
+            self.degraded_since = time()
+        self._is_lost.set()
+        self._hang_up()
+        while self._questions:
+            self._questions.popleft().end(None, why)
 
     # -- rounds ------------------------------------------------------------------------------------------------------
 
@@ -346,7 +384,7 @@ class RedisShared:
         mark = str(next(self._numbers))
         takens = [Taken(w.kind, w.name, w.amount, w.seconds, None) for w in windows]
         keys = [self._process]
-        words: list[_Word] = ["take", mark, ticket.id, int(self._lease * 1000)]
+        words: list[Word] = ["take", mark, ticket.id, int(self._lease * 1000)]
         for w in windows:
             keys.append(self._key(w.kind, w.name))
             words += (w.kind, _bounded(w.amount), _bounded(w.limit), _kept(w), (w.ends or 0) * 1000)
@@ -354,7 +392,7 @@ class RedisShared:
         def undo() -> list[_Entry]:
             return [self._entry(ticket, taken, mark, "", 0) for taken in takens]
 
-        answer = await self._ask(_Step(keys, words), undo)
+        answer = await self._ask(Step(keys, words), undo)
         match answer[0]:
             case "taken" if ticket.is_settled:
                 self._give_back(undo())
@@ -381,134 +419,121 @@ class RedisShared:
                         await self.publish(_LOST, window.name)
                 return Unknown(tuple(unknown))
 
-    async def _ask(self, command: _Command, undo: _Undo | None = None) -> Any:
-        """Have it sent with the next round and wait for the answer, at most 50 ms."""
+    async def _ask(self, asked: Step | Command, undo: _Undo | None = None) -> Any:
+        """Have it sent at the end of this turn of the event loop, or with the next round, and wait for the answer: 50 ms at
+        most, or 10 from then on if that is later.
+        """
         if not self.available:
             raise SharedAway(self._why)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        self._questions.append(_Question(command, answer, loop.time(), undo))
-        self._wake.set()
+        question = _Question(asked, monotonic(), undo, Signal())
+        self._questions.append(question)
+        self._begin_soon()
         try:
-            return await answer
+            await question.told
         except asyncio.CancelledError:
-            # Cancelled after the answer came and before we woke up: the pump thinks that somebody knows of it.
-            if answer.done() and not answer.cancelled() and answer.exception() is None:
-                self._give_back_taken(undo, answer.result())
+            question.is_given_up = True
+            if question.told.is_set and not question.away:  # the answer came before we went on
+                self._give_back_taken(question, question.answer)
             raise
+        if question.away:
+            raise SharedAway(question.away)
+        return question.answer
 
-    async def _round(self) -> None:
-        """Send what waits, read the answers, and hand them out."""
-        questions = [question for question in self._questions if not question.answer.done()]
-        self._questions.clear()
-        commands = [*self._housekeeping(), *(question.command for question in questions)]
-        patience = self._patience
-        if questions:
-            loop = asyncio.get_running_loop()
-            patience = max(2 * _GRACE, questions[0].asked + patience - loop.time())
-        try:
-            answers = await self._exchange(commands, patience)
-        except BaseException as error:  # a pump that is stopped leaves nobody waiting either
-            for question in questions:
+    def _begin_soon(self) -> None:
+        """Begin a round at the end of this turn of the event loop; the end of one that is under way is as good."""
+        if self._round is None and not self._is_beginning:
+            self._is_beginning = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._is_beginning = False
+        if self.available:
+            self._begin_round()
+
+    def _begin_round(self) -> None:
+        """Send what waits. While a round is under way nothing happens: the next one begins at its end."""
+        if self._round is not None or self._line is None:
+            return
+        asked = [*self._housekeeping()]
+        questions: list[_Question] = []
+        if not self._to_hold:  # nobody takes before all that is held has been told
+            questions = [question for question in self._questions if not question.is_given_up]
+            self._questions.clear()
+            asked += (question.asked for question in questions)
+        if asked:
+            now = monotonic()
+            since = questions[0].since if questions and len(asked) - len(questions) < _FEW else now
+            until = max(since + self._patience, now + _LEAST)
+            self._round = _Round(self._line, Calls(asked), questions, until, Signal())
+            self._exchange(self._round.calls.commands)
+
+    def _exchange(self, commands: Sequence[Command]) -> None:
+        if self._round is not None:
+            self._round.line.exchange(commands, max(_LEAST, self._round.until - monotonic()), self._answered)
+
+    def _answered(self, replies: list[Any] | Exception) -> None:
+        """Hand out the answers of a round, or tell who waits that there are none."""
+        this = self._round
+        if this is None:
+            return
+        if not isinstance(replies, Exception):
+            if again := this.calls.take(replies):
+                self._exchange(again)
+                return
+            replies = this.calls.answers()
+        if isinstance(replies, Exception):
+            self._round = None
+            if self._line is this.line:  # whatever it is, this connection cannot be relied on any more
+                self._degrade(replies)
+            for question in this.questions:
                 if question.undo is not None:
                     self._give_back(question.undo())
-                _fail(question, str(error))
-            raise
-        self._unconfirmed = None
-        for question, answer in zip(questions, answers[len(commands) - len(questions) :], strict=True):
-            if not question.answer.done():
-                question.answer.set_result(answer)
-            else:
-                self._give_back_taken(question.undo, answer)
+                question.end(None, self._why)
+        else:
+            self._unconfirmed = None
+            for question, answer in zip(
+                this.questions, replies[len(replies) - len(this.questions) :], strict=True
+            ):
+                if question.is_given_up:
+                    self._give_back_taken(question, answer)
+                else:
+                    question.end(answer)
+            self._round = None
+            if self.available:
+                self._begin_round()
+        this.ended.set()
 
-    def _housekeeping(self) -> Iterator[_Command]:
-        """Settlements, then renewals: a slot that was freed a moment ago is not renewed."""
+    def _housekeeping(self) -> Iterator[Step | Command]:
+        """What is told before anybody takes: settlements, then what is held. A slot that was freed a moment ago is not renewed."""
         if self._unconfirmed is None and self._has_settlements():
             self._last_batch = next(self._batches)
             self._unconfirmed = self._last_batch, list(self._some_settlements())
         if self._unconfirmed is not None:
             number, entries = self._unconfirmed
             keys = [self._process, *(entry[0] for entry in entries)]
-            yield _Step(keys, ["settle", number, *(word for entry in entries for word in entry[1:])])
-        if self._renewal_is_due:
+            yield Step(keys, ["settle", number, *(word for entry in entries for word in entry[1:])])
+        budgets = self._some(self._to_hold)
+        for start in range(0, len(budgets), _BATCH):
+            part = [held for _, held in budgets[start : start + _BATCH]]
+            keys = [self._process, *(held[1] for held in part)]
+            yield Step(keys, ["hold", self._last_batch, *(word for held in part for word in held[2:])])
+        slots = self._some(self._to_renew)
+        if slots or self._renewal_is_due:
             self._renewal_is_due = False
-            slots = [(held[1], ticket) for ticket, held in self._all_held("slots")]
             for start in range(0, max(1, len(slots)), _BATCH):
                 some = slots[start : start + _BATCH]
-                keys = [self._process, *(key for key, _ in some)]
-                yield _Step(keys, ["renew", int(self._lease * 1000), *(holder for _, holder in some)])
-        if self._lost:
-            lost, self._lost = self._lost, set()
-            budgets = [held for _, held in self._all_held("budget") if held[1] in lost]
-            for start in range(0, len(budgets), _BATCH):
-                part = budgets[start : start + _BATCH]
-                keys = [self._process, *(held[1] for held in part)]
-                yield _Step(keys, ["hold", self._last_batch, *(word for held in part for word in held[2:])])
-        self._untold.clear()
+                keys = [self._process, *(held[1] for _, held in some)]
+                yield Step(keys, ["renew", int(self._lease * 1000), *(ticket for ticket, _ in some)])
 
-    async def _exchange(self, commands: Sequence[_Command], patience: float) -> list[Any]:
-        """Send commands and read their answers within `patience` seconds. Whatever goes wrong, Redis counts as away then."""
-        # A task of its own, for redis-py waits with `wait_for`, which before Python 3.12 may pass over that it is cancelled.
-        task = asyncio.get_running_loop().create_task(self._send(commands))
-        try:
-            await asyncio.wait([task], timeout=patience - _GRACE)
-            if not task.done():
-                await asyncio.wait([task], timeout=_GRACE)
-            if not task.done():
-                raise TimeoutError(f"no answer within {patience * 1000:.0f} ms")
-            return task.result()
-        except Exception as error:  # whatever it is, this connection cannot be relied on any more
-            self._degrade(f"Redis is away: {type(error).__name__}: {error}")
-            raise SharedAway(self._why) from error
-        finally:
-            task.cancel()
-
-    async def _send(self, commands: Sequence[_Command]) -> list[Any]:
-        steps = [command for command in commands if isinstance(command, _Step)]
-        scripts = [_script(steps[start : start + _STEPS]) for start in range(0, len(steps), _STEPS)]
-        others = [command for command in commands if not isinstance(command, _Step)]
-        answers = await self._send_once([*(("EVALSHA", _SHA, *script) for script in scripts), *others])
-        missing = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if missing:
-            again = [("EVAL", _SCRIPT, *scripts[number]) for number in missing]
-            for number, answer in zip(missing, await self._send_once(again), strict=True):
-                answers[number] = answer
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        of_steps = chain.from_iterable(_unpacking.decode(answer) for answer in answers[: len(scripts)])
-        of_others = iter(answers[len(scripts) :])
-        return [next(of_steps if isinstance(command, _Step) else of_others) for command in commands]
-
-    async def _send_once(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """One write, as many answers. redis-py's own pipeline, with its pool, timers and packing, costs three times as much."""
-        connection = self._connection
-        await connection.send_packed_command(b"".join(map(_packed, commands)), check_health=False)
-        answers: list[Any] = []
-        for _ in commands:
-            try:
-                answers.append(await connection.read_response(timeout=inf))
-            except ResponseError as error:
-                answers.append(error)
-        return answers
-
-    async def _hang_up(self) -> None:
-        """What was sent and not answered must not be answered into the next round."""
-        with suppress(RedisError, OSError):
-            await self._connection.disconnect(nowait=True)
-
-    def _degrade(self, why: str) -> None:
-        if self.available or self._why == _NOT_YET:
-            log.warning("%s", why)
-        self._refuse(why)
-
-    def _refuse(self, why: str) -> None:
-        """Nobody is to wait: neither who does now, nor who comes."""
-        self._why = why
-        if self.degraded_since is None:
-            self.degraded_since = time()
-        while self._questions:
-            _fail(self._questions.popleft(), why)
+    def _some(self, waiting: deque[tuple[str, _Held]]) -> list[tuple[str, _Held]]:
+        """What a round has time for, of what is still held."""
+        some: list[tuple[str, _Held]] = []
+        while waiting and len(some) < _MANY:
+            ticket, held = waiting.popleft()
+            if ticket in self._held:
+                some.append((ticket, held))
+                self._untold.discard(held[2])
+        return some
 
     # -- settlements -------------------------------------------------------------------------------------------------
 
@@ -521,10 +546,10 @@ class RedisShared:
         self._settlements.extend(entries)
         self._send_soon()
 
-    def _give_back_taken(self, undo: _Undo | None, answer: Any) -> None:
+    def _give_back_taken(self, question: _Question, answer: Any) -> None:
         """Nobody wants what this answer says any more."""
-        if undo is not None and answer[0] == "taken":
-            self._give_back(undo())
+        if question.undo is not None and answer[0] == "taken":
+            self._give_back(question.undo())
 
     def _has_settlements(self) -> bool:
         return bool(self._unconfirmed or self._settlements or self._charges)
@@ -549,52 +574,17 @@ class RedisShared:
 
     def _gathered(self) -> None:
         self._gathering = None
-        self._wake.set()
-
-    # -- news --------------------------------------------------------------------------------------------------------
-
-    async def _listen(self) -> None:
-        await self._has_channels.wait()
-        while True:
-            try:
-                async with self._news_client.pubsub() as channels:
-                    await self._follow(channels)
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("news from other replicas do not arrive: %s: %s", type(error).__name__, error)
-            await asyncio.sleep(self._pause)
-
-    async def _follow(self, channels: PubSub) -> None:
-        """Hand on messages until the connection is lost, or silent even when asked."""
-        joined: set[str] = set()
-        asked = False
-        while True:
-            if missing := self._callbacks.keys() - joined:
-                joined |= missing
-                await channels.subscribe(*(self._key("channel", channel) for channel in missing))
-            message = await channels.get_message(timeout=_SILENCE)
-            if message is not None:
-                asked = False
-                self._tell(message)
-            elif asked:
-                raise TimeoutError("no answer to a ping")
-            else:
-                asked = True
-                await channels.ping()
-
-    def _tell(self, message: Mapping[str, Any]) -> None:
-        if message["type"] not in {"message", "subscribe"}:
-            return
-        channel = message["channel"].decode().removeprefix(self._key("channel", ""))
-        text = message["data"].decode(errors="replace") if message["type"] == "message" else None
-        tell(self._callbacks[channel], text)
+        self._begin_soon()
 
     def _hold_again(self, name: str | None) -> None:
         """A budget's counter is missing; None: any may be."""
-        if name is not None:
-            self._lost.add(self._key("budget", name))
-        else:
-            self._lost.update(held[1] for _, held in self._all_held("budget"))
-        self._wake.set()
+        key = None if name is None else self._key("budget", name)
+        self._to_hold.extend(one for one in self._all_held("budget") if key is None or one[1][1] == key)
+        self._begin_soon()
+
+    def _renew_all(self) -> None:
+        self._to_renew = deque(self._all_held("slots"))
+        self._renewal_is_due = True
 
     def _all_held(self, kind: Kind) -> Iterator[tuple[str, _Held]]:
         """What open tickets hold of this kind, each with the ticket's id."""
@@ -606,27 +596,11 @@ class RedisShared:
         return f"{self._prefix}{kind}:{name}"
 
 
-def _script(steps: Sequence[_Step]) -> tuple[Any, ...]:
-    """What EVALSHA and EVAL are told after the script itself."""
-    keys = [key for step in steps for key in step.keys]
-    packed = _packing.encode([part for step in steps for part in (len(step.keys), step.words)])
-    return len(keys), *keys, packed
-
-
-def _packed(command: tuple[Any, ...]) -> bytes:
-    """As Redis reads it (redis.io, "RESP protocol spec"): an array of strings."""
-    parts = [b"*%d\r\n" % len(command)]
-    for part in command:
-        data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
-
-
 def _span(seconds: float) -> int:
     return int(seconds * 1_000_000)
 
 
-def _bounded(amount: int) -> _Word:
+def _bounded(amount: int) -> Word:
     """What Redis can count: a billion dollars, or so many tokens."""
     if -_EXACT < amount < _EXACT:
         return amount
@@ -636,8 +610,3 @@ def _bounded(amount: int) -> _Word:
 def _kept(window: Window) -> int:
     """The span of a rate in us; how long a budget without an end is kept in ms."""
     return BUDGET_IDLE * 1000 if window.kind == "budget" else _span(window.seconds)
-
-
-def _fail(question: _Question, why: str) -> None:
-    if not question.answer.done():
-        question.answer.set_exception(SharedAway(why))

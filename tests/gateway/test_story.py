@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from adapters.errors import BadRequest
 from gateway.client import ClientGone
 from gateway.story import Interrupted, Signal, Story, as_task
+from tests.harness import no_cycles
 
 
 class Stage:
@@ -535,25 +534,6 @@ async def test_a_bug_reaches_who_attends(stage: Stage) -> None:
 # -- nothing is left -------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def no_cycles() -> Iterator[Callable[[], list[object]]]:
-    """Without the garbage collector: what only that would have found."""
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-
-    def found() -> list[object]:
-        gc.collect()
-        return [each for each in gc.garbage if isinstance(each, Story | Signal)]
-
-    try:
-        yield found
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-
-
 @pytest.mark.parametrize("kind", ["without a task", "as a task", "attended", "interrupted", "cancelled"])
 async def test_a_finished_story_leaves_no_cycle(kind: str) -> None:
     """A story that is over is freed at once, whichever way it went."""
@@ -585,6 +565,6 @@ async def test_a_finished_story_leaves_no_cycle(kind: str) -> None:
         await over.wait()
         await turns()
 
-    with no_cycles() as found:
+    with no_cycles(Story, Signal) as found:
         await tell()
         assert found() == []

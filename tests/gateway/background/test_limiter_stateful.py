@@ -148,6 +148,10 @@ class Limits(RuleBasedStateMachine):
         """Periods end; requests go on."""
         self.wall += 60 * minutes
 
+    async def tell_of_the_key(self) -> None:
+        for gateway in self.gateways():
+            gateway.limiter.key_changed(self.key)
+
     @rule(
         whole=st.integers(50, 600),
         part=st.integers(50, 400),
@@ -157,8 +161,7 @@ class Limits(RuleBasedStateMachine):
         """What is open holds in new ones what it holds in the others."""
         limits = BudgetLimit(whole), BudgetLimit(part, duration)
         self.key = replace(self.key, version=self.key.version + 1, budgets=limits)
-        for gateway in self.gateways():
-            gateway.limiter.key_changed(self.key)
+        self.ask(self.tell_of_the_key())
         for counter in self.counters():
             if counter.name in self.known:
                 self.known[counter.name] = counter
@@ -241,14 +244,14 @@ TestInMemory = InMemory.TestCase
 TestInMemory.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
 
 
-async def _never() -> bool:
-    return False
+async def _never() -> None:
+    pass
 
 
 async def _holds(shared: Shared) -> bool:
     """Redis was told of all that is held."""
     assert isinstance(shared, RedisShared)
-    return not shared._lost
+    return not shared._to_hold
 
 
 class InRedis(Limits):
@@ -285,8 +288,7 @@ class InRedis(Limits):
         gateway = self.both[which]
         store: Any = gateway.shared
         connect, store._connect = store._connect, _never
-        store._degrade("a test")
-        store._wake.set()
+        store._degrade(ConnectionError("a test"))
         x, counters = self.exchange(tokens), self.counters()
         with suppress(BudgetExceeded, RateLimited):
             self.ask(gateway.limiter.admit(x))
@@ -314,7 +316,7 @@ class InRedis(Limits):
                 await self.client.delete(name)
             for gateway in self.both:
                 assert isinstance(gateway.shared, RedisShared)
-                gateway.shared._renewal_is_due = True
+                gateway.shared._renew_all()
                 await gateway.shared.get("v")
 
         self.ask(forget())
