@@ -16,6 +16,8 @@ _SHOWN: dict[tuple[str, ...], tuple[str, ...]] = {}
 """Which of a provider's headers clients see, by the names of all: a provider sends the same ones again and again."""
 _MOST_SHOWN = 500
 _LONGEST_SHOWN = 2_000
+_THOUSANDTHS = [f".{thousandth:03d}" for thousandth in range(1000)]
+"""What stands behind a number of milliseconds: to look it up takes 0.03 us, to write it 0.2, and each answer has four."""
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "cf-ray")
 
 
@@ -85,7 +87,7 @@ def _timing(x: Exchange, answer: Answer | None) -> str:
         first = min(attempts, key=_began)
     queue = first.started - x.at.began
     connect = answer.response.connect_seconds if answer is not None and answer.response is not None else 0.0
-    if len(attempts) == 1 and last.answered and not connect:  # nearly all: 0.7 us
+    if len(attempts) == 1 and last.answered and not connect:  # nearly all: 0.4 us
         return f"x-penstock-timing: queue;dur={_ms(queue)}, first;dur={_ms(last.seconds)}\r\n"
     last = attempts[-1]
     lost = last.started - first.started + (0.0 if last.answered else last.seconds)
@@ -98,8 +100,8 @@ def _timing(x: Exchange, answer: Answer | None) -> str:
 
 def _ms(seconds: float) -> str:
     """Milliseconds with three digits behind the point, none below nothing. Whole numbers, because what writes a float is large and seldom warm: 8 us."""
-    whole, rest = divmod(round(max(seconds, 0.0) * 1e6), 1000)
-    return f"{whole}.{rest:03d}"
+    micros = round(seconds * 1e6) if seconds > 0.0 else 0
+    return f"{micros // 1000}{_THOUSANDTHS[micros % 1000]}"
 
 
 def _began(attempt: Attempt) -> float:

@@ -28,7 +28,7 @@ from gateway.inbound import Head
 from gateway.outbox import Outbox
 from gateway.story import as_task
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_FIRST_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _BODY_IS_LEFT = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}
 _MANY = 2_048
 _SIZES = [b"%x\r\n" % size for size in range(_MANY)]
@@ -194,8 +194,8 @@ class ClientWriter(Struct, eq=False):
         if status in _BODY_IS_LEFT:
             self.stays_open = False
         last = "" if self.stays_open else "connection: close\r\n"
-        head = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{headers}{self._cors}{last}\r\n"
-        return head.encode("latin-1", "replace")
+        first = _FIRST_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
+        return f"{first}{headers}{self._cors}{last}\r\n".encode("latin-1", "replace")
 
 
 def writer_for(protocol: RequestHandler, head: Head, outbox: Outbox) -> ClientWriter:

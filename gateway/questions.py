@@ -9,7 +9,7 @@ chat that somebody else began to answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 from msgspec import Raw, Struct
@@ -83,24 +83,22 @@ def question_for(x: Exchange, deployment: Deployment) -> Question:
     if heard is not None:
         return Continuing(x, target, envelope, same, heard)
     if same is not None and operation in _PASSED:
-        return Passing(x, target, envelope, same)
+        body = same.pass_request(envelope, target, operation, stream=x.wants_stream)
+        return Passing(x, target, same, FORMATS[provider_format], (Call(body),))
     if operation == "chat":
         return Translating(x, target, envelope)
     raise Unsupported(f"{deployment.provider} does not offer {operation}", param="model")
 
 
-class Passing:
+class Passing(Struct, eq=False):
     """The provider speaks the client's format: bytes pass."""
 
-    __slots__ = ("_same", "_target", "_x", "calls", "provider_side")
-    is_same = True
-
-    def __init__(self, x: Exchange, target: Target, envelope: Mapping[str, Raw], same: SameFormat) -> None:
-        self._x = x
-        self._target = target
-        self._same = same
-        self.provider_side = FORMATS[target.provider.format]
-        self.calls = (Call(same.pass_request(envelope, target, x.endpoint.operation, stream=x.wants_stream)),)
+    _x: Exchange
+    _target: Target
+    _same: SameFormat
+    provider_side: ProviderSide
+    calls: tuple[Call, ...]
+    is_same: ClassVar[bool] = True
 
     def finished(self, replies: Sequence[Reply], now: int) -> tuple[bytes, str]:
         x = self._x

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -514,3 +515,25 @@ def config_of(*models: dict[str, Any], num_retries: int = 0, **router: Any) -> s
     """A configuration of these `entry`s."""
     settings = {"num_retries": num_retries, **router}
     return json.dumps({"model_list": models, "router_settings": settings})
+
+
+# -- what is left ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_cycles(*kinds: type) -> Iterator[Callable[[], list[object]]]:
+    """Without the garbage collector: gives what tells the objects of these kinds that only it would have found."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+
+    def found() -> list[object]:
+        gc.collect()
+        return [each for each in gc.garbage if isinstance(each, kinds)]
+
+    try:
+        yield found
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

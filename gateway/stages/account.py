@@ -64,6 +64,7 @@ def settle(rt: Runtime, x: Exchange) -> None:
     if x.deadline is not None:
         x.deadline.cancel()
     _let_go(rt, x)
+    _forget_where(x)
     if x.caller is None:
         _refused(rt, x)
         return
@@ -132,6 +133,17 @@ def _let_go(rt: Runtime, x: Exchange) -> None:
         )
         if rt.router.affinity is not None:
             rt.router.affinity.remember(x, deployment.id, x.at.ended)
+
+
+def _forget_where(x: Exchange) -> None:
+    """Its errors hold the frames that they went through, and those hold the errors, and the request with its body: a cycle, and
+    the garbage collector comes after a thousand of them.
+    """
+    for attempt in x.attempts:
+        if attempt.error is not None:
+            attempt.error.__traceback__ = attempt.error.__context__ = None
+    if x.error is not None:
+        x.error.__traceback__ = x.error.__context__ = None
 
 
 def _per_token(x: Exchange, attempt: Attempt) -> float | None:

@@ -54,8 +54,7 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
         try:
             await stream.run()
         except (GatewayError, asyncio.CancelledError) as broken:
-            error = broken.error if isinstance(broken, Interrupted) else broken
-            if x.heard is not None and isinstance(error, UpstreamError):
+            if x.heard is not None and (error := _upstreams(broken)) is not None:
                 await _go_on(rt, x, answer, error)
                 return
             if _shall_go_on(rt, x, answer, broken):
@@ -68,6 +67,12 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
         await client.flushed(rt.limits.client_write)
     if answer.tap is not None and not answer.ended and not (answer.response and answer.response.is_whole):
         await _farewell(rt, answer)
+
+
+def _upstreams(broken: BaseException) -> UpstreamError | None:
+    """The provider's failure, if it was that."""
+    error = broken.error if isinstance(broken, Interrupted) else broken
+    return error if isinstance(error, UpstreamError) else None
 
 
 async def _go_on(rt: Runtime, x: Exchange, answer: Answer, error: UpstreamError) -> None:
@@ -200,6 +205,7 @@ class _Relay:
                     await self._wake
         finally:
             self._watch.cancel()
+            del self._watch  # it holds our method: a cycle that only the garbage collector would find
 
     def _look(self) -> None:
         """Has the provider been silent for too long?"""

@@ -116,7 +116,6 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # the parser calls the list itself: no Python frame per chunk
-        self._parser: HttpResponseParser = HttpResponseParser(self)
         self._response: UpstreamResponse | None = None
         self._expect()
 
@@ -216,6 +215,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._parser: HttpResponseParser = HttpResponseParser(self)
         if self._closed:  # given up while the loop was still connecting
             self._transport.abort()
 

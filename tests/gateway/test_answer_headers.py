@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gateway.answer_headers import _ms
 from tests.harness import (
     FakeProvider,
     Gateway,
@@ -68,6 +71,12 @@ async def test_where_the_time_went(provider: FakeProvider, gw: Gateway, *, strea
     assert list(again) == ["queue", "first"]
     row = (await gw.rows(2))[1]
     assert sum(again.values()) <= row.total_us / 1000 + 0.02
+
+
+@given(st.integers(-1_000, 10**11))
+def test_milliseconds(micros: int) -> None:
+    """Three digits behind the point, as a float would be written, and nothing below nothing."""
+    assert _ms(micros / 1e6) == f"{max(micros, 0) / 1000:.3f}"
 
 
 async def test_time_that_was_lost(provider: FakeProvider, tmp_path: Path) -> None:

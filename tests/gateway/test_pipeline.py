@@ -10,15 +10,21 @@ from typing import Any
 import pytest
 
 from gateway.app import _drain
+from gateway.client import ClientWriter
+from gateway.exchange import Answer, Exchange
+from gateway.story import Signal, Story
 from tests.harness import (
     FakeProvider,
     Gateway,
     chat_answer,
     chat_events,
     config_for,
+    config_of,
+    entry,
     events,
     gateway,
     hang,
+    no_cycles,
     receive,
     whole,
     written,
@@ -247,3 +253,59 @@ async def test_many_at_once(provider: FakeProvider, gw: Gateway) -> None:
     assert len(rows) == 40
     assert gw.rt.metrics.in_flight == 0
     assert all(gw.rt.health.of(row.deployment_id).in_flight == 0 for row in rows)
+
+
+REFUSED = whole({"error": {"message": "no"}}, 500)
+CUT = chat_events("a", done=False)
+ENDS: dict[str, tuple[Any, ...]] = {
+    "an answer": (whole(chat_answer()),),
+    "a stream": (events(chat_events("a")),),
+    "a stream whose message stays open": (events(chat_events("a"), end="hang"),),
+    "refused": (REFUSED,),
+    "a stream refused": (REFUSED,),
+    "a stream that breaks": (events(CUT, end="reset"),),
+    "a stream that nobody goes on with": (events(CUT, end="reset"), REFUSED),
+    "a stream that goes on": (events(CUT, end="reset"), events(chat_events("b"))),
+    "a stream after a refusal": (REFUSED, events(chat_events("a"))),
+    "a stream that stalls": (events(CUT, end="hang"),),
+    "a stream that never begins": (hang,),
+    "a stream that its client leaves": (events(CUT, end="hang"),),
+    "an answer that its client does not wait for": (hang,),
+    "no such model": (),
+    "no JSON": (),
+}
+"""How a request may end, and what the provider does."""
+
+
+@pytest.mark.parametrize("door", ["on", "off"])
+@pytest.mark.parametrize("how", ENDS)
+async def test_a_request_that_is_over_is_freed(
+    provider: FakeProvider, tmp_path: Path, how: str, door: str
+) -> None:
+    """However it ended: what only the garbage collector finds is kept for hours, its body too."""
+    provider.will(*ENDS[how])
+    settings: dict[str, Any] = {"num_retries": 1 if "after" in how else 0, "cooldown_time": 0}
+    if "go" in how:
+        settings["stream_recovery"] = "continue"
+    models = [entry("gpt-4o", "openai/gpt-4o", f"{provider.url}/v1")] * (2 if "go" in how else 1)
+    asked = question(model="m" if "model" in how else "gpt-4o", stream="stream" in how)
+    async with gateway(config_of(*models, **settings), tmp_path, {"PENSTOCK_FAST_PATH": door}) as gw:
+        if how == "a stream that stalls":
+            gw.rt.limits.between_events = 0.01
+        if how == "a stream that never begins":
+            gw.rt.limits.first_event = 0.01
+        with no_cycles(Exchange, Answer, ClientWriter, Story, Signal) as found:
+            async with gw.connect() as (reader, writer):
+                writer.write(written(CHAT, b"{" if "JSON" in how else asked))
+                if "client" not in how:
+                    await receive(reader)
+                elif "stream" in how:
+                    await reader.readuntil(b"\n\n")
+                else:
+                    await provider.asked()
+            await gw.quiet()
+            await gw.rt.finish_errands(1.0)
+            for _ in range(9):
+                await asyncio.sleep(0)
+            left = [type(each).__name__ for each in found()]
+    assert left == []
