@@ -113,7 +113,8 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     for warning in warnings:
         log.warning("%s", warning)
     try:
-        shared = open_shared(config.router.redis_url.reveal() if config.router.redis_url else None)
+        url = config.router.redis_url.reveal() if config.router.redis_url else None
+        shared = open_shared(url, environment.redis_timeout)
     except ValueError as error:
         raise CannotStart(f"the address of Redis cannot be used: {error}") from None
     redactor.add(*secrets_of(config, environment))

@@ -451,8 +451,10 @@ class Gateway:
 async def gateway(
     config: str | None, folder: Path, environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[Gateway]:
-    """A gateway with this configuration (YAML text) and this environment, and nothing else."""
-    known = {"PENSTOCK_DATA_DIR": str(folder / "data"), **(environ or {})}
+    """A gateway with this configuration (YAML text) and this environment, and nothing else. It waits longer for Redis than others
+    do, for these machines are busy.
+    """
+    known = {"PENSTOCK_DATA_DIR": str(folder / "data"), "PENSTOCK_REDIS_TIMEOUT": "10", **(environ or {})}
     path = None
     if config is not None:
         path = folder / "config.yaml"

@@ -44,6 +44,7 @@ VARIABLES: dict[str, str] = {
     "LITELLM_CORS_ORIGINS, LITELLM_CORS_ALLOW_CREDENTIALS": "As `allowed_origins` and `cors_allow_credentials`.",
     "REDIS_URL": "As `redis_url` of `router_settings`.",
     "REDIS_HOST, REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, REDIS_SSL": "The same in parts.",
+    "PENSTOCK_REDIS_TIMEOUT": "Seconds that a request waits for Redis before limits go on without it; default 0.05.",
     "NUM_WORKERS": "Processes that share the port, for more than one core; default 1.",
     "PENSTOCK_DRAIN_DELAY": "Seconds after a signal in which new requests are still taken; default 0.",
     "PENSTOCK_FAST_PATH": "`off`: aiohttp reads every request, where ordinary ones are else read without it; default `on`.",
@@ -80,6 +81,8 @@ class Environment(Struct, frozen=True, kw_only=True):
     config_path: Path | None = None
     database_url: Secret | None = None
     redis_url: Secret | None = None
+    redis_timeout: float = 0.05
+    """Seconds that a request waits for Redis."""
     allowed_origins: tuple[str, ...] = ()
     cors_allow_credentials: bool = False
     drain_delay: float = 0.0
@@ -117,6 +120,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         config_path=Path(config_path) if config_path else None,
         database_url=variables.secret("DATABASE_URL") or variables.postgres(),
         redis_url=variables.redis(),
+        redis_timeout=variables.seconds("PENSTOCK_REDIS_TIMEOUT", default.redis_timeout),
         allowed_origins=variables.texts("LITELLM_CORS_ORIGINS"),
         cors_allow_credentials=variables.boolean("LITELLM_CORS_ALLOW_CREDENTIALS"),
         drain_delay=variables.seconds("PENSTOCK_DRAIN_DELAY", default.drain_delay),

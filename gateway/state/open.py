@@ -65,8 +65,8 @@ def open_records(data_dir: Path, database: Database | None = None) -> tuple[Reco
     return records, []
 
 
-def open_shared(url: str | None) -> Shared:
-    """What must be agreed on right now: in the Redis at that URL, else in memory.
+def open_shared(url: str | None, patience: float) -> Shared:
+    """What must be agreed on right now: in the Redis at that URL, for which a request waits `patience` seconds, else in memory.
 
     Asks nobody yet. Raises `ValueError` for an address that is none.
     """
@@ -74,7 +74,7 @@ def open_shared(url: str | None) -> Shared:
         return MemoryShared()
     from gateway.state.shared_redis import RedisShared  # noqa: PLC0415 - its client takes 5 MB, and few gateways need it
 
-    return RedisShared(url, prefix=PREFIX)
+    return RedisShared(url, prefix=PREFIX, patience=patience)
 
 
 def _postgres(database: Database) -> Records:

@@ -6,8 +6,9 @@ in the call that brought them. Settlements go first in each round, so that what 
 and settlements of a round are steps of one script and one EVALSHA (`gateway.state.redis_calls`); under load many share it, which is
 what makes them cheap, here and in Redis.
 
-**An outage costs at most 50 ms, once.** A round that has no answer by then is over, as is one that Redis answers with an
-error (`READONLY` after a failover, `LOADING`, `OOM`): all who wait get `SharedAway`, and so does at once whoever comes later.
+**An outage costs a request at most its patience, once** (`PENSTOCK_REDIS_TIMEOUT`, 50 ms). A round that has no answer by then is
+over, as is one that Redis answers with an error (`READONLY` after a failover, `LOADING`, `OOM`): all who wait get `SharedAway`,
+and so does at once whoever comes later.
 Meanwhile a worker tries again, now and then, at nobody's cost. Redis counts as back when it has answered as
 quickly as requests need it, and has been told all settlements that were waiting.
 
@@ -66,8 +67,6 @@ from gateway.story import Signal
 
 log = logging.getLogger("penstock.shared")
 
-_PATIENCE = 0.05
-"""Seconds that a request waits for Redis, at most."""
 _LEAST = 0.01
 """Seconds that a round has at least, however long those in it have waited for the one before."""
 _CONNECTING = 1.0
@@ -153,7 +152,7 @@ class RedisShared:
         prefix: str = "penstock:",
         lease: float = LEASE,
         pause: float = 1.0,
-        patience: float = _PATIENCE,
+        patience: float,
     ) -> None:
         self._prefix = prefix
         self._lease = lease
@@ -420,8 +419,8 @@ class RedisShared:
                 return Unknown(tuple(unknown))
 
     async def _ask(self, asked: Step | Command, undo: _Undo | None = None) -> Any:
-        """Have it sent at the end of this turn of the event loop, or with the next round, and wait for the answer: 50 ms at
-        most, or 10 from then on if that is later.
+        """Have it sent at the end of this turn of the event loop, or with the next round, and wait for the answer: for as
+        long as requests do, or 10 ms from then on if that is later.
         """
         if not self.available:
             raise SharedAway(self._why)

@@ -75,7 +75,8 @@ async def test_requests_go_on(
     proxy = FaultyProxy(server.url)
     await proxy.start()
     try:
-        async with gateway(config(provider), tmp_path, {"REDIS_URL": proxy.url}) as gw:
+        environ = {"REDIS_URL": proxy.url, "PENSTOCK_REDIS_TIMEOUT": "0.3"}
+        async with gateway(config(provider), tmp_path, environ) as gw:
             await available(gw)
             key = await key_of(gw, max_budget=0.3, rpm_limit=1000, max_parallel_requests=50)
 

@@ -39,6 +39,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ({"LITELLM_CORS_ORIGINS": "https://a, https://b"}, "allowed_origins", ("https://a", "https://b")),
         ({"LITELLM_CORS_ALLOW_CREDENTIALS": "yes"}, "cors_allow_credentials", True),
         ({"PENSTOCK_DRAIN_DELAY": "5", "PENSTOCK_DRAIN_TIMEOUT": "30.5"}, "drain_timeout", 30.5),
+        ({"PENSTOCK_REDIS_TIMEOUT": "0.2"}, "redis_timeout", 0.2),
+        ({}, "redis_timeout", 0.05),
         ({"NUM_WORKERS": "4"}, "num_workers", 4),
         ({"NUM_WORKERS": ""}, "num_workers", 1),
         ({"DATABASE_URL": "postgres://u:p@h/d", "POSTGRES_HOST": "x"}, "database_url", Secret("postgres://u:p@h/d")),

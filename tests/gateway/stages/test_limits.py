@@ -582,7 +582,8 @@ async def test_a_network_that_fails(
     proxy = FaultyProxy(redis_url)
     await proxy.start()
     try:
-        async with gateway(config(provider), tmp_path, {"REDIS_URL": proxy.url}) as gw:
+        environ = {"REDIS_URL": proxy.url, "PENSTOCK_REDIS_TIMEOUT": "0.3"}
+        async with gateway(config(provider), tmp_path, environ) as gw:
             key = await key_of(gw, max_budget=0.2)
             assert (await gw.post(CHAT, question(), headers=key)).status == 200
             getattr(proxy, fault)()
@@ -725,7 +726,7 @@ async def test_two_gateways_share_a_budget(
     text = config(provider, max_budget=2.0)
     usage = {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20}
     provider.will(whole(chat_answer(usage=usage)))
-    database = await _empty_database(redis_url)
+    environ = {"REDIS_URL": await _empty_database(redis_url), "PENSTOCK_REDIS_TIMEOUT": "10"}
     statuses: Counter[int] = Counter()
     async with AsyncExitStack() as stack:
         processes = []
@@ -733,7 +734,7 @@ async def test_two_gateways_share_a_budget(
             folder = tmp_path / name
             folder.mkdir()
             (folder / "config.yaml").write_text(text)
-            made = penstock("--config", "config.yaml", folder=folder, environ={"REDIS_URL": database})
+            made = penstock("--config", "config.yaml", folder=folder, environ=environ)
             processes.append(await stack.enter_async_context(made))
 
         async def ask(process: Process, times: int) -> None:

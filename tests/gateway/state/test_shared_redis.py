@@ -329,7 +329,7 @@ async def test_never_there() -> None:
     """Without a Redis the gateway starts; whoever asks is told at once."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        store = RedisShared(f"redis://127.0.0.1:{nobody.getsockname()[1]}/0")
+        store = RedisShared(f"redis://127.0.0.1:{nobody.getsockname()[1]}/0", patience=0.05)
         async with running(store):
             assert not store.available
             assert store.degraded_since is not None
@@ -765,11 +765,6 @@ async def test_no_name_and_no_number_knocks_redis_away(redis_url: str) -> None:
         assert await shared.look([full, other]) == [2**63 - 1, 1]
         assert shared.available
     await client.aclose()
-
-
-def test_how_long_a_request_waits() -> None:
-    """At most 50 ms, if nobody says otherwise."""
-    assert RedisShared("redis://127.0.0.1:1")._patience == 0.05
 
 
 async def test_the_server_of_the_session_is_recent_enough(redis_url: str) -> None:
