@@ -2,7 +2,7 @@
 
 A CPython that was built with profile-guided optimisation runs a request with a tenth to a fifth less CPU than one that was not, and its
 first token comes 40 us earlier. What a version manager compiled by itself often was not, and no interpreter tells: so they are timed
-in turns, a few tenths of a second each. The one that runs this stays, unless another is clearly faster.
+in turns, for two seconds each. The one that runs this stays, unless another is clearly faster.
 
     python3 bench/interpreter.py    # prints the path of the one to take, and on stderr why
 
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from statistics import median
 from time import process_time
 
 NAMES = ("python3", "python3.11", "python3.12", "python3.13", "python3.14")
@@ -23,7 +24,7 @@ FOLDERS = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin")
 CLEARLY = 0.85
 """Of the time of the one that runs this: less is no noise."""
 _ROUNDS = 9
-_TURNS = 3
+_TURNS = 7
 _MEASURE = "--measure"
 
 
@@ -84,13 +85,14 @@ def best(own: str, taken: Mapping[str, float]) -> str:
 
 
 def _all_measured(paths: Iterable[str]) -> dict[str, float]:
-    """Their best times of several turns: what slows down one turn of one of them must not decide."""
-    taken: dict[str, float] = {}
-    for path in [*dict.fromkeys(paths)] * _TURNS:
-        told = measured(path)
-        if told is not None:
-            taken[told[0]] = min(told[1], taken.get(told[0], told[1]))
-    return taken
+    """How long each takes, as a multiple of the quickest: the median of several turns, for a machine may be slow for one of them."""
+    running = dict.fromkeys(told[0] for path in paths if (told := measured(path)) is not None)  # several may lead to the same one
+    multiples: dict[str, list[float]] = {path: [] for path in running}
+    for _ in range(_TURNS):
+        turn = dict(told for path in running if (told := measured(path)) is not None)
+        for path, took in turn.items():
+            multiples[path].append(took / min(turn.values()))
+    return {path: median(turns) for path, turns in multiples.items() if turns}
 
 
 def main(arguments: list[str]) -> int:
