@@ -86,10 +86,11 @@ def best(own: str, taken: Mapping[str, float]) -> str:
 
 def _all_measured(paths: Iterable[str]) -> dict[str, float]:
     """How long each takes, as a multiple of the quickest: the median of several turns, for a machine may be slow for one of them."""
-    running = dict.fromkeys(told[0] for path in paths if (told := measured(path)) is not None)  # several may lead to the same one
+    # Several paths may lead to the same one.
+    running = {found[0] for found in map(measured, paths) if found is not None}
     multiples: dict[str, list[float]] = {path: [] for path in running}
     for _ in range(_TURNS):
-        turn = dict(told for path in running if (told := measured(path)) is not None)
+        turn = dict(found for found in map(measured, running) if found is not None)
         for path, took in turn.items():
             multiples[path].append(took / min(turn.values()))
     return {path: median(turns) for path, turns in multiples.items() if turns}
