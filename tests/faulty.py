@@ -2,7 +2,7 @@
 
 It listens on one port for its whole life, so that a client finds it again. `refuse` hangs up on whoever is connected and
 lets nobody in; `stall` takes connections and bytes and passes none on; `reset` cuts all connections once; `slow` delays
-each piece; `half_close` ends the server's side and leaves the client's open; `cut_after` resets a connection when so many
+each piece, or each that is larger than so many bytes; `half_close` ends the server's side and leaves the client's open; `cut_after` resets a connection when so many
 bytes of the server's have passed; `lose_answer_to` lets the words through to the server and resets the connection when it
 answers: the client cannot know whether they arrived. `heal` ends all of them; what a stalled connection held back stays lost.
 """
@@ -37,7 +37,7 @@ class FaultyProxy:
 
     def _clear(self) -> None:
         self._refusing = self._stalling = False
-        self._delay = 0.0
+        self._delay, self._largest_quick = 0.0, 0
         self._bytes_left: int | None = None
         self._words = b""
 
@@ -62,8 +62,8 @@ class FaultyProxy:
     def stall(self) -> None:
         self._stalling = True
 
-    def slow(self, seconds: float) -> None:
-        self._delay = seconds
+    def slow(self, seconds: float, above: int = 0) -> None:
+        self._delay, self._largest_quick = seconds, above
 
     def cut_after(self, count: int) -> None:
         self._bytes_left = count
@@ -119,7 +119,7 @@ class FaultyProxy:
     ) -> None:
         with suppress(OSError):
             while piece := await reader.read(65536):
-                if self._delay:
+                if len(piece) > self._largest_quick and self._delay:
                     await asyncio.sleep(self._delay)
                 if self._stalling:
                     continue

@@ -24,6 +24,11 @@ SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()  # Redis 
 
 Word: TypeAlias = str | int
 
+_MOST = 2**60
+"""The largest amount that Redis is told; its counters have room for some more."""
+_EXACT = 2**53
+"""Up to here a script's numbers are exact; a larger one is told as text."""
+
 _packing = msgspec.msgpack.Encoder()
 _unpacking = msgspec.msgpack.Decoder(list[Any])
 
@@ -78,6 +83,18 @@ class Calls:
             return of_steps
         steps, others = iter(of_steps), iter(replies[scripts:])
         return [next(steps if isinstance(one, Step) else others) for one in self._asked]
+
+
+def microseconds(seconds: float) -> int:
+    """A span as the script is told it."""
+    return int(seconds * 1_000_000)
+
+
+def amount_word(amount: int) -> Word:
+    """An amount as the script is told it, no larger than Redis can count: a billion dollars, or so many tokens."""
+    if -_EXACT < amount < _EXACT:
+        return amount
+    return str(max(-_MOST, min(amount, _MOST)))
 
 
 def _arguments(steps: Sequence[Step]) -> tuple[Any, ...]:

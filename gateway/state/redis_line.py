@@ -58,6 +58,20 @@ class RedisLine(asyncio.Protocol):
         self._timer = self._loop.call_later(max(0.0, patience - _GRACE), self._late, patience)
         self._transport.write(b"".join(map(packed, commands)))
 
+    async def ask(self, commands: Sequence[Command], patience: float) -> list[Any]:
+        """The same for a task, which gets the answers. Raises what `done` would be told if there are none."""
+        told: asyncio.Future[list[Any] | Exception] = self._loop.create_future()
+
+        def done(answers: list[Any] | Exception) -> None:
+            if not told.done():  # a task that was cancelled does not wait any more
+                told.set_result(answers)
+
+        self.exchange(commands, patience, done)
+        answers = await told
+        if isinstance(answers, Exception):
+            raise answers
+        return answers
+
     def close(self) -> None:
         """End it now. An exchange that is under way is over."""
         self._end(ConnectionError("the connection was closed"), tell=False)

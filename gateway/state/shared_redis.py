@@ -8,9 +8,9 @@ what makes them cheap, here and in Redis.
 
 **An outage costs a request at most its patience, once** (`PENSTOCK_REDIS_TIMEOUT`, 50 ms). A round that has no answer by then is
 over, as is one that Redis answers with an error (`READONLY` after a failover, `LOADING`, `OOM`): all who wait get `SharedAway`,
-and so does at once whoever comes later.
-Meanwhile a worker tries again, now and then, at nobody's cost. Redis counts as back when it has answered as
-quickly as requests need it, and has been told all settlements that were waiting.
+and so does at once whoever comes later. Meanwhile a worker tries again, now and then, at nobody's cost. Redis counts as back
+when it has answered as quickly as requests need it, and has then been told all settlements that were waiting, for which there is
+more time.
 
 A take with its settlement, of four windows, costs this process 90 us alone and 25 each among thirty, and Redis 90 and 37
 (CPython 3.11; as calls of their own, through redis-py's streams, it was 180 and 60, and 147 and 69).
@@ -30,10 +30,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
-from math import inf
+from math import ceil, inf
 from time import monotonic, time
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -44,9 +44,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from gateway.state.redis_calls import Calls, Step, Word
+from gateway.state.redis_calls import Calls, Step, Word, amount_word, microseconds
 from gateway.state.redis_line import Command, RedisLine, open_line
 from gateway.state.redis_news import RedisNews
+from gateway.state.redis_settlements import BATCH as SETTLEMENTS
+from gateway.state.redis_settlements import Settlement, Settlements
 from gateway.state.shared import (
     BUDGET_IDLE,
     BUDGET_SLACK,
@@ -71,19 +73,18 @@ _LEAST = 0.01
 """Seconds that a round has at least, however long those in it have waited for the one before."""
 _CONNECTING = 1.0
 """Seconds for a connection, for which no request waits."""
+_TELLING = 1.0
+"""Seconds for a round of news to a Redis that is not used yet: with less, a busy machine would begin them all again, for ever."""
 _GATHERING = 0.005
 """Seconds that settlements wait for others."""
 _BATCH = 200
-"""Settlements, holds or renewals per step; of settlements, per round too."""
+"""Holds or renewals per step."""
 _FEW = 4
 """Steps of news up to which a round is as quick as any; one that brings more has all the time that there is."""
 _MANY = 2_000
 """Holds or renewals per round: Redis needs 3 us for each, and requests wait for it."""
-_MOST = 2**60
-"""The largest amount that Redis is told; its counters have room for some more."""
-_EXACT = 2**53
-"""Up to here a script's numbers are exact; a larger one is told as text."""
-
+_TIMES = 3
+"""How often a Redis that comes back is told all that waits, at most, before it is used."""
 _LOST = "lost"
 """The channel on which the names of missing counters are told."""
 
@@ -97,13 +98,10 @@ _OPTIONS: dict[str, Any] = {
     "driver_info": None,
 }
 
-_Entry: TypeAlias = tuple[str, str, str, Word, Word, Word, Word]
-"""A settlement: key, kind, mark, when taken, amount taken, real amount, span in us or holder."""
-
 _Held: TypeAlias = tuple[str, str, str, int, Word]
 """What an open ticket holds: kind, key, mark, when taken in us, amount."""
 
-_Undo: TypeAlias = Callable[[], Sequence[_Entry]]
+_Undo: TypeAlias = Callable[[], Sequence[Settlement]]
 
 
 class _Question(Struct, eq=False):
@@ -173,11 +171,7 @@ class RedisShared:
         self._is_beginning = False
         """A round begins at the end of this turn of the event loop."""
         self._gathering: asyncio.TimerHandle | None = None
-        self._settlements: deque[_Entry] = deque()
-        self._charges: defaultdict[str, int] = defaultdict(int)
-        self._unconfirmed: tuple[int, list[_Entry]] | None = None
-        self._batches = count(1)
-        self._last_batch = 0
+        self._settlements = Settlements(self._process, self._key)
         self._held: dict[str, list[_Held]] = {}
         """Slots and budgets of open tickets, by the ticket's id."""
         self._untold: set[str] = set()
@@ -218,7 +212,7 @@ class RedisShared:
             if window.kind == "rate":
                 continue
             ticket.taken.append(Taken(window.kind, window.name, window.amount, window.seconds, (mark, 0)))
-            held = (window.kind, self._key(window.kind, window.name), mark, 0, _bounded(window.amount))
+            held = (window.kind, self._key(window.kind, window.name), mark, 0, amount_word(window.amount))
             self._held.setdefault(ticket.id, []).append(held)
             (self._to_hold if window.kind == "budget" else self._to_renew).append((ticket.id, held))
             self._untold.add(mark)
@@ -232,34 +226,41 @@ class RedisShared:
         ticket.is_settled = True
         self._held.pop(ticket.id, None)
         told = ""
+        settlements: list[Settlement] = []
         for taken, amount in outcome(ticket, actual):
             mark, when = taken.place
             if mark not in self._untold:
                 if mark == told and taken.kind == "rate" and amount == taken.amount:
-                    continue  # nothing to correct, and another entry says that the take is settled
+                    continue  # nothing to correct, and another one says that the take is settled
                 told = mark
-                self._settlements.append(self._entry(ticket, taken, mark, when, amount))
-            elif taken.kind == "budget":  # summed up, so that an outage may last
-                self._charges[taken.name] += amount
+                settlements.append(self._settlements.of(ticket, taken, mark, when, amount))
+            elif taken.kind == "budget":
+                self._settlements.charge(taken.name, amount)
+        self._settlements.add(settlements)
         self._untold.difference_update(taken.place[0] for taken in ticket.taken)
         self._send_soon()
 
     def charge(self, name: str, amount: int) -> None:
         """See `Shared`."""
-        self._charges[name] += amount
+        self._settlements.charge(name, amount)
         self._send_soon()
 
     async def seed(self, window: Window, amount: int) -> bool:
         """See `Shared`."""
         keep_until = 0 if window.ends is None else (window.ends + BUDGET_SLACK) * 1000
         keys = (self._key("budget", window.name),)
-        return bool(await self._ask(Step(keys, ("seed", _bounded(amount), BUDGET_IDLE * 1000, keep_until))))
+        return bool(
+            await self._ask(Step(keys, ("seed", amount_word(amount), BUDGET_IDLE * 1000, keep_until)))
+        )
 
     async def look(self, windows: Sequence[Window]) -> list[int | None]:
         """See `Shared`."""
         if not windows:
             return []
-        words = ["look", *(word for window in windows for word in (window.kind, _span(window.seconds)))]
+        words = [
+            "look",
+            *(word for window in windows for word in (window.kind, microseconds(window.seconds))),
+        ]
         keys = [self._key(window.kind, window.name) for window in windows]
         used = await self._ask(Step(keys, words))
         return [None if number is False else int(number) for number in used]
@@ -300,10 +301,12 @@ class RedisShared:
 
     async def close(self) -> None:
         """See `Shared`."""
-        if self._has_settlements():
-            await self._connect()
-            await self._tell_all_but(0, 0)
         self._refuse("Redis is not used any more")
+        if self._settlements:
+            await self._connect()
+            while self._settlements and self._line is not None:
+                await self._tell()
+            self._refuse("Redis is not used any more")
         await self._news.close()
 
     async def _stay_connected(self) -> None:
@@ -324,33 +327,45 @@ class RedisShared:
             self._begin_soon()
 
     async def _connect(self) -> None:
-        """Make it available: if it is there, answers as quickly as requests need it, and knows all that was to be told."""
+        """While it is away: use it again if it is there, answers as quickly as requests need it, and has been told what it must know."""
         self._hang_up()
         self._is_lost.clear()
         try:
             self._line = line = await open_line(self._pool, _CONNECTING, self._degrade)
-        except (RedisError, OSError) as error:
+            await line.ask([("PING",)], self._patience)
+        except (RedisError, OSError, ValueError) as error:
             self._degrade(error)
             return
         self._renew_all()
         self._hold_again(None)
-        # So much is told by the next round too, before anybody takes; and there is more all the time.
-        await self._tell_all_but(_BATCH, _MANY)
+        await self._tell()  # the next round tells the rest, before anybody takes
         if self._line is line and not self.available:
             self.degraded_since = None
             log.info("Redis is available")
             self._begin_soon()
 
-    async def _tell_all_but(self, settlements: int, others: int) -> None:
-        """Have rounds until no more than so much is left to be told, as long as the connection lasts."""
+    async def _tell(self) -> None:
+        """Have rounds, as long as the connection lasts, until one more would tell the rest. Under load there is more after each
+        of them, so it ends when everything that waited has been told a few times.
+        """
         line = self._line
-        while self._line is line and line is not None:
-            self._begin_round()
-            if self._round is not None:
-                await self._round.ended
-            is_settled = len(self._settlements) + len(self._charges) <= settlements
-            if is_settled and max(len(self._to_hold), len(self._to_renew)) <= others:
+        for _ in range(_TIMES):
+            for _ in range(self._rounds()):
+                self._begin_round()
+                if self._round is not None:
+                    await self._round.ended
+                if self._line is not line or line is None:
+                    return
+            if self._rounds() <= 1:
                 return
+
+    def _rounds(self) -> int:
+        """How many it takes to tell all that is to be told now."""
+        return max(
+            1 if self._settlements or self._renewal_is_due else 0,
+            ceil(len(self._settlements) / SETTLEMENTS),
+            ceil(max(len(self._to_hold), len(self._to_renew)) / _MANY),
+        )
 
     def _hang_up(self) -> None:
         """A round that is under way ends, its answers unknown."""
@@ -386,10 +401,10 @@ class RedisShared:
         words: list[Word] = ["take", mark, ticket.id, int(self._lease * 1000)]
         for w in windows:
             keys.append(self._key(w.kind, w.name))
-            words += (w.kind, _bounded(w.amount), _bounded(w.limit), _kept(w), (w.ends or 0) * 1000)
+            words += (w.kind, amount_word(w.amount), amount_word(w.limit), _kept(w), (w.ends or 0) * 1000)
 
-        def undo() -> list[_Entry]:
-            return [self._entry(ticket, taken, mark, "", 0) for taken in takens]
+        def undo() -> list[Settlement]:
+            return [self._settlements.of(ticket, taken, mark, "", 0) for taken in takens]
 
         answer = await self._ask(Step(keys, words), undo)
         match answer[0]:
@@ -401,7 +416,7 @@ class RedisShared:
                     taken.place = mark, answer[1]
                 ticket.taken += takens
                 if held := [
-                    (t.kind, self._key(t.kind, t.name), mark, answer[1], _bounded(t.amount))
+                    (t.kind, self._key(t.kind, t.name), mark, answer[1], amount_word(t.amount))
                     for t in takens
                     if t.kind != "rate"
                 ]:
@@ -462,7 +477,7 @@ class RedisShared:
         if asked:
             now = monotonic()
             since = questions[0].since if questions and len(asked) - len(questions) < _FEW else now
-            until = max(since + self._patience, now + _LEAST)
+            until = max(since + self._patience, now + _LEAST) if self.available else now + _TELLING
             self._round = _Round(self._line, Calls(asked), questions, until, Signal())
             self._exchange(self._round.calls.commands)
 
@@ -489,7 +504,7 @@ class RedisShared:
                     self._give_back(question.undo())
                 question.end(None, self._why)
         else:
-            self._unconfirmed = None
+            self._settlements.confirmed()
             for question, answer in zip(
                 this.questions, replies[len(replies) - len(this.questions) :], strict=True
             ):
@@ -504,18 +519,15 @@ class RedisShared:
 
     def _housekeeping(self) -> Iterator[Step | Command]:
         """What is told before anybody takes: settlements, then what is held. A slot that was freed a moment ago is not renewed."""
-        if self._unconfirmed is None and self._has_settlements():
-            self._last_batch = next(self._batches)
-            self._unconfirmed = self._last_batch, list(self._some_settlements())
-        if self._unconfirmed is not None:
-            number, entries = self._unconfirmed
-            keys = [self._process, *(entry[0] for entry in entries)]
-            yield Step(keys, ["settle", number, *(word for entry in entries for word in entry[1:])])
+        if (settlements := self._settlements.step()) is not None:
+            yield settlements
         budgets = self._some(self._to_hold)
         for start in range(0, len(budgets), _BATCH):
             part = [held for _, held in budgets[start : start + _BATCH]]
             keys = [self._process, *(held[1] for held in part)]
-            yield Step(keys, ["hold", self._last_batch, *(word for held in part for word in held[2:])])
+            yield Step(
+                keys, ["hold", self._settlements.last_batch, *(word for held in part for word in held[2:])]
+            )
         slots = self._some(self._to_renew)
         if slots or self._renewal_is_due:
             self._renewal_is_due = False
@@ -534,38 +546,16 @@ class RedisShared:
                 self._untold.discard(held[2])
         return some
 
-    # -- settlements -------------------------------------------------------------------------------------------------
+    # -- what is held, and what is given back ------------------------------------------------------------------------
 
-    def _entry(self, ticket: Ticket, taken: Taken, mark: str, when: int | str, real: int) -> _Entry:
-        last = ticket.id if taken.kind == "slots" else _span(taken.seconds)
-        amounts = _bounded(taken.amount), _bounded(real)
-        return self._key(taken.kind, taken.name), taken.kind, mark, when, *amounts, last
-
-    def _give_back(self, entries: Sequence[_Entry]) -> None:
-        self._settlements.extend(entries)
+    def _give_back(self, settlements: Sequence[Settlement]) -> None:
+        self._settlements.add(settlements)
         self._send_soon()
 
     def _give_back_taken(self, question: _Question, answer: Any) -> None:
         """Nobody wants what this answer says any more."""
         if question.undo is not None and answer[0] == "taken":
             self._give_back(question.undo())
-
-    def _has_settlements(self) -> bool:
-        return bool(self._unconfirmed or self._settlements or self._charges)
-
-    def _some_settlements(self) -> Iterator[_Entry]:
-        """A batch of them; what one take took is never split, because its mark goes when it is settled."""
-        number = 0
-        mark = ""
-        while self._settlements and (number < _BATCH or self._settlements[0][2] == mark):
-            entry = self._settlements.popleft()
-            mark = entry[2]
-            number += 1
-            yield entry
-        while self._charges and number < _BATCH:
-            name, amount = self._charges.popitem()
-            number += 1
-            yield self._key("budget", name), "budget", "", 0, 0, _bounded(amount), 0
 
     def _send_soon(self) -> None:
         if self._gathering is None:
@@ -595,17 +585,6 @@ class RedisShared:
         return f"{self._prefix}{kind}:{name}"
 
 
-def _span(seconds: float) -> int:
-    return int(seconds * 1_000_000)
-
-
-def _bounded(amount: int) -> Word:
-    """What Redis can count: a billion dollars, or so many tokens."""
-    if -_EXACT < amount < _EXACT:
-        return amount
-    return str(max(-_MOST, min(amount, _MOST)))
-
-
 def _kept(window: Window) -> int:
     """The span of a rate in us; how long a budget without an end is kept in ms."""
-    return BUDGET_IDLE * 1000 if window.kind == "budget" else _span(window.seconds)
+    return BUDGET_IDLE * 1000 if window.kind == "budget" else microseconds(window.seconds)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -24,6 +27,8 @@ from tests.harness import (
     events,
     gateway,
     hang,
+    message_answer,
+    message_events,
     no_cycles,
     receive,
     whole,
@@ -255,6 +260,7 @@ async def test_many_at_once(provider: FakeProvider, gw: Gateway) -> None:
     assert all(gw.rt.health.of(row.deployment_id).in_flight == 0 for row in rows)
 
 
+OF_A_REQUEST = (Exchange, Answer, ClientWriter, Story, Signal)
 REFUSED = whole({"error": {"message": "no"}}, 500)
 CUT = chat_events("a", done=False)
 ENDS: dict[str, tuple[Any, ...]] = {
@@ -294,7 +300,7 @@ async def test_a_request_that_is_over_is_freed(
             gw.rt.limits.between_events = 0.01
         if how == "a stream that never begins":
             gw.rt.limits.first_event = 0.01
-        with no_cycles(Exchange, Answer, ClientWriter, Story, Signal) as found:
+        with no_cycles(*OF_A_REQUEST) as found:
             async with gw.connect() as (reader, writer):
                 writer.write(written(CHAT, b"{" if "JSON" in how else asked))
                 if "client" not in how:
@@ -303,9 +309,73 @@ async def test_a_request_that_is_over_is_freed(
                     await reader.readuntil(b"\n\n")
                 else:
                     await provider.asked()
-            await gw.quiet()
-            await gw.rt.finish_errands(1.0)
-            for _ in range(9):
-                await asyncio.sleep(0)
-            left = [type(each).__name__ for each in found()]
-    assert left == []
+            assert await _left(gw, found) == []
+
+
+def _gemini(text: str, **more: Any) -> dict[str, Any]:
+    said = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0, **more}
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
+    return {"candidates": [said], "usageMetadata": usage, "modelVersion": "m", "responseId": "r"}
+
+
+OTHERS = {
+    "openai/m": (chat_events("a"), chat_answer()),
+    "anthropic/m": (message_events("a"), message_answer()),
+    "gemini/m": (
+        [
+            b"data: %b\n\n" % json.dumps(said).encode()
+            for said in (_gemini("a"), _gemini("b", finishReason="STOP"))
+        ],
+        _gemini("a", finishReason="STOP"),
+    ),
+}
+"""What a provider of each format streams and answers."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("model", OTHERS)
+async def test_a_request_of_any_format_is_freed(
+    provider: FakeProvider, tmp_path: Path, model: str, path: str, stream: bool
+) -> None:
+    """Whoever asks whom."""
+    streamed, answered = OTHERS[model]
+    provider.will(events(streamed) if stream else whole(answered))
+    base = f"{provider.url}/v1" if model == "openai/m" else provider.url
+    async with gateway(config_of(entry("m", model, base)), tmp_path) as gw:
+        with no_cycles(*OF_A_REQUEST) as found:
+            async with gw.connect() as (reader, writer):
+                writer.write(written(path, question(model="m", stream=stream)))
+                received = await receive(reader)
+            assert await _left(gw, found) == []
+    assert (received.status, received.complete) == (200, True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_waits_for_servers_is_freed(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, database_url: str, stream: bool
+) -> None:
+    """One that Redis admits and one that it refuses, with rows in Postgres."""
+    provider.will(events(chat_events("a")) if stream else whole(chat_answer()))
+    key = {"key": f"sk-{uuid4().hex}", "rpm_limit": 1, "max_parallel_requests": 9}
+    config = config_for(provider, general_settings={"master_key": "sk-the-master-key"}, virtual_keys=[key])
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database_url}
+    async with gateway(config, tmp_path, environ) as gw:
+        with no_cycles(*OF_A_REQUEST) as found:
+            statuses = []
+            for _ in range(2):
+                async with gw.connect() as (reader, writer):
+                    head = {"authorization": f"Bearer {key['key']}"}
+                    writer.write(written(CHAT, question(stream=stream), headers=head))
+                    statuses.append((await receive(reader)).status)
+            assert await _left(gw, found) == []
+    assert statuses == [200, 429]
+
+
+async def _left(gw: Gateway, found: Callable[[], list[object]]) -> list[str]:
+    """What is still there of requests that are over."""
+    await gw.quiet()
+    await gw.rt.finish_errands(1.0)
+    for _ in range(9):
+        await asyncio.sleep(0)
+    return [type(each).__name__ for each in found()]

@@ -53,13 +53,7 @@ async def begun(line: RedisLine) -> asyncio.Future[list[Any] | Exception]:
 
 
 async def said(line: RedisLine, *commands: Command, patience: float = 10.0) -> list[Any]:
-    """The answers. Raises what ended it."""
-    answers: asyncio.Future[list[Any] | Exception] = asyncio.get_running_loop().create_future()
-    line.exchange(commands, patience, answers.set_result)
-    result = await answers
-    if isinstance(result, Exception):
-        raise result
-    return result
+    return await line.ask(commands, patience)
 
 
 # -- bytes -------------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ async def told(shared: Shared) -> None:
         redis = shared
 
         async def is_told() -> bool:
-            return not redis._has_settlements()
+            return not redis._settlements
 
         await until(is_told)
 

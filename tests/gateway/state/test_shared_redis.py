@@ -419,7 +419,13 @@ async def test_what_ends_before_it_is_held_again(server: Server) -> None:
                 assert await store.seed(spend, 40)
             else:
                 await server.tell("HSET", f"{store._prefix}budget:b", "e", "1" + 20 * "0")
-            late = ("hold", store._last_batch, ticket.taken[0].place[0], ticket.taken[0].place[1], 10)
+            late = (
+                "hold",
+                store._settlements.last_batch,
+                ticket.taken[0].place[0],
+                ticket.taken[0].place[1],
+                10,
+            )
             store.settle(ticket, {"b": 3})
             await told(store)
             await store._ask(Step((store._process, f"{store._prefix}budget:b"), late))
@@ -558,11 +564,42 @@ async def test_very_many_open_requests(server: Server) -> None:
         server.start()
         await away(store)
         await available(store)
+        store._patience = 30.0
         spend = budget("b", 1, number)
         assert await store.take([spend]) == Unknown((spend,))
         await store.seed(spend, 0)
         assert await store.take([spend]) == Refusal(spend, number, None)
         assert await store.look([slots("p", 10**6)]) == [number]
+
+
+async def test_there_is_time_to_tell_what_is_held(server: Server) -> None:
+    """No request waits for a Redis that is not used yet, so what it must know may take longer than they have patience."""
+    proxy = FaultyProxy(server.url)
+    await proxy.start()
+    proxy.slow(0.1, above=1000)
+    store = RedisShared(proxy.url, pause=0.05, patience=0.05)
+    for _ in range(200):
+        store.hold([budget("b", 1, 10**9)])
+    async with running(store):
+        await available(store)
+    await proxy.close()
+
+
+async def test_one_that_is_slow_is_told_nothing(server: Server) -> None:
+    """It is not used, and not kept busy either."""
+    proxy = FaultyProxy(server.url)
+    await proxy.start()
+    proxy.slow(0.1)
+    store = RedisShared(proxy.url, pause=0.05, patience=0.05)
+    store.hold([budget("b", 1, 10**9)])
+    async with running(store):
+        while proxy.accepted < 4:
+            await asyncio.sleep(0.01)
+        assert not store.available
+        assert "EVAL" not in str(await server.tell("INFO", "commandstats")).upper()
+        proxy.heal()
+        await available(store)
+    await proxy.close()
 
 
 async def test_it_is_back_while_requests_end(server: Server) -> None:
