@@ -37,14 +37,6 @@ async def line_to(url: str, lost: list[Exception] | None = None, **options: Any)
         line.close()
 
 
-async def ready(server: Server) -> str:
-    """Its URL, as soon as it answers."""
-    while True:
-        with suppress(RedisError):
-            await server.tell("PING")
-            return server.url
-
-
 async def begun(line: RedisLine) -> asyncio.Future[list[Any] | Exception]:
     """What it will be told."""
     told: asyncio.Future[list[Any] | Exception] = asyncio.get_running_loop().create_future()
@@ -182,7 +174,7 @@ async def test_an_end_in_the_middle() -> None:
 async def test_an_end_while_nothing_is_asked(server: Server) -> None:
     """It is told at once, not to the next request."""
     lost: list[Exception] = []
-    async with line_to(await ready(server), lost) as line:
+    async with line_to(server.url, lost) as line:
         assert await said(line, ("PING",)) == [b"PONG"]
         server.stop()
         while not lost:
@@ -256,7 +248,6 @@ async def test_an_end_at_the_beginning(delay: float, *, resets: bool) -> None:
 
 async def test_a_password_and_a_database(server: Server) -> None:
     """Without it nobody gets in; with it one is where one wants to be."""
-    await ready(server)
     await server.tell("CONFIG", "SET", "requirepass", "open sesame")
     url = server.url.replace("redis://", "redis://:open%20sesame@").replace("/0", "/3")
     async with line_to(url) as line:

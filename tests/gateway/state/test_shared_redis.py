@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+import redis
 import uvloop
 from hypothesis import settings
 from redis.asyncio import Redis
@@ -57,6 +59,15 @@ class Server:
             start_new_session=True,
         )
 
+    def wait(self) -> None:
+        """Until it answers."""
+        with redis.Redis.from_url(self.url) as client:
+            while True:
+                with suppress(redis.ConnectionError):
+                    client.ping()
+                    return
+                time.sleep(0.01)
+
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -81,6 +92,7 @@ def server() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="penstock-redis-") as folder:
         server = Server(folder)
         server.start()
+        server.wait()
         try:
             yield server
         finally:
@@ -530,8 +542,6 @@ async def _evalshas(server: Server) -> int:
 
 async def test_a_script_that_is_forgotten(server: Server) -> None:
     """Redis is told it again, whoever may call it: nobody notices, and nothing is done twice."""
-    async with connected(server):
-        pass  # it is there
     await server.tell("ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all", "-script")
     store = RedisShared(server.url.replace("redis://", "redis://few:pw@"), pause=0.05, patience=1.0)
     async with running(store):
