@@ -40,8 +40,8 @@ class Databases:
 
     @property
     def env(self) -> dict[str, str]:
-        """What tells a gateway to use them."""
-        return {"REDIS_URL": self.redis_url, "DATABASE_URL": self.database_url}
+        """What tells a gateway to use them, also if the machine is so busy that it would do without Redis."""
+        return {"REDIS_URL": self.redis_url, "PENSTOCK_REDIS_TIMEOUT": "5", "DATABASE_URL": self.database_url}
 
     def admit(self, url: str) -> dict[str, str]:
         """Make a key with a budget, request, token and parallel limits in the gateway at `url`; the headers that show it."""

@@ -52,7 +52,8 @@ async def test_what_they_do_is_counted(both: Databases) -> None:
 
 def test_a_gateway_is_told_of_them(both: Databases) -> None:
     """By the variables that any deployment uses."""
-    assert both.env == {"REDIS_URL": both.redis_url, "DATABASE_URL": both.database_url}
+    assert both.env["REDIS_URL"] == both.redis_url
+    assert both.env["DATABASE_URL"] == both.database_url
 
 
 def test_a_key_is_made_under_every_limit() -> None:
