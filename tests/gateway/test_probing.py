@@ -87,7 +87,8 @@ async def test_no_provider_is_flooded(provider: FakeProvider, tmp_path: Path) ->
         gw.rt.limits.between_probes = 0.05
         begun = gw.rt.now()
         await asyncio.gather(probe_all(gw.rt, "m"), probe_all(gw.rt, "m"))
-        assert gw.rt.now() - begun >= 0.15
+        # Three times in between, each up to a millisecond early: the loop counts in whole ones.
+        assert gw.rt.now() - begun >= 0.147
 
 
 async def test_budgets_bind_probes_too(provider: FakeProvider, tmp_path: Path) -> None:
