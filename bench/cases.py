@@ -41,6 +41,7 @@ class Subject:
     errors: Counter[str] = field(default_factory=Counter)
     load_bound: list[str] = field(default_factory=list)
     foreign: float = 0.0  # most cores that other programs used in a window
+    stolen: float = 0.0  # most cores that the machine's host gave to others in a window
 
     def shares(self, before: Figures, tally: Tally, case: str) -> Figures:
         """What the databases have done since `before`, for each request that was asked."""
@@ -63,6 +64,7 @@ class Subject:
         for problem, count in tally.errors.items():
             self.errors[f"{case}: {problem}"] += count
         self.foreign = max(self.foreign, tally.foreign)
+        self.stolen = max(self.stolen, tally.stolen)
         if tally.load_bound:
             self.load_bound.append(case)
         return tally

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from bench.loop import Loop, Wire
-from bench.machine import SPARE_CORES, busy_seconds, cpu_seconds, wait_until_idle
+from bench.machine import SPARE_CORES, busy_and_stolen, cpu_seconds, wait_until_idle
 from bench.provider import ANSWER
 
 KEY = "sk-bench-8c1f0e6b5d7a4932"
@@ -109,6 +109,7 @@ class Tally:
     own_cpu: float = 0.0  # of this process, seconds
     provider_cpu: float = 0.0
     foreign: float = 0.0  # cores that other programs used meanwhile
+    stolen: float = 0.0  # cores that the machine's host gave to others meanwhile
     asked: int = 0  # all requests that were sent, before and after the window too
     begun: int = 0
     done: int = 0
@@ -186,18 +187,17 @@ class Load:
         """Measure for `seconds`."""
         tally = self.tally = Tally()
         start, own = time.monotonic(), time.process_time()
-        gateway, provider, everybody = (
-            cpu_seconds(watched.gateway),
-            cpu_seconds(watched.provider),
-            busy_seconds(),
-        )
+        gateway, provider = cpu_seconds(watched.gateway), cpu_seconds(watched.provider)
+        busy, stolen = busy_and_stolen()
         self.loop.run(time.monotonic() + seconds)
         tally.seconds = time.monotonic() - start
         tally.cpu = tally.cpu_in_window = cpu_seconds(watched.gateway) - gateway
         tally.own_cpu = time.process_time() - own
         tally.provider_cpu = cpu_seconds(watched.provider) - provider
         ours = tally.cpu + tally.own_cpu + tally.provider_cpu
-        tally.foreign = max(0.0, (busy_seconds() - everybody - ours) / tally.seconds)
+        busy, stolen = (now - before for now, before in zip(busy_and_stolen(), (busy, stolen), strict=True))
+        tally.foreign = max(0.0, (busy - ours) / tally.seconds)
+        tally.stolen = stolen / tally.seconds
         return tally
 
     def begun(self) -> int:

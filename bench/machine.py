@@ -44,12 +44,16 @@ def cpu_seconds(pid: int | None) -> float:
     return total / 1e9
 
 
-def busy_seconds() -> float:
-    """CPU time that everybody on this machine has used, to a hundredth of a second."""
-    user, nice, system, _idle, _waiting, *interrupts = map(
-        int, Path("/proc/stat").read_text().partition("\n")[0].split()[1:8]
+def busy_and_stolen() -> tuple[float, float]:
+    """CPU time that everybody on this machine has used, and that its host gave to others while somebody here wanted it.
+
+    Seconds of all cores together, to a hundredth (proc_stat(5)).
+    """
+    user, nice, system, _idle, _waiting, *interrupts, stolen = map(
+        int, Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
     )
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    tick = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + sum(interrupts)) / tick, stolen / tick
 
 
 def resident_mb(pid: int | None) -> float:

@@ -65,6 +65,7 @@ FIGURES = {
     "postgres_transactions_latency": ("Postgres: transactions that wrote per request, 50 requests/s", "", 2),
     "errors": ("errors", "", 0),
     "foreign": ("other programs on the machine, worst window", "cores", 2),
+    "stolen": ("taken by the machine's host, worst window", "cores", 2),
 }
 
 

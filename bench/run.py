@@ -88,7 +88,7 @@ def measure(subject: Subject, seconds: float, measured: Cases) -> Figures:
 def told(subject: Subject, figures: Figures) -> Figures:
     """The figures with the number of errors; what was odd is said."""
     figures["errors"] = subject.errors.total()
-    figures["foreign"] = subject.foreign
+    figures["foreign"], figures["stolen"] = subject.foreign, subject.stolen
     figures |= {f"load_bound: {case}": 1 for case in subject.load_bound}
     for problem, count in subject.errors.items():
         print(f"    {problem}: {count}", flush=True)

@@ -58,10 +58,10 @@ def test_where_there_is_no_gateway_streams_are_as_many_as_may_be(provider: Provi
 def test_what_went_wrong_is_remembered() -> None:
     """Errors are counted by case, and where the load was the limit is noted."""
     subject = Subject("x", "http://127.0.0.1:1", Watched(1))
-    tally = Tally(seconds=1, own_cpu=0.99, cpu_in_window=0.1, asked=7, foreign=0.4)
+    tally = Tally(seconds=1, own_cpu=0.99, cpu_in_window=0.1, asked=7, foreign=0.4, stolen=0.2)
     tally.errors["cut"] += 2
     subject.note("some case", tally)
     assert subject.errors == {"some case: cut": 2}
     assert subject.load_bound == ["some case"]
     assert subject.asked == 7
-    assert subject.foreign == 0.4
+    assert (subject.foreign, subject.stolen) == (0.4, 0.2)
