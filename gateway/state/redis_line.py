@@ -137,14 +137,24 @@ async def open_line(pool: ConnectionPool, seconds: float, lost: Callable[[Except
         await asyncio.wait([connecting], timeout=seconds)
         if not connecting.done():
             raise TimeoutError(f"no connection within {seconds:g} s")
-        connecting.result()
+        try:
+            connecting.result()
+        except RuntimeError as error:  # uvloop's word for a write to what has ended meanwhile
+            raise ConnectionError(str(error)) from None
         if connection._writer.is_closing() or connection._reader.at_eof():  # type: ignore[union-attr] # noqa: SLF001 - see above
             raise ConnectionError("Redis closed the connection")
     except BaseException:
+        connecting.add_done_callback(_forget)
         connecting.cancel()
         await connection.disconnect(nowait=True)  # one that was opened and did not get as far as this
         raise
     return RedisLine(connection, lost)
+
+
+def _forget(connecting: asyncio.Task[None]) -> None:
+    """Nobody waits any more: whatever comes of it is not missed."""
+    if not connecting.cancelled():
+        connecting.exception()
 
 
 def packed(command: Command) -> bytes:

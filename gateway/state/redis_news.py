@@ -42,7 +42,7 @@ class RedisNews:
             try:
                 async with self._client.pubsub() as channels:
                     await self._follow(channels)
-            except (RedisError, OSError, TimeoutError) as error:
+            except (RedisError, OSError, RuntimeError) as error:  # the last is uvloop's for an ended one
                 log.warning("news from other replicas do not arrive: %s: %s", type(error).__name__, error)
             _end_if_cancelled()
             await asyncio.sleep(self._pause)

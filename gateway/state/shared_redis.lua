@@ -106,7 +106,7 @@ end
 
 -- words: mark, holder, lease; then kind, amount, limit, span, end of each keys[2..]. Spans are microseconds, other times ms.
 -- Gives 'taken' and when; 'refused', which, how much is used, microseconds until there is room or -1; 'unknown', which ones,
--- those that nobody has missed before with a minus.
+-- those that nobody has missed before with a minus: these are told to all here, for who asked may not get the answer.
 local function take(keys, words)
   local mark, holder, lease = words[2], words[3], words[4]
   local unknown = {'unknown'}
@@ -137,10 +137,12 @@ local function take(keys, words)
     end
   end
   if #unknown > 1 then
+    local prefix = keys[1]:match('^(.*)process:')
     for j = 2, #unknown do
       local key = keys[unknown[j] + 1]
       if redis.call('HSETNX', key, 'e', now) == 1 then
         redis.call('PEXPIRE', key, PROCESS_KEPT)
+        redis.call('PUBLISH', prefix .. 'channel:lost', key:sub(#prefix + #'budget:' + 1))
         unknown[j] = -unknown[j]
       end
     end
@@ -229,12 +231,16 @@ local function settle(keys, words)
   return 1
 end
 
--- words: lease in ms; then the holder of each keys[2..]. A lease that has run out while its holder lives is true again.
+-- words: number of the last settlements, lease in ms; then the holder of each keys[2..]. A lease that has run out while its holder
+-- lives is true again. One that arrives after later settlements may name what these have freed.
 local function renew(keys, words)
-  local lease = words[2]
+  local lease = words[3]
   redis.call('PEXPIRE', keys[1], PROCESS_KEPT) -- which may not be there, and then is not kept
+  if tonumber(redis.call('HGET', keys[1], 'batch') or 0) > words[2] then
+    return 0
+  end
   for i = 2, #keys do
-    redis.call('ZADD', keys[i], now_ms + lease, words[i + 1])
+    redis.call('ZADD', keys[i], now_ms + lease, words[i + 2])
     keep(keys[i], lease)
   end
   return 1

@@ -22,8 +22,8 @@ true of one whose request was cancelled while it waited. Settlements are numbere
 are sent again under the same number and count once.
 
 **A Redis that lost everything** (flushed, restarted, failed over) is told again what requests hold. Slots come back with
-the next renewal. Whoever misses a budget's counter tells all on the channel `lost`, and each process adds what its open
-tickets hold in it, once, before or after it is seeded.
+the next renewal. When somebody misses a budget's counter, the script tells all on the channel `lost`, and each process adds what
+its open tickets hold in it, once, before or after it is seeded.
 """
 
 from __future__ import annotations
@@ -368,7 +368,9 @@ class RedisShared:
         )
 
     def _hang_up(self) -> None:
-        """A round that is under way ends, its answers unknown."""
+        """A round that is under way ends, its answers unknown. The next connection is told anew all that is held by then."""
+        self._to_hold.clear()
+        self._to_renew.clear()
         line, self._line = self._line, None
         if line is not None:
             line.close()
@@ -430,7 +432,6 @@ class RedisShared:
                 for window, number in zip(unknown, answer[1:], strict=True):
                     if number < 0:
                         self._hold_again(window.name)
-                        await self.publish(_LOST, window.name)
                 return Unknown(tuple(unknown))
 
     async def _ask(self, asked: Step | Command, undo: _Undo | None = None) -> Any:
@@ -534,7 +535,10 @@ class RedisShared:
             for start in range(0, max(1, len(slots)), _BATCH):
                 some = slots[start : start + _BATCH]
                 keys = [self._process, *(held[1] for _, held in some)]
-                yield Step(keys, ["renew", int(self._lease * 1000), *(ticket for ticket, _ in some)])
+                lease = int(self._lease * 1000)
+                yield Step(
+                    keys, ["renew", self._settlements.last_batch, lease, *(ticket for ticket, _ in some)]
+                )
 
     def _some(self, waiting: deque[tuple[str, _Held]]) -> list[tuple[str, _Held]]:
         """What a round has time for, of what is still held."""

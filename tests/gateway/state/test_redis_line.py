@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import struct
 import threading
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.asyncio import ConnectionPool
+from redis.asyncio import Connection, ConnectionPool
 from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.state.redis_line import Command, RedisLine, ReplyError, open_line, packed, read_reply
@@ -241,6 +242,45 @@ async def test_an_end_at_the_beginning(delay: float, *, resets: bool) -> None:
                 async with line_to(url, driver_info=None) as line:
                     await said(line, ("PING",))
         listener.shutdown(socket.SHUT_RDWR)
+
+
+class Ended(Connection):
+    """One that ends before its first words, for which uvloop has an exception of its own."""
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        assert self._writer is not None
+        self._writer.transport.abort()
+        while "closed=True" not in repr(self._writer.transport):
+            await asyncio.sleep(0)
+        await super().on_connect_check_health(check_health)
+
+
+async def test_an_end_before_the_first_words(redis_url: str) -> None:
+    """Like one a moment later."""
+    pool = ConnectionPool.from_url(redis_url, password="open sesame", connection_class=Ended)
+    with pytest.raises(ConnectionError, match="closed"):
+        await open_line(pool, 5.0, print)
+
+
+class Torn(Connection):
+    """One that ends as redis-py's do when they are taken apart while they begin."""
+
+    async def connect(self) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+        raise AttributeError("'NoneType' object has no attribute 'writelines'")
+
+
+async def test_a_failure_that_nobody_waits_for() -> None:
+    """Nobody is told that it was forgotten."""
+    faults: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    with pytest.raises(TimeoutError, match="no connection"):
+        await open_line(ConnectionPool(connection_class=Torn), 0.0, print)
+    while len(asyncio.all_tasks()) > 1:
+        await asyncio.sleep(0)
+    gc.collect()
+    assert faults == []
 
 
 # -- what an URL may ask for -------------------------------------------------------------------------------------------

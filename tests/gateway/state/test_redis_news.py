@@ -7,8 +7,11 @@ import signal
 from contextlib import suppress
 
 import pytest
+from redis.asyncio import ConnectionPool, Redis
 
+from gateway.state.redis_news import RedisNews
 from gateway.state.shared import SharedAway
+from tests.gateway.state.test_redis_line import Ended
 from tests.gateway.state.test_shared import until
 from tests.gateway.state.test_shared_redis import Server, connected, server
 
@@ -67,3 +70,22 @@ async def test_news_from_a_frozen_server(server: Server, caplog: pytest.LogCaptu
         await until(is_given_up)
         server.send(signal.SIGCONT)
         await until(is_joined)
+
+
+async def test_a_connection_that_ends_before_its_first_words(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again, like one that ends later."""
+    pool = ConnectionPool.from_url(redis_url, password="open sesame", connection_class=Ended)
+    news = RedisNews(Redis(connection_pool=pool), "penstock-test:", pause=0.0)
+    news.subscribe("keys", print)
+    work = asyncio.get_running_loop().create_task(news.run())
+
+    async def is_tried_again() -> bool:
+        return work.done() or caplog.text.count("news from other replicas do not arrive") > 1
+
+    await until(is_tried_again)
+    work.cancel()
+    await asyncio.wait([work])
+    assert work.cancelled()
+    await news.close()

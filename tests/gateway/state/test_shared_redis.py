@@ -350,6 +350,19 @@ async def test_never_there() -> None:
             store.settle(Ticket([]), {})
 
 
+async def test_an_outage_may_last() -> None:
+    """What was held and has ended meanwhile is not kept until it could be told."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        store = RedisShared(f"redis://127.0.0.1:{nobody.getsockname()[1]}/0", patience=0.05)
+        for _ in range(10):
+            for _ in range(100):
+                store.settle(store.hold([budget("b", 1, 100), slots("p", 5)]), {"b": 1})
+            await store._connect()
+        assert (len(store._to_hold), len(store._to_renew), len(store._settlements)) == (0, 0, 1)
+        await store.close()
+
+
 async def test_nobody_waits_for_a_worker_that_is_gone(redis_url: str) -> None:
     """Without its background work a store is not available, even if Redis is; with it, it is again."""
     async with connected(redis_url, prefix=f"penstock-test-{uuid4().hex}:") as store:
@@ -445,6 +458,32 @@ async def test_what_ends_before_it_is_held_again(server: Server) -> None:
                 assert await store.seed(spend, 40)
             assert await store.look([spend]) == [43]
             await server.tell("FLUSHALL")
+
+
+async def test_a_missing_counter_is_told_even_if_who_missed_it_learns_nothing(server: Server) -> None:
+    """Nobody else will miss it for the first time: what others hold in it would not be known until it is settled."""
+    async with connected(server) as store, beside(server, store) as other:
+        spend = budget("b", 10, 100)
+        await store.seed(spend, 0)
+        await ticket_for(store, spend)
+        await server.tell("FLUSHALL")
+        line = line_of(other)
+        exchange = line.exchange
+
+        def deaf(commands: Sequence[Command], patience: float, done: Done) -> None:
+            exchange(commands, patience, lambda _: done(TimeoutError("deaf")))
+
+        line.exchange = deaf  # type: ignore[method-assign] # the answer of the next round is lost
+        with pytest.raises(SharedAway):
+            await other.take([spend])
+
+        async def is_told() -> bool:
+            return bool(await server.tell("HGET", f"{store._prefix}budget:b", "h"))
+
+        await until(is_told)
+        assert await store.take([spend]) == Unknown((spend,))
+        assert await store.seed(spend, 40)
+        assert await store.look([spend]) == [50]
 
 
 async def test_frozen(server: Server) -> None:
@@ -686,6 +725,28 @@ async def test_a_take_that_comes_too_late_is_void(server: Server) -> None:
         await told(store)
         assert msgspec.msgpack.decode(await server.tell(*late[0])) == [["void"]]
         assert await store.look(windows) == [0, 0, 0]
+
+
+async def test_a_renewal_that_comes_too_late_renews_nothing(server: Server) -> None:
+    """Redis had received it, but does it only after the slot was freed: it stays free."""
+    async with connected(server) as store:
+        ticket = await ticket_for(store, slots("p", 1))
+        late: list[Any] = []
+
+        def slow(commands: Sequence[Command], patience: float, done: Done) -> None:
+            late.extend(commands)
+            done(TimeoutError("slow"))
+
+        line_of(store).exchange = slow  # type: ignore[method-assign] # what the next round sends arrives later
+        store._renew_all()
+        with pytest.raises(SharedAway):
+            await store.get("v")
+        await available(store)
+        assert await store.look([slots("p", 1)]) == [1]
+        store.settle(ticket, {})
+        await told(store)
+        await server.tell(*late[0])
+        assert await store.look([slots("p", 1)]) == [0]
 
 
 async def test_errors_of_redis_count_as_absence(server: Server) -> None:
