@@ -34,6 +34,10 @@ _COLON, _SPACE, _QUOTE, _BRACE, _BRACKET, _BACKSLASH = b': "{[\\'
 _NEAR = 500
 """How many bytes of an answer are searched for its model before the answer is opened."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPE = re.compile(rb"\\(?:u([dD][89abAB]..\\u[dD][c-fC-F]|[dD][89a-fA-F])|.)", re.DOTALL)
+"""An escape of a string; of surrogates, a pair as far as it shows itself, or else half of one."""
+_SEARCHED = 1_000_000
+"""How many bytes of a body are searched for what is wrong with it."""
 
 
 def open_envelope(body: bytes) -> dict[str, Raw]:
@@ -53,7 +57,7 @@ def open_envelope(body: bytes) -> dict[str, Raw]:
     except msgspec.ValidationError:
         raise MalformedJson("Invalid JSON payload: it must be an object", param="request_body") from None
     except msgspec.DecodeError as error:
-        raise MalformedJson(f"Invalid JSON payload: {error}", param="request_body") from None
+        raise MalformedJson(f"Invalid JSON payload: {_why(body, error)}", param="request_body") from None
     except RecursionError:
         raise MalformedJson("Invalid JSON payload: nested too deeply", param="request_body") from None
     if len(envelope) > _MOST_KEYS:
@@ -62,6 +66,14 @@ def open_envelope(body: bytes) -> dict[str, Raw]:
         )
     _refuse_duplicates(body, envelope)
     return envelope
+
+
+def _why(body: bytes, error: msgspec.DecodeError) -> str:
+    """Why it cannot be read. Of half a surrogate pair the decoder says that the input were truncated."""
+    for escape in _ESCAPE.finditer(body, 0, _SEARCHED):
+        if escape[1] is not None and len(escape[1]) == len(b"d8"):
+            return f"half a surrogate pair stands alone in a string (byte {escape.start()})"
+    return str(error)
 
 
 def _refuse_duplicates(body: bytes, envelope: Mapping[str, Raw]) -> None:

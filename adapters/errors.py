@@ -47,6 +47,12 @@ class BadRequest(GatewayError):
     status, type, reason = 400, "invalid_request_error", "bad_request"
 
 
+class MalformedHttp(BadRequest):
+    """What came is no HTTP request, or one that could be read in two ways."""
+
+    reason = "malformed_http"
+
+
 class MalformedJson(BadRequest):
     """The body is not one JSON object."""
 

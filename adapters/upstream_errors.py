@@ -138,6 +138,9 @@ def classify(
     """
     message = message[:MESSAGE_LIMIT]  # some of the patterns below take the square of its length
     words = {word.strip().lower() for word in (code, type) if word}
+    elsewhere = ""
+    if 300 <= status < 400:
+        elsewhere = f"The provider sends us elsewhere (status {status}), which is not followed: is its api_base right?"
     if status < 400:
         status = _status_from(code, words)
     if _is_auth(status, words, message):
@@ -147,7 +150,7 @@ def classify(
     if issubclass(kind, (ContextWindowExceeded, ContentPolicyViolation, UpstreamOutOfMoney)):
         own_code = fixed_code
     return kind(
-        _presentable(message) or f"The provider answered with status {status}",
+        elsewhere or _presentable(message) or f"The provider answered with status {status}",
         provider_status=status,
         retry_after=retry_after_seconds(headers),
         body=body,

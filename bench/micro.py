@@ -10,10 +10,10 @@ it amounts to, `bench.run` says.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -427,13 +427,18 @@ def best_ns(operation: Operation, things: int, repetitions: int = 7, seconds: fl
 
 def main() -> None:
     """Print a line for each case, as JSON too if it is asked for with `--json`."""
-    words = [word for word in sys.argv[1:] if word != "--json"]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", help="cases with one of these words in their name")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
     found = {
         name: best_ns(*case())
         for name, case in CASES.items()
-        if not words or any(word in name for word in words)
+        if not arguments.words or any(word in name for word in arguments.words)
     }
-    if "--json" in sys.argv:
+    if arguments.json:
         print(json.dumps(found, indent=1))
         return
     for name, nanoseconds in found.items():

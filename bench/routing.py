@@ -14,11 +14,11 @@ fails, as `stages.upstream` does. An hour passes in seconds, and the same seed g
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import itertools
 import json
 import random
-import sys
 from collections.abc import Mapping
 
 from msgspec import Raw, Struct, field
@@ -246,10 +246,16 @@ def figures(name: str, strategy: str, seed: int = 1) -> Figures:
 
 def main() -> None:
     """Print the table, or the same as JSON."""
-    words = [word for word in sys.argv[1:] if word != "--json"]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", help="scenes with one of these words in their name")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    words = arguments.words
     scenes = [name for name in SCENES if not words or any(word in name for word in words)]
     found = [figures(name, strategy) for name in scenes for strategy in STRATEGIES]
-    if "--json" in sys.argv:
+    if arguments.json:
         print(json.dumps([asdict(one) for one in found], indent=1))
         return
     print(f"{'scene':10} {'strategy':22} {'p50 s':>6} {'p99 s':>6} {'errors':>7} {'slow':>6} {'asked':>6}")

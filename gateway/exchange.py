@@ -6,6 +6,7 @@ The exchange is the only thing that the stages share. Each stage fills what it k
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from asyncio import TimerHandle
@@ -28,6 +29,8 @@ from gateway.routes import Deployment, Route
 from gateway.routing.health import Health
 from gateway.state.shared import Shared, Ticket
 from gateway.story import Signal, Story
+
+log = logging.getLogger("penstock")
 
 
 class Response(Protocol):
@@ -74,7 +77,14 @@ class Attempt(Struct):
         deployment, route = self.deployment, self.route
         peers = () if route is None else (other.id for other in route.deployments)
         own = None if deployment.params is None else deployment.params.cooldown_time
-        health.failed(deployment.id, error, now, peers=peers, cooldown=own, started=self.started)
+        if health.failed(deployment.id, error, now, peers=peers, cooldown=own, started=self.started):
+            log.info(
+                "%s, a deployment of %s (%s), fails too often, its circuit is open: %s",
+                deployment.model_name,
+                deployment.route,
+                deployment.place or deployment.id,
+                error.reason,
+            )
 
 
 class Hold(Struct, eq=False):

@@ -19,7 +19,13 @@ from multidict import MultiMapping
 from adapters.errors import BadRequest, TooLarge
 from adapters.types import Operation
 from gateway.keyring import Caller
+from gateway.malformed import reason_of
 from gateway.story import Signal
+
+_CODINGS = {
+    "content-encoding": ("identity", "gzip", "deflate", "br"),
+    "transfer-encoding": ("chunked",),
+}
 
 
 class Endpoint(Struct, frozen=True, eq=False):
@@ -174,13 +180,19 @@ class ThroughAiohttp:
         self.size = request.content_length
 
     async def read(self) -> bytes:
-        """All of it. Raises `BadRequest` and `TooLarge` for aiohttp's own exceptions."""
+        """All of it. Raises `BadRequest` and `TooLarge`, also for aiohttp's own exceptions."""
+        for name, known in _CODINGS.items():  # aiohttp passes over what it does not know
+            value = self._request.headers.get(name, "").strip().lower()
+            if value and value not in known:
+                raise BadRequest(f"The request's {name} is not known here: {value[:100]}", param=name)
         try:
             return await self._request.read()
         except web.HTTPRequestEntityTooLarge:
             raise TooLarge(f"The request is over {self._request.client_max_size} bytes") from None
         except (web.RequestPayloadError, HttpProcessingError) as error:
-            raise BadRequest(f"The request's body cannot be read: {error}") from None
+            cause = error if isinstance(error, HttpProcessingError) else error.__cause__
+            why = reason_of(cause) if isinstance(cause, HttpProcessingError) else str(error)
+            raise BadRequest(f"The request's body cannot be read: {why}") from None
 
 
 def head_of(request: web.Request, endpoint: Endpoint, *, cors: str) -> Head:

@@ -8,14 +8,17 @@ this filter: one line per peer, a warning with the reason, no traceback. Everyth
 from __future__ import annotations
 
 import logging
+import re
 from collections import OrderedDict
 
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 from aiohttp.web import RequestPayloadError
 
 _PEERS = 1_000
 _TLS = ("Received HTTPS traffic", r"b'\x16\x03")
 """What aiohttp's parsers, the one in C and the one in Python, say of a TLS hello."""
+_QUOTED = re.compile(r""":? b?(['"]).*\1\.?$""")
+"""What aiohttp's words repeat of the client's."""
 
 
 class OncePerPeer(logging.Filter):
@@ -51,7 +54,16 @@ class OncePerPeer(logging.Filter):
 def _said(error: HttpProcessingError) -> str:
     if any(sign in error.message for sign in _TLS):
         return "speaks TLS to this port, which takes plain HTTP: use http://, or put a TLS proxy in front"
-    return f"sent what is no HTTP request: {error.message.strip().partition(chr(10))[0].rstrip(':')}"
+    return f"sent what is no HTTP request: {reason_of(error)}"
+
+
+def reason_of(error: HttpProcessingError) -> str:
+    """Why it is none, in aiohttp's words as far as they do not repeat the client's, among which may be a key."""
+    if isinstance(error, LineTooLong):
+        return f"a line of its head has more than {error.args[1]} bytes"
+    if isinstance(error, ContentEncodingError):
+        return "its content-encoding cannot be read here"
+    return _QUOTED.sub("", error.message.strip().partition("\n")[0]).rstrip(":")
 
 
 def watch() -> None:

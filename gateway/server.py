@@ -24,14 +24,20 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from adapters import CLIENTS
+from adapters.errors import Bug, GatewayError, MalformedHttp
 from gateway.client import ClientGone, ClientWriter, header_lines, writer_for
+from gateway.endpoints import dialect_of
 from gateway.exchange import begin_exchange
 from gateway.inbound import Endpoint, Head, Incoming, ThroughAiohttp, head_of
+from gateway.malformed import reason_of
 from gateway.pipeline import handle
 from gateway.runtime import Runtime
 from gateway.story import Story
@@ -263,6 +269,31 @@ class ClientConnection(RequestHandler):
             self._begin(data)
 
     # -- aiohttp's way -----------------------------------------------------------------------------------------------
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what aiohttp could not read or answer. Who asks is not known, and where what came is no request,
+        neither is the path: then the error is written so that readers of either dialect find what they look for.
+        """
+        super().handle_error(request, status, exc, message)  # it logs, and raises if an answer has begun
+        error: GatewayError
+        if isinstance(exc, HttpProcessingError):
+            self._rt.metrics.refused(MalformedHttp.reason)
+            error = MalformedHttp(f"This is no HTTP request that can be read: {reason_of(exc)}")
+            told = orjson.loads(CLIENTS["openai"].write_error(error, request_id="", mid_stream=False))
+            body = orjson.dumps({"type": "error", **told})
+        else:
+            error = Bug("Internal error")
+            body = CLIENTS[dialect_of(request.path)].write_error(error, request_id="", mid_stream=False)
+        headers = {"content-type": "application/json", "server": "penstock"}
+        response = web.Response(status=error.status, body=body, headers=headers)
+        response.force_close()
+        return response
 
     def _pass_on(self, data: bytes) -> None:
         self._with_aiohttp = True

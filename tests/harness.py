@@ -34,6 +34,7 @@ from gateway.reload import Reloader
 from gateway.runtime import Runtime
 from gateway.server import Runner
 from gateway.state.records import LedgerQuery, LedgerRow
+from gateway.state.records_postgres import PostgresRecords
 
 # -- the provider ----------------------------------------------------------------------------------------------------
 
@@ -520,6 +521,11 @@ def config_of(*models: dict[str, Any], num_retries: int = 0, **router: Any) -> s
 
 
 # -- what is left ----------------------------------------------------------------------------------------------------
+
+
+def patient_postgres(url: str, where: str = "the test's") -> PostgresRecords:
+    """Records in Postgres, for tests that are not about its absence: a busy machine takes as long as it takes."""
+    return PostgresRecords(url, where=where, connect_seconds=60.0, command_seconds=60.0)
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def told_once(notices: Sequence[Problem], config: Config, routes: Routes) -> lis
 
 def describe(routes: Routes, config: Config) -> str:
     """The compiled routes, one deployment a line."""
-    lines = [f"{path}: ok, {_models_of(path, config)}" for path in config.files]
+    lines = [f"{path}: ok, {_models_of(path, config, routes)}" for path in config.files]
     for route in routes.configured():
         lines.append(route.name + (" (hidden)" if route.hidden else ""))
         for deployment in route.deployments:
@@ -165,9 +165,10 @@ def describe(routes: Routes, config: Config) -> str:
     return "\n".join(lines)
 
 
-def _models_of(file: str, config: Config) -> str:
+def _models_of(file: str, config: Config, routes: Routes) -> str:
     count = sum(entry.place.file == file for entry in config.model_list)
-    return f"{count or 'no'} model{'' if count == 1 else 's'}"
+    off = sum(row.place.file == file for row in routes.unserved)
+    return f"{count or 'no'} model{'' if count == 1 else 's'}{f', {off} off' if off else ''}"
 
 
 def _wildcard_line(entry: ModelEntry) -> str:

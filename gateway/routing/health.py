@@ -276,15 +276,16 @@ class Health:
         peers: Iterable[str],
         cooldown: float | None = None,
         started: float = 0.0,
-    ) -> None:
-        """It failed. `peers` are the ids of its route's deployments: if no other is available, it is the last.
+    ) -> bool:
+        """It failed; whether its circuit opens now. `peers` are the ids of its route's deployments: if no other is available,
+        it is the last.
 
         `cooldown` is the deployment's own time in seconds, if it has one; at `started` it was asked.
         """
         condition = self.of(deployment_id)
         if _is_the_callers(error):
             self.released(deployment_id)
-            return
+            return False
         condition.in_flight -= 1
         if condition.breaker is not None:
             condition.breaker.released()  # whatever it is taken for, a probe has ended
@@ -301,21 +302,20 @@ class Health:
             and self.learns_concurrency
         )
         if is_crowded and isinstance(error, UpstreamError) and error.retry_after is None:
-            return  # its limit is lower now: that is the answer to it
+            return False  # its limit is lower now: that is the answer to it
         usual = self._cooldown if cooldown is None else cooldown
         if not self._enabled or self._is_allowed(condition, error, now, usual):
-            return
+            return False
         seconds = self._cooldown_for(error, usual, is_last=is_last)
         if seconds > 0:
             condition.cooled_until = max(condition.cooled_until, now + seconds)
             condition.cooled_for = error.reason
             log.debug("deployment %s cools down for %g s: %s", deployment_id, seconds, error.reason)
         opens = not is_crowded and self._breaks(condition, error, now, usual)
-        if opens:
-            log.info("deployment %s fails too often, its circuit is open: %s", deployment_id, error.reason)
         if seconds > 0 or opens:
             status = (isinstance(error, UpstreamError) and error.provider_status) or error.status
             condition.cooldowns[status] = condition.cooldowns.get(status, 0) + 1
+        return opens
 
     def learnt(self) -> Iterator[tuple[str, int]]:
         """How many requests at once deployments are known to take, by id."""

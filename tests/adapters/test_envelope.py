@@ -73,6 +73,30 @@ def test_what_is_refused(body: bytes, param: str) -> None:
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        (rb"a\ud800b", 7),
+        (rb"\ude00", 6),
+        (rb"\ud83d\ude00\uDE00", 18),
+        (rb"\ud83d\ud83d\ude00", 6),
+        (rb"\\\ud800", 8),
+    ],
+)
+def test_half_a_surrogate_pair(text: bytes, at: int) -> None:
+    """What Python's `json.dumps` makes of a string with half a pair in it is refused with its place."""
+    with pytest.raises(MalformedJson, match=rf"half a surrogate pair .* \(byte {at}\)"):
+        open_envelope(b'{"a":"%b"}' % text)
+
+
+@pytest.mark.parametrize("text", [rb"\ud83d\ude00", rb"\\ud800", rb"\ud83d\ude00\\ude00"])
+def test_whole_pairs_are_no_halves(text: bytes) -> None:
+    """Another mistake behind whole pairs, or what only looks like an escape, is told as what it is."""
+    assert open_envelope(b'{"a":"%b"}' % text)
+    with pytest.raises(MalformedJson, match="truncated"):
+        open_envelope(b'{"a":"%b"' % text)
+
+
 FORMS = st.sampled_from([(None, (",", ":")), (None, (", ", ": ")), (None, (" , ", " :")), (2, None)])
 
 

@@ -193,6 +193,13 @@ def test_pages_and_silence() -> None:
     assert len(error(500, "x" * 10_000).message) == 4000
 
 
+def test_one_that_sends_elsewhere() -> None:
+    """A redirection is not followed, and told as what it is; nobody is to blame for it but us."""
+    found = error(302, "<html>Found</html>")
+    assert (type(found), found.status) == (UpstreamError, 502)
+    assert "status 302" in found.message
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [

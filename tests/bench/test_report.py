@@ -8,7 +8,7 @@ import pytest
 
 from bench import report
 
-PLAIN = dict.fromkeys(report.FIGURES, 10.0) | {"errors": 0.0}
+PLAIN = dict.fromkeys(report.FIGURES, 10.0) | {"errors": 0.0, "foreign": 0.0, "stolen": 0.0}
 
 
 def results(**median: dict[str, float]) -> dict[str, object]:
@@ -61,6 +61,13 @@ def test_a_figure_that_the_load_has_limited_has_a_star() -> None:
     assert "10.0*" in shown
     assert "The load's core was full" in shown
     assert "The load's core was full" not in report.render(results(nginx=PLAIN))
+
+
+def test_a_run_that_was_disturbed_is_none() -> None:
+    """What other programs or the machine's host took is said, if it was much."""
+    assert "Measure again" not in report.render(results(penstock=PLAIN | {"foreign": 0.1, "stolen": 0.2}))
+    shown = report.render(results(penstock=PLAIN, nginx=PLAIN | {"stolen": 0.41}))
+    assert "**Measure again**: others took up to 0.41 cores" in shown
 
 
 def test_who_was_left_out_is_said() -> None:

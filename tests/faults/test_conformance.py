@@ -806,6 +806,58 @@ async def test_chunks_by_another_name(both: list[Gateway], coding: str) -> None:
     told = [await converse(gw, [data], count=2) for gw in both]
     assert told[0].shape == told[1].shape
     assert [text_of(each.answers[1]) for each in told] == ["next", "next"]
+    assert told[0].answers[0].status == (200 if coding.strip().lower() == "chunked" else 400)
+
+
+@pytest.mark.parametrize("coding", ["snappy", "gzip, br", "compress"])
+async def test_a_body_in_a_coding_that_is_not_known(gw: Gateway, provider: FakeProvider, coding: str) -> None:
+    """It is refused as that, and is not read as if it were none."""
+    answer = (await converse(gw, [asked(f"content-encoding: {coding}")])).answers[0]
+    assert answer.status == 400
+    assert "content-encoding" in json.loads(answer.body)["error"]["message"]
+    assert provider.requests == []
+
+
+async def test_a_refusal_of_what_is_no_request(gw: Gateway) -> None:
+    """Whoever sent it finds an error in the dialect that it reads, without what it sent, and it is counted."""
+    secret = "sk-secret-" + "a" * 9000
+    sent = {
+        "a line of its head has more than 8190 bytes": asked(f"authorization: Bearer {secret}"),
+        "Invalid header value char": asked("authorization: Bearer sk-secret\x01"),
+        "Missing 'Host' header in request.": asked("authorization: Bearer sk-secret", host=False),
+    }
+    for reason, data in sent.items():
+        async with gw.connect() as (reader, writer):
+            writer.write(data)
+            head, _, body = (await to_the_end(reader)).partition(b"\r\n\r\n")
+        assert b" 400 " in head.splitlines()[0]
+        assert b"server: penstock" in head.lower()
+        told = json.loads(body)
+        assert (told["type"], told["error"]["type"]) == ("error", "invalid_request_error")
+        assert told["error"]["message"] == f"This is no HTTP request that can be read: {reason}"
+        assert b"secret" not in head + body
+    counted = await (await gw.get("/metrics")).text()
+    assert 'penstock_unidentified_refusals_total{reason="malformed_http"} 3' in counted
+
+
+@pytest.mark.parametrize(("path", "type_"), [("/nowhere", None), ("/v1/messages/nowhere", "error")])
+async def test_a_bug_outside_of_every_handler(
+    gw: Gateway, monkeypatch: pytest.MonkeyPatch, path: str, type_: str | None
+) -> None:
+    """It is told in the path's dialect as well, without what it was."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("s3cret")
+
+    monkeypatch.setattr(app, "_refusal", broken)
+    async with gw.connect() as (reader, writer):
+        writer.write(said(first=f"GET {path} HTTP/1.1", body=b""))
+        head, _, body = (await to_the_end(reader)).partition(b"\r\n\r\n")
+    assert b" 500 " in head.splitlines()[0]
+    told = json.loads(body)
+    assert told.get("type") == type_
+    assert "Internal error" in told["error"]["message"]
+    assert b"s3cret" not in body
 
 
 async def test_a_request_in_a_body(gw: Gateway, provider: FakeProvider) -> None:

@@ -7,10 +7,18 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, InvalidHeader
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    BadHttpMethod,
+    BadStatusLine,
+    ContentEncodingError,
+    HttpProcessingError,
+    InvalidHeader,
+    LineTooLong,
+)
 
 from gateway import malformed
-from gateway.malformed import OncePerPeer
+from gateway.malformed import OncePerPeer, reason_of
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def test_one_line_per_peer(server: tuple[logging.Logger, io.StringIO]) -> None:
     logger, written = server
     for peer in ("10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.3", "10.0.0.1"):
         logger.error("Error handling request from %s", peer, exc_info=InvalidHeader("Ho st"))
-    told = "WARNING {} sent what is no HTTP request: Invalid HTTP header: 'Ho st'; said once for each peer"
+    told = "WARNING {} sent what is no HTTP request: Invalid HTTP header; said once for each peer"
     lines = [told.format(f"10.0.0.{last}") for last in (1, 2, 3, 1)]
     assert written.getvalue().splitlines() == lines
 
@@ -45,6 +53,26 @@ def test_tls(server: tuple[logging.Logger, io.StringIO], error: BadHttpMethod) -
     logger, written = server
     logger.debug("Error handling request from %s", "10.0.0.1", exc_info=error)
     assert "10.0.0.1 speaks TLS to this port" in written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            BadHttpMessage("Invalid header value char:\n\n  b'Bearer sk-1'\n           ^"),
+            "Invalid header value char",
+        ),
+        (BadHttpMessage("Missing 'Host' header in request."), "Missing 'Host' header in request."),
+        (BadStatusLine("GET /?key=sk-1"), "Bad status line"),
+        (BadHttpMethod("sk-1"), "Bad HTTP method in status line"),
+        (InvalidHeader(b"Bearer sk-1"), "Invalid HTTP header"),
+        (LineTooLong(b"Bearer sk-1...", 8190), "a line of its head has more than 8190 bytes"),
+        (ContentEncodingError("Please install brotli"), "its content-encoding cannot be read here"),
+    ],
+)
+def test_reasons_repeat_nothing(error: HttpProcessingError, reason: str) -> None:
+    """What the client sent is in no reason: it may be a key."""
+    assert reason_of(error) == reason
 
 
 def test_without_a_peer(server: tuple[logging.Logger, io.StringIO]) -> None:

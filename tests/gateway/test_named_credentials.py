@@ -20,10 +20,10 @@ from gateway.routes import Routes, compile_routes
 from gateway.state.credentials import CredentialRow, opened, sealed
 from gateway.state.records import Records, RecordsUnavailable
 from gateway.state.records_memory import MemoryRecords
-from gateway.state.records_postgres import PostgresRecords
 from gateway.state.records_sqlite import SqliteRecords
 from gateway.state.sealing import CannotOpen, CannotSeal, Sealer, WrongKey
 from tests.gateway.state.test_sealing import SALT, of_litellm
+from tests.harness import patient_postgres
 
 OLD, NEW = Sealer(SALT), Sealer("neues.Salz.5kPq9")
 PRICES = PriceTable.load()
@@ -171,7 +171,7 @@ def test_addresses(address: str) -> None:
 @pytest.fixture(params=["sqlite", "postgres", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Records:
     if request.param == "postgres":  # asked for here, so that the others do not wait for a server
-        return PostgresRecords(request.getfixturevalue("database_url"), where="the test's")
+        return patient_postgres(request.getfixturevalue("database_url"))
     return MemoryRecords() if request.param == "memory" else SqliteRecords(tmp_path / "penstock.db")
 
 
@@ -302,7 +302,7 @@ async def test_interrupted_in_sqlite(tmp_path: Path) -> None:
 
 async def test_interrupted_in_postgres(database_url: str) -> None:
     """The same where the connection is cut in the middle of the transaction."""
-    records = PostgresRecords(database_url, where="the test's")
+    records = patient_postgres(database_url)
     await records.put_credentials(MANY)
     admin = await asyncpg.connect(database_url)
     await admin.execute(

@@ -70,7 +70,7 @@ router_settings:
     assert main(["check"]) == 0
     told = capsys.readouterr().out
     assert told.splitlines() == [
-        "config.yaml: ok, 7 models",
+        "config.yaml: ok, 7 models, 1 off",
         "fast",
         "  openai/gpt-4o-mini  https://api.openai.com  weight 2  priced  (config.yaml:2:5)",
         "  openai/some-new-model  https://api.openai.com  weight 1  no price known  (config.yaml:4:5)",

@@ -15,10 +15,10 @@ from gateway.cli import main
 from gateway.keyfields import digest_of
 from gateway.state.keys import KeyRow
 from gateway.state.records import LedgerRow, Records
-from gateway.state.records_postgres import PostgresRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.e2e.process import penstock, question, run
 from tests.gateway.rows import NOON, failure, row
+from tests.harness import patient_postgres
 
 CONFIG = """\
 model_list:
@@ -224,7 +224,7 @@ def test_a_ledger_in_postgres(
     ]
 
     async def keep() -> None:
-        records = PostgresRecords(database_url, where="the test's")
+        records = patient_postgres(database_url)
         assert await records.put_key(key)
         await _written(records, rows)
 

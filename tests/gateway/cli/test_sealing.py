@@ -12,9 +12,9 @@ import pytest
 from gateway.cli import main
 from gateway.state.credentials import CredentialRow, opened, sealed
 from gateway.state.records import Records
-from gateway.state.records_postgres import PostgresRecords
 from gateway.state.records_sqlite import SqliteRecords
 from gateway.state.sealing import Sealer
+from tests.harness import patient_postgres
 
 OLD, NEW, MASTER = "altes.Salz.1", "neues.Salz.2", "sk-herr-0001-Zz"
 KEYS = {"a": "sk-geheim-a", "b": "sk-geheim-b"}
@@ -35,7 +35,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opens(folder: Path, database_url: str = "") -> Records:
     if database_url:
-        return PostgresRecords(database_url, where="the test's")
+        return patient_postgres(database_url)
     return SqliteRecords(folder / "penstock.db")
 
 

@@ -225,6 +225,22 @@ async def test_all_fail(provider: FakeProvider, tmp_path: Path) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
+async def test_a_circuit_that_opens_is_told(
+    provider: FakeProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, with where the deployment stands in the configuration."""
+    provider.will(refusal(500))
+    base = f"{provider.url}/v1"
+    caplog.set_level("INFO", "penstock")
+    async with gateway(config_of(entry("m", "openai/a", base), num_retries=0), tmp_path) as gw:
+        for _ in range(7):
+            assert (await gw.post(CHAT, question())).status == 502
+    (told,) = [line for line in caplog.messages if "circuit" in line]
+    assert told.startswith("openai/a, a deployment of m (")
+    assert ".yaml:" in told
+    assert told.endswith("its circuit is open: upstream_error")
+
+
 async def test_a_single_attempt_leaves_retrying_to_the_client(provider: FakeProvider, gw: Gateway) -> None:
     """Where the gateway did not retry, nothing is said about retrying."""
     provider.will(refusal(500))

@@ -14,9 +14,9 @@ import pytest
 
 from gateway.background.supervisor import spawn
 from gateway.state.postgres import connector, migrations
-from gateway.state.records_postgres import PostgresRecords
 from tests.gateway.rows import row
 from tests.gateway.upstreams.conftest import Authority, authority
+from tests.harness import patient_postgres
 
 __all__ = ["authority"]
 
@@ -91,7 +91,7 @@ async def test_records_behind_a_verified_certificate(database_url: str, authorit
     """The pool connects so too."""
     async with speaking_tls(database_url, authority.context("IP:127.0.0.1")) as port:
         dsn = url_of(database_url, port, sslmode="verify-full", sslrootcert=authority.cafile)
-        records = PostgresRecords(dsn, where="the test's")
+        records = patient_postgres(dsn)
         await records.append([row()])
         assert (await records.totals())[0].requests == 1
         await records.close()

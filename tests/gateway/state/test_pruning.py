@@ -14,10 +14,10 @@ from gateway.admin.books import verify
 from gateway.state.pruning import DAY
 from gateway.state.records import Dimension, LedgerQuery, Records, RecordsUnavailable
 from gateway.state.records_memory import MemoryRecords
-from gateway.state.records_postgres import PostgresRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.faulty import FaultyProxy
 from tests.gateway.rows import NOON, failure, row
+from tests.harness import patient_postgres
 
 MIDNIGHT = NOON - DAY / 2
 CUTS = [MIDNIGHT + 3600.25, MIDNIGHT + 3600.75, MIDNIGHT + DAY + 17.125]
@@ -62,7 +62,7 @@ MOMENTS = [
 @pytest.fixture(params=["sqlite", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Records:
     if request.param == "postgres":
-        return PostgresRecords(request.getfixturevalue("database_url"), where="the test's")
+        return patient_postgres(request.getfixturevalue("database_url"))
     return SqliteRecords(tmp_path / "ledger.db")
 
 
@@ -159,7 +159,7 @@ async def test_two_processes_prune_one_file(tmp_path: Path) -> None:
 
 async def test_one_of_many_prunes_a_database(database_url: str) -> None:
     """While one process is about it, another finds nothing to do and does not wait."""
-    one, other = (PostgresRecords(database_url, where="the test's") for _ in range(2))
+    one, other = (patient_postgres(database_url) for _ in range(2))
     await one.append(ROWS)
     results = await asyncio.gather(*(s.prune(MIDNIGHT + 9 * DAY, CUTS, 240) for s in (one, other)))
     assert sorted(results) == [0, 240]
@@ -172,7 +172,7 @@ async def test_a_batch_whose_commit_is_unknown(database_url: str) -> None:
     """The connection is cut when the commit's answer comes: nothing is lost or counted twice, whichever way it went."""
     proxy = FaultyProxy(database_url)
     await proxy.start()
-    records = PostgresRecords(proxy.url, where="the test's")
+    records = patient_postgres(proxy.url)
     await records.append(ROWS)
     before = await sums(records)
     proxy.lose_answer_to(b"COMMIT\0")

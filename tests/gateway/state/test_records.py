@@ -25,9 +25,9 @@ from gateway.state.records import (
     usd,
 )
 from gateway.state.records_memory import MemoryRecords
-from gateway.state.records_postgres import PostgresRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import NOON, PLAIN, failure, row
+from tests.harness import patient_postgres
 
 DAY = 86_400
 
@@ -35,7 +35,7 @@ DAY = 86_400
 @pytest.fixture(params=["sqlite", "postgres", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Records:
     if request.param == "postgres":  # asked for here, so that the others do not wait for a server
-        return PostgresRecords(request.getfixturevalue("database_url"), where="the test's")
+        return patient_postgres(request.getfixturevalue("database_url"))
     return MemoryRecords() if request.param == "memory" else SqliteRecords(tmp_path / "ledger.db")
 
 

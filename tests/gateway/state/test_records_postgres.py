@@ -27,6 +27,7 @@ from gateway.state.records_postgres import PostgresRecords
 from tests.faulty import FaultyProxy
 from tests.gateway.rows import NOON, PLAIN, failure, row
 from tests.gateway.state.test_records import KEY
+from tests.harness import patient_postgres
 
 ORDINARY = row(
     "ordinary", attempts=(AttemptRow("d1", "gpt-4o", "openai", 200, "", 7),), tags=(), call_id="", retries=0
@@ -35,7 +36,7 @@ ORDINARY = row(
 
 @pytest.fixture
 async def records(database_url: str) -> AsyncIterator[PostgresRecords]:
-    store = PostgresRecords(database_url, where="the test's")
+    store = patient_postgres(database_url)
     yield store
     await store.close()
 
@@ -85,7 +86,7 @@ async def ids(url: str) -> list[str]:
 
 async def test_two_writers_of_the_same_rows(database_url: str) -> None:
     """Two processes that open an empty database at once and write the same rows in different orders lose and double none."""
-    stores = [PostgresRecords(database_url, where=name) for name in "ab"]
+    stores = [patient_postgres(database_url, name) for name in "ab"]
     names = [f"r{n:03d}" for n in range(200)]
 
     async def write(store: PostgresRecords, order: list[str]) -> None:
@@ -102,12 +103,12 @@ async def test_two_writers_of_the_same_rows(database_url: str) -> None:
 
 async def test_many_start_at_once(database_url: str) -> None:
     """Replicas that start together on an empty database migrate it once; one that starts later finds nothing to do."""
-    stores = [PostgresRecords(database_url, where=str(n)) for n in range(6)]
+    stores = [patient_postgres(database_url, str(n)) for n in range(6)]
     assert await asyncio.gather(*(store.keys() for store in stores)) == [[]] * 6
     applied = "SELECT version, name, applied_at FROM penstock.schema_version ORDER BY version"
     before = await execute(database_url, applied)
     assert [tuple(found)[:2] for found in before] == [(number, name) for number, name, _ in migrations()]
-    later = PostgresRecords(database_url, where="later")
+    later = patient_postgres(database_url, "later")
     assert await later.keys() == []
     assert await execute(database_url, applied) == before
     for store in [*stores, later]:
@@ -127,7 +128,7 @@ async def test_a_newer_schema_is_used(
     await execute(database_url, "INSERT INTO penstock.schema_version (version, name) VALUES (999, 'future')")
     await execute(database_url, "ALTER TABLE penstock.entry ADD COLUMN future text NOT NULL DEFAULT ''")
     await execute(database_url, "ALTER TABLE penstock.kind ADD COLUMN future text NOT NULL DEFAULT ''")
-    older = PostgresRecords(database_url, where="here")
+    older = patient_postgres(database_url, "here")
     await older.append([row("b", model="other")])
     assert len(await older.rows(LedgerQuery())) == 2
     assert "newer version (schema 999" in caplog.text
@@ -231,7 +232,7 @@ async def test_litellms_own_tables_are_left_alone(database_url: str) -> None:
     """In a database that LiteLLM has used its tables stay, and the views are in our schema alone."""
     await execute(database_url, 'CREATE TABLE "LiteLLM_SpendLogs" (request_id text)')
     await execute(database_url, "INSERT INTO \"LiteLLM_SpendLogs\" VALUES ('theirs')")
-    store = PostgresRecords(database_url, where="shared")
+    store = patient_postgres(database_url, "shared")
     await store.append([row("ours")])
     assert await execute(database_url, 'SELECT * FROM "LiteLLM_SpendLogs"') == [("theirs",)]
     seen = await execute(database_url, 'SELECT request_id FROM penstock."LiteLLM_SpendLogs"')
@@ -357,7 +358,7 @@ async def test_a_report_that_takes_too_long(database_url: str, monkeypatch: pyte
 
 async def test_closing_breaks_off_what_runs(database_url: str) -> None:
     """A gateway that ends does not wait for a report."""
-    store = PostgresRecords(database_url, where="here")
+    store = patient_postgres(database_url, "here")
     await store.keys()
     report = spawn(store._report("SELECT pg_sleep(20)"), name="report")
     await asyncio.sleep(0.05)
@@ -382,7 +383,7 @@ async def test_no_secret_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_one_of_two_changes_at_once(database_url: str) -> None:
     """Of replicas that change a key at the same time one succeeds, of two keys with one alias one is made."""
-    stores = [PostgresRecords(database_url, where=name) for name in "abcd"]
+    stores = [patient_postgres(database_url, name) for name in "abcd"]
     written = await asyncio.gather(*(store.put_key(KEY) for store in stores))
     assert sorted(written) == [False, False, False, True]
     changed = [replace(KEY, version=2, rpm_limit=n) for n in range(4)]

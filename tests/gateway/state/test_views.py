@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from gateway.state.pruning import DAY
 from gateway.state.records import Records
-from gateway.state.records_postgres import PostgresRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import NOON, PLAIN, failure, row
 from tests.gateway.state.test_records import KEY
+from tests.harness import patient_postgres
 
 ROWS = [
     PLAIN,
@@ -79,7 +79,7 @@ def _plain(name: str, value: Any) -> Any:
 async def test_both_say_the_same(tmp_path: Path, database_url: str) -> None:
     """The same views with the same columns and values, whichever store it is."""
     file = SqliteRecords(tmp_path / "ledger.db")
-    database = PostgresRecords(database_url, where="the test's")
+    database = patient_postgres(database_url)
     for store in (file, database):
         await fill(store)
     one, other = in_file(tmp_path / "ledger.db"), await in_database(database_url)
@@ -95,7 +95,7 @@ async def test_both_say_the_same(tmp_path: Path, database_url: str) -> None:
 async def test_sums_outlive_rows(tmp_path: Path, database_url: str) -> None:
     """Spend of keys, of days and of months is the same when the rows are pruned, by user, team, model and in all."""
     file = SqliteRecords(tmp_path / "ledger.db")
-    database = PostgresRecords(database_url, where="the test's")
+    database = patient_postgres(database_url)
     for store in (file, database):
         await fill(store)
         await store.append([row("nobody", end_user=None, key_digest="k1", tags=())])
