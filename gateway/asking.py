@@ -79,13 +79,14 @@ async def begin(
         elif len(question.calls) > 1:
             return _finished(rt, x, question, None, await _ask_all(rt, x, question, attempt))
         else:
+            on, sent = sent, None  # `ask` closes it if need be: at its end it may be somebody else's already
             response = await rt.upstreams.ask(
                 prepared,
                 question.calls[0].body,
                 connect_timeout=rt.limits.connect,
                 head_timeout=None,
                 collect=_collected(rt, x),
-                sent=sent,
+                sent=on,
             )
         attempt.status = response.status
         attempt.possible_duplicate = response.possible_duplicate

@@ -105,8 +105,8 @@ async def _take_in(rt: Runtime, answer: Answer, stream: _Relay) -> None:
     try:
         async with asyncio.timeout(rt.limits.unheard_seconds):
             await stream.run()
-    except (GatewayError, TimeoutError):
-        pass  # what is known until here is the bill
+    except (GatewayError, TimeoutError) as error:  # what is known until here is the bill
+        error.__traceback__ = error.__context__ = None  # frames that hold the answer, which holds the error
     finally:
         rt.unheard -= 1
         answer.goes_on = False

@@ -19,6 +19,7 @@ from time import monotonic
 from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamUnreachable
 from adapters.types import HttpRequest
 from gateway.outbox import Outbox
+from gateway.story import as_task
 from gateway.upstreams.connection import Connection
 from gateway.upstreams.dial import Dialer
 from gateway.upstreams.pool import Pool
@@ -149,6 +150,7 @@ class Upstreams:
         connection = sent or self.dispatch(prepared, body, collect=collect)
         if connection is None:
             began = monotonic()
+            await as_task()  # before the pool is looked up: one that is empty may be forgotten meanwhile
             connection = await self._pool(prepared).acquire(connect_timeout)
             waited = monotonic() - began
             connection.send(wire(prepared.head, method, body), method, collect)
@@ -160,6 +162,7 @@ class Upstreams:
             if not broken.reused or broken.received or silent > STALE_WITHIN:
                 raise
             left = None if head_timeout is None else head_timeout - silent
+            await as_task()
             pool, data = self._pool(prepared), wire(prepared.head, method, body)
             try:
                 response = await _ask_anew(pool, data, method, connect_timeout, left, collect)

@@ -176,7 +176,10 @@ class Connection(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         if not response.status and response.error is not None:
-            raise response.error
+            try:
+                raise response.error
+            finally:
+                del response  # it has the error, whose traceback has this frame
         if self.uses == 1:
             self._owner.answered(self)
         return response
@@ -377,7 +380,10 @@ class Connection(asyncio.Protocol):
         )
 
     def _complete(self, response: UpstreamResponse, last: bytes = b"") -> None:
-        unsent = self._transport is not None and self._transport.get_write_buffer_size() > 0
+        transport = self._transport
+        unsent = transport is not None and (
+            transport.get_write_buffer_size() > 0 or transport in self._outbox.waiting
+        )
         head = self._head  # whoever goes on in one of these calls may ask again on this connection
         self._over(reusable=self._keep and not unsent)
         response.complete(last)

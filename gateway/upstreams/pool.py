@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable
 
 from adapters.errors import UpstreamTimeout, UpstreamUnreachable
 from gateway.outbox import Outbox
-from gateway.story import as_task
 from gateway.upstreams.connection import Connection
 
 log = logging.getLogger("penstock")
@@ -74,12 +73,11 @@ class Pool:
         return None
 
     async def acquire(self, seconds: float, *, fresh: bool = False) -> Connection:
-        """A connection that can be asked (before anything else is awaited), a new one if `fresh`.
+        """A connection that can be asked (before anything else is awaited), a new one if `fresh`. Needs a task.
 
         Raises `UpstreamUnreachable`; `UpstreamTimeout` (`connect_timeout`) if it takes longer, standing in line
         included.
         """
-        await as_task()
         try:
             async with asyncio.timeout(seconds):
                 connection = self._claim(fresh=fresh) or await self._stand_in_line()
@@ -116,7 +114,7 @@ class Pool:
             elif not waiter.cancelled() and (given := waiter.result()) is not None:
                 self._give_back(given)
             raise
-        if connection is None:
+        if connection is None or self._closed:  # closed after it was given, and before this went on
             raise UpstreamUnreachable("The gateway is shutting down")
         return connection
 

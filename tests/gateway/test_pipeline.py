@@ -12,11 +12,14 @@ from uuid import uuid4
 
 import pytest
 
+from adapters.errors import UpstreamError
 from gateway.app import _drain
 from gateway.client import ClientWriter
 from gateway.exchange import Answer, Exchange
 from gateway.story import Signal, Story
+from gateway.upstreams import UpstreamResponse
 from tests.harness import (
+    Asked,
     FakeProvider,
     Gateway,
     chat_answer,
@@ -309,6 +312,40 @@ async def test_a_request_that_is_over_is_freed(
                     await reader.readuntil(b"\n\n")
                 else:
                     await provider.asked()
+            assert await _left(gw, found) == []
+
+
+async def test_a_request_that_was_sent_twice_is_freed(provider: FakeProvider, gw: Gateway) -> None:
+    """The failure of the kept connection is nobody's error in the end, and leaves nothing either."""
+
+    async def reset(_: FakeProvider, asked: Asked) -> None:
+        asked.connection.reset()
+
+    provider.will(whole(chat_answer()), reset, whole(chat_answer()))
+    async with gw.connect() as (reader, writer):
+        writer.write(written(CHAT, question()))
+        await receive(reader)
+        with no_cycles(*OF_A_REQUEST, UpstreamError, UpstreamResponse) as found:
+            writer.write(written(CHAT, question()))
+            assert (await receive(reader)).status == 200
+            assert await _left(gw, found) == []
+    assert len(provider.requests) == 3
+
+
+async def test_a_stream_that_breaks_when_its_client_has_left_is_freed(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    """Nobody hears of that failure."""
+    provider.will(events([*CUT, None], end="reset"))
+    model = entry("gpt-4o", "openai/gpt-4o", f"{provider.url}/v1", on_disconnect="drain")
+    async with gateway(config_of(model), tmp_path) as gw:
+        with no_cycles(*OF_A_REQUEST, UpstreamError, UpstreamResponse) as found:
+            async with gw.connect() as (reader, writer):
+                writer.write(written(CHAT, question(stream=True)))
+                await reader.readuntil(b"\n\n")
+            while not gw.rt.unheard:
+                await asyncio.sleep(0)
+            provider.gate.set()
             assert await _left(gw, found) == []
 
 

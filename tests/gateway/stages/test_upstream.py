@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from adapters.errors import UpstreamTimeout
+from gateway.story import Interrupted
+from gateway.upstreams import Prepared, UpstreamResponse
+from gateway.upstreams.connection import Connection
 from tests.harness import (
     FakeProvider,
     Gateway,
@@ -580,3 +584,28 @@ async def test_debug_tells_the_story(
     assert any("cools down for 5 s: upstream_auth" in text for text in told)
     (warned,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "refused the key of openai/a, a deployment of m" in warned
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+async def test_who_is_interrupted_at_the_end_takes_nobody_elses_connection(
+    gw: Gateway, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task hears of its answer's end a turn later. By then the connection may be lent again: it is not ours to close."""
+    provider.will(whole(chat_answer()))
+    assert (await gw.post(CHAT, question("gpt-4o"))).status == 200
+    upstreams = gw.rt.upstreams
+    ask = upstreams.ask
+    lent: list[Connection | None] = []
+
+    async def interrupted(prepared: Prepared, body: bytes, **more: Any) -> UpstreamResponse:
+        assert more["sent"] is not None
+        await ask(prepared, body, **more)
+        lent.append(upstreams.dispatch(prepared, body))
+        raise Interrupted(UpstreamTimeout("Too late", code="first_event_timeout"))
+
+    monkeypatch.setattr(upstreams, "ask", interrupted)
+    assert (await gw.post(CHAT, question("gpt-4o"))).status == 504
+    assert [connection is not None and connection.is_connected for connection in lent] == [True]
+    assert len(provider.connections) == 1

@@ -8,11 +8,11 @@ import ssl
 
 import pytest
 
-from adapters.errors import Bug, UpstreamTimeout, UpstreamUnreachable
+from adapters.errors import Bug, UpstreamDisconnected, UpstreamTimeout, UpstreamUnreachable
 from gateway.story import Story
 from gateway.upstreams import Upstreams, client
 from tests.gateway.upstreams.conftest import Authority, post
-from tests.gateway.upstreams.scripted import Peer, answer, each, serve
+from tests.gateway.upstreams.scripted import Peer, answer, chunked, each, serve
 
 
 async def fetch(upstreams: Upstreams, url: str, scope: str = "") -> bytes:
@@ -53,6 +53,22 @@ async def test_empty_pools_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
             await server.until(lambda seen: not seen.open)
         assert len(upstreams._routes) <= 5
         await upstreams.close()
+
+
+async def test_a_pool_that_somebody_is_about_to_use_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a pool empty opens a connection in it, and whatever comes in between, closing finds that connection."""
+    monkeypatch.setattr(client, "POOLS", 1)
+    upstreams = Upstreams(max_connections=2)
+    async with serve(each(chunked(b"a", end=b""))) as server:
+        prepared = upstreams.prepare("POST", server.url, HEADERS, "one")
+        asking = asyncio.get_running_loop().create_task(
+            upstreams.ask(prepared, b"", connect_timeout=30, head_timeout=30)
+        )
+        await asyncio.sleep(0)
+        upstreams.prepare("POST", server.url, HEADERS, "another")
+        response = await asking
+        await upstreams.close()
+        assert isinstance(response.error, UpstreamDisconnected)
 
 
 async def test_a_request_that_cannot_be_written_opens_no_connection(upstreams: Upstreams) -> None:

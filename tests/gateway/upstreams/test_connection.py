@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamMalformed, UpstreamTimeout
+from gateway.outbox import CROWD, Outbox
 from gateway.story import Story
 from gateway.upstreams import UpstreamResponse, Upstreams
 from gateway.upstreams.connection import HEAD_LIMIT, HEADER_LIMIT, INTERIM_LIMIT
@@ -307,6 +308,40 @@ async def test_an_answer_before_the_request_is_sent(upstreams: Upstreams) -> Non
                 assert await response.read(100, 10) == b"too large"
             assert server.connections == number + 1
         enough.set()
+
+
+async def test_an_answer_while_its_request_waits_in_the_outbox() -> None:
+    """What a server sends unasked may be taken for an answer; the answer that follows is not the next request's."""
+    outbox = Outbox(asyncio.get_running_loop())
+    upstreams = Upstreams(max_connections=1, outbox=outbox)
+    bodies: list[bytes] = []
+    over = asyncio.Event()
+
+    async def play(peer: Peer) -> None:
+        while True:
+            await peer.send(answer((await peer.request()).partition(b"\r\n\r\n")[2]))
+
+    async def tale() -> None:
+        for number in (1, 2):
+            response = await upstreams.ask(
+                prepared, b"%d" % number, connect_timeout=30, head_timeout=None, collect=100
+            )
+            bodies.append(await response.read(100, None))
+
+    async with serve(play) as server:
+        prepared = upstreams.prepare("POST", server.url, ())
+        async with await upstreams.ask(prepared, b"0", connect_timeout=30, head_timeout=30) as response:
+            await response.read(100, 30)
+        outbox.under_way = CROWD
+        Story(asyncio.get_running_loop(), lambda _: over.set()).start(tale())
+        [connection] = upstreams._pool(prepared)._places
+        assert outbox.waiting
+        connection.data_received(
+            answer(b"unasked")
+        )  # the loop found both sockets readable: the client's, and this
+        await over.wait()
+        assert bodies == [b"unasked", b"2"]
+        await upstreams.close()
 
 
 async def test_one_read_is_one_piece(upstreams: Upstreams) -> None:

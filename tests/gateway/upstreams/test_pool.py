@@ -291,6 +291,22 @@ async def test_closing_ends_everything() -> None:
         await server.until(lambda seen: not seen.open)
 
 
+async def test_who_is_given_a_place_in_the_moment_of_closing_is_sent_away() -> None:
+    """Nothing is opened when all is closed, by those neither who were next in line just before."""
+    upstreams = Upstreams(max_connections=1)
+    async with serve(each(chunked(b"a", end=b""))) as server:
+        response = await send(upstreams, server.url)
+        waiting = asyncio.get_running_loop().create_task(send(upstreams, server.url))
+        while "1 waiting" not in repr(upstreams):
+            await asyncio.sleep(0)
+        response.abort()  # its place is the waiter's, who has not heard of it yet
+        await upstreams.close()
+        with pytest.raises(UpstreamUnreachable):
+            await waiting
+        assert server.connections == 1
+        assert "0 active, 0 idle" in repr(upstreams)
+
+
 async def test_the_pools_can_be_printed(upstreams: Upstreams) -> None:
     """The printed form names each origin and counts its connections, and shows neither path nor scope."""
     assert repr(upstreams) == "<Upstreams no connections>"
