@@ -114,17 +114,22 @@ class ClientWriter(Struct, eq=False):
         self._opening = self._head(200, f"{_STREAM}{headers}{framing}")
 
     def write(self, events: bytes) -> bool:
-        """Whole events, as one chunk. True: the client `is_full` now."""
+        """Whole events, as one chunk. True: the client `is_full` now. For one that has gone, of which its story hears in its own
+        turn, they are lost.
+        """
         size = len(events)
         self.written += size
         if self._goes_on and size < _MANY:
             data = b"".join((_SIZES[size], events, b"\r\n"))
         else:
             data = self._framed(events)
-        if self._outbox.waiting:
-            self._outbox.pass_on(self._transport, data)
-        else:
-            self._transport.write(data)
+        try:
+            if self._outbox.waiting:
+                self._outbox.pass_on(self._transport, data)
+            else:
+                self._transport.write(data)
+        except RuntimeError:  # uvloop's word for a socket that is closed
+            return False
         return self._protocol._paused  # noqa: SLF001 - see the head of this module
 
     def _framed(self, events: bytes) -> bytes:

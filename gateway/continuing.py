@@ -57,6 +57,8 @@ async def continued(rt: Runtime, x: Exchange, answer: Answer, error: GatewayErro
     if not (error.elsewhere and heard.is_fit and tap.finish is None):
         rt.metrics.recovered("unfit")
         return None
+    if answer.response is not None:
+        answer.response.abort()  # one that was only silent might speak again while room is looked for
     broken = x.attempts[-1]
     route = broken.route or x.plan[0]
     asked = [attempt.deployment for attempt in x.attempts if not isinstance(attempt.error, Outrun)]

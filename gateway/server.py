@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, cast
 
 import orjson
 from aiohttp import web
@@ -67,6 +67,7 @@ class ClientConnection(RequestHandler):
 
     __slots__ = (
         "_after_length",
+        "_attended",
         "_before_length",
         "_client",
         "_goes_on",
@@ -88,6 +89,8 @@ class ClientConnection(RequestHandler):
         self._hot_paths = hot_paths
         self._remote: str | None = None
         self._story: Story | None = None
+        self._attended: Story | None = None
+        """That of a request which aiohttp has read."""
         self._client: ClientWriter | None = None
         self._incoming: Incoming | None = None
         self._held = b""
@@ -110,6 +113,9 @@ class ClientConnection(RequestHandler):
         self._remote = str(peer[0]) if isinstance(peer, tuple) and peer else None
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._attended is not None:
+            # aiohttp cancels its task: in the turn in which a deadline strikes that alone would be taken for the deadline's doing.
+            self._attended.interrupt(ClientGone())
         super().connection_lost(exc)
         self._held = b""
         if self._story is not None:
@@ -270,6 +276,14 @@ class ClientConnection(RequestHandler):
 
     # -- aiohttp's way -----------------------------------------------------------------------------------------------
 
+    async def attend(self, story: Story, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run the story of a request that aiohttp has read, in the task of its handler."""
+        self._attended = story
+        try:
+            await story.attend(coroutine)
+        finally:
+            self._attended = None
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -387,5 +401,6 @@ async def through_aiohttp(rt: Runtime, request: web.Request, endpoint: Endpoint)
     story = Story(asyncio.get_running_loop())
     if request.client_max_size != rt.body_limit:  # a reload has changed it since the application was made
         request = request.clone(client_max_size=rt.body_limit)
-    await story.attend(handle(rt, begin_exchange(head, ThroughAiohttp(request), client, story, rt.now())))
+    told = handle(rt, begin_exchange(head, ThroughAiohttp(request), client, story, rt.now()))
+    await cast("ClientConnection", request.protocol).attend(story, told)
     return client.response()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ import openai
 import pytest
 
 from adapters.continuation import SEAM
+from gateway.exchange import Exchange
+from gateway.routes import Route
 from gateway.state.records import LedgerRow
 from tests.harness import (
     FakeProvider,
@@ -204,6 +207,28 @@ async def test_a_silent_stream(tmp_path: Path) -> None:
         (row,) = await gw.rows()
     assert text == WHOLE
     assert tried(row) == [("a", "upstream_timeout"), ("b", "")]
+
+
+async def test_a_silent_stream_that_speaks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says while the store of limits is asked whether another one may go on comes too late: a client reads one answer."""
+    late = events(
+        [*chat_events(*FIRST, done=False), None, *chat_events(" a lake", done=False)[1:]], end="hang"
+    )
+    async with two(tmp_path, late, goes_on("openai")) as (gw, one, _):
+
+        async def top_up(x: Exchange, route: Route, *, again: bool) -> bool:
+            written, closed = x.client.written, one.connections[0].closed
+            gw.rt.limits.between_events = 60.0
+            one.gate.set()
+            while x.client.written == written and not closed.is_set():
+                await asyncio.sleep(0.001)
+            return True
+
+        monkeypatch.setattr(gw.rt.limiter, "binds", lambda _: True)
+        monkeypatch.setattr(gw.rt.limiter, "top_up", top_up)
+        gw.rt.limits.between_events = 1.0
+        text, _ = await read_openai(gw)
+    assert text == WHOLE
 
 
 async def test_it_breaks_twice(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.errors import UpstreamError
+from adapters.errors import UpstreamError, UpstreamTimeout
 from gateway.app import _drain
 from gateway.client import ClientWriter
 from gateway.exchange import Answer, Exchange
+from gateway.server import ClientConnection
 from gateway.story import Signal, Story
 from gateway.upstreams import UpstreamResponse
 from tests.harness import (
@@ -110,6 +111,64 @@ async def test_a_client_that_leaves(provider: FakeProvider, gw: Gateway, stage: 
         for task in asyncio.all_tasks() - before
     ):
         await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("headers", [{}, {"expect": "100-continue"}], ids=["quick", "aiohttp"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["it leaves first", "the deadline is first"])
+async def test_a_client_that_leaves_as_a_deadline_strikes(
+    provider: FakeProvider,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, str],
+    is_first: bool,
+) -> None:
+    """Of two things in one turn of the loop the client's leaving counts: nobody else is asked for it."""
+    lost = ClientConnection.connection_lost
+    late = UpstreamTimeout("too late", code="first_event_timeout")
+
+    def lose(connection: ClientConnection, error: BaseException | None) -> None:
+        stories = [x.story for x in gw.rt.open]
+        if is_first:
+            lost(connection, error)
+        for story in stories:
+            story.interrupt(late)
+        if not is_first:
+            lost(connection, error)
+
+    provider.will(hang, whole(chat_answer()))
+    config = config_for(provider, router_settings={"num_retries": 5, "cooldown_time": 0})
+    async with gateway(config, tmp_path) as gw:
+        async with gw.connect() as (_, writer):
+            writer.write(written(CHAT, question(), headers))
+            await provider.asked()
+            monkeypatch.setattr(ClientConnection, "connection_lost", lose)
+        (row,) = await gw.rows()
+    assert (row.status, len(row.attempts), len(provider.requests)) == ("client_disconnected", 1, 1)
+
+
+@pytest.mark.parametrize("headers", [{}, {"expect": "100-continue"}], ids=["quick", "aiohttp"])
+async def test_events_for_a_client_that_has_just_gone(
+    provider: FakeProvider, gw: Gateway, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    """What its provider or the keep-alive worker still has for it, before its story's turn, is lost, and that is no error."""
+    lost = ClientConnection.connection_lost
+    full: list[bool] = []
+
+    def write(x: Exchange) -> None:
+        full.append(x.client.write(b": too late\n\n"))
+
+    def lose(connection: ClientConnection, error: BaseException | None) -> None:
+        for x in gw.rt.open:
+            asyncio.get_running_loop().call_soon(write, x)  # runs before the story that is woken next
+        lost(connection, error)
+
+    provider.will(events(chat_events("a", done=False), end="hang"))
+    async with gw.connect() as (reader, writer):
+        writer.write(written(CHAT, question(stream=True), headers))
+        await reader.readuntil(b"\n\n")
+        monkeypatch.setattr(ClientConnection, "connection_lost", lose)
+    (row,) = await gw.rows()
+    assert (row.status, full) == ("client_disconnected", [False])
 
 
 async def test_a_client_that_leaves_between_two_attempts(provider: FakeProvider, tmp_path: Path) -> None:
