@@ -188,14 +188,14 @@ class Load:
         tally = self.tally = Tally()
         start, own = time.monotonic(), time.process_time()
         gateway, provider = cpu_seconds(watched.gateway), cpu_seconds(watched.provider)
-        busy, stolen = busy_and_stolen()
+        before = busy_and_stolen()
         self.loop.run(time.monotonic() + seconds)
         tally.seconds = time.monotonic() - start
         tally.cpu = tally.cpu_in_window = cpu_seconds(watched.gateway) - gateway
         tally.own_cpu = time.process_time() - own
         tally.provider_cpu = cpu_seconds(watched.provider) - provider
         ours = tally.cpu + tally.own_cpu + tally.provider_cpu
-        busy, stolen = (now - before for now, before in zip(busy_and_stolen(), (busy, stolen), strict=True))
+        busy, stolen = (now - then for now, then in zip(busy_and_stolen(), before, strict=True))
         tally.foreign = max(0.0, (busy - ours) / tally.seconds)
         tally.stolen = stolen / tally.seconds
         return tally

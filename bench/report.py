@@ -311,10 +311,10 @@ def _text(x: int, y: int, text: str, *, anchor: str = "start", weight: str = "no
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-weight="{weight}">{escape(text)}</text>'
 
 
+# -- the whole -------------------------------------------------------------------------------------------------------
+
 _DISTURBED = 0.2
 """Cores that others may take in a run that is worth reading."""
-
-# -- the whole -------------------------------------------------------------------------------------------------------
 
 
 def render(results: Results) -> str:

@@ -26,7 +26,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_async import aio
 
-from adapters import CLIENTS
 from adapters.errors import BadRequest, Bug, Draining, GatewayError, MethodNotAllowed, RouteNotFound
 from gateway import __version__, access, cors
 from gateway.admin.routes import CALLER, PAGES, Page
@@ -44,7 +43,7 @@ from gateway.config.environment import Environment
 from gateway.config.model import Config, GeneralSettings
 from gateway.config.postgres import read_postgres_url
 from gateway.credentials import Signers
-from gateway.endpoints import ENDPOINTS, dialect_of
+from gateway.endpoints import ENDPOINTS
 from gateway.keyring import ANONYMOUS, Keyring
 from gateway.logs import RefusalLog, log_requests, redactor
 from gateway.metrics import DeploymentState, Metrics
@@ -54,7 +53,7 @@ from gateway.pricing import PriceTable
 from gateway.probing import Prober
 from gateway.routing.health import Health
 from gateway.runtime import Runtime
-from gateway.server import Runner, through_aiohttp
+from gateway.server import Runner, refusal, through_aiohttp
 from gateway.stages import auth, stream
 from gateway.state.open import Database, open_journal, open_records, open_shared
 from gateway.state.pruning import DAY
@@ -271,20 +270,13 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise BadRequest("The path has something in it that paths here do not have")
         return await handler(request)
     except GatewayError as error:
-        return _refusal(request, error)
+        return refusal(request.path, error)
     except web.HTTPNotFound:
-        return _refusal(request, RouteNotFound(f"There is no {request.method} {request.path[:200]} here"))
+        return refusal(request.path, RouteNotFound(f"There is no {request.method} {request.path[:200]} here"))
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         told = MethodNotAllowed(f"{request.path[:200]} takes {allowed}", headers={"allow": allowed})
-        return _refusal(request, told)
-
-
-def _refusal(http: web.Request, error: GatewayError) -> web.Response:
-    body = CLIENTS[dialect_of(http.path)].write_error(error, request_id="", mid_stream=False)
-    return web.Response(
-        status=error.status, body=body, headers={"content-type": "application/json", **error.headers}
-    )
+        return refusal(request.path, told)
 
 
 async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamResponse:

@@ -102,12 +102,7 @@ def _say(x: Exchange, attempt: Attempt) -> None:
 
 
 def _say_refused_key(deployment: Deployment) -> None:
-    log.warning(
-        "the provider refused the key of %s, a deployment of %s (%s)",
-        deployment.model_name,
-        deployment.route,
-        deployment.place or deployment.id,
-    )
+    log.warning("the provider refused the key of %s", deployment.described)
 
 
 def _estimate(x: Exchange, deployment: Deployment) -> Answer:

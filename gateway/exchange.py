@@ -78,13 +78,7 @@ class Attempt(Struct):
         peers = () if route is None else (other.id for other in route.deployments)
         own = None if deployment.params is None else deployment.params.cooldown_time
         if health.failed(deployment.id, error, now, peers=peers, cooldown=own, started=self.started):
-            log.info(
-                "%s, a deployment of %s (%s), fails too often, its circuit is open: %s",
-                deployment.model_name,
-                deployment.route,
-                deployment.place or deployment.id,
-                error.reason,
-            )
+            log.info("%s fails too often, its circuit is open: %s", deployment.described, error.reason)
 
 
 class Hold(Struct, eq=False):

@@ -91,6 +91,11 @@ class Deployment(Struct, frozen=True, kw_only=True, eq=False):
         """`openai/gpt-4o`: what LiteLLM calls the model's name."""
         return f"{self.provider}/{self.target.model}"
 
+    @property
+    def described(self) -> str:
+        """For the operator: what it is, and where it stands."""
+        return f"{self.model_name}, a deployment of {self.route} ({self.place or self.id})"
+
 
 class Route(Struct, frozen=True, eq=False):
     """A public model name and who serves it."""

@@ -295,17 +295,14 @@ class ClientConnection(RequestHandler):
         neither is the path: then the error is written so that readers of either dialect find what they look for.
         """
         super().handle_error(request, status, exc, message)  # it logs, and raises if an answer has begun
-        error: GatewayError
         if isinstance(exc, HttpProcessingError):
             self._rt.metrics.refused(MalformedHttp.reason)
             error = MalformedHttp(f"This is no HTTP request that can be read: {reason_of(exc)}")
             told = orjson.loads(CLIENTS["openai"].write_error(error, request_id="", mid_stream=False))
-            body = orjson.dumps({"type": "error", **told})
+            response = _error_answer(error, orjson.dumps({"type": "error", **told}))
         else:
-            error = Bug("Internal error")
-            body = CLIENTS[dialect_of(request.path)].write_error(error, request_id="", mid_stream=False)
-        headers = {"content-type": "application/json", "server": "penstock"}
-        response = web.Response(status=error.status, body=body, headers=headers)
+            response = refusal(request.path, Bug("Internal error"))
+        response.headers["server"] = "penstock"
         response.force_close()
         return response
 
@@ -350,6 +347,16 @@ def _still_to_come(data: bytes) -> int:
         return -1
     size = int(lengths[0]) if lengths else 0
     return max(-1, end + size - len(data))
+
+
+def refusal(path: str, error: GatewayError) -> web.Response:
+    """An error in the dialect of the path, for requests whose story does not begin."""
+    return _error_answer(error, CLIENTS[dialect_of(path)].write_error(error, request_id="", mid_stream=False))
+
+
+def _error_answer(error: GatewayError, body: bytes) -> web.Response:
+    headers = {"content-type": "application/json", **error.headers}
+    return web.Response(status=error.status, body=body, headers=headers)
 
 
 # -- the server ------------------------------------------------------------------------------------------------------

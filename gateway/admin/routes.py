@@ -19,6 +19,7 @@ from msgspec import Struct
 from adapters.errors import MalformedJson, TooSlow
 from gateway.admin import credentials, health, keys, models, openapi, router, spend
 from gateway.admin import reload as reloading
+from gateway.inbound import ThroughAiohttp
 from gateway.keyfields import named_digest
 from gateway.keyring import Caller
 from gateway.metrics import CONTENT_TYPE
@@ -125,10 +126,10 @@ async def _global_spend_models(rt: Runtime, http: web.Request) -> Any:
 
 
 async def _fields(http: web.Request) -> dict[str, Any]:
-    """The JSON object that was sent. Raises `MalformedJson`, `TooSlow`."""
+    """The JSON object that was sent. Raises `BadRequest`, `TooLarge`, `TooSlow`."""
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            body = await http.read()
+            body = await ThroughAiohttp(http).read()
     except TimeoutError:
         raise TooSlow("The body did not arrive in time") from None
     try:

@@ -849,7 +849,7 @@ async def test_a_bug_outside_of_every_handler(
     def broken(*_: object) -> None:
         raise ValueError("s3cret")
 
-    monkeypatch.setattr(app, "_refusal", broken)
+    monkeypatch.setattr(app, "refusal", broken)
     async with gw.connect() as (reader, writer):
         writer.write(said(first=f"GET {path} HTTP/1.1", body=b""))
         head, _, body = (await to_the_end(reader)).partition(b"\r\n\r\n")

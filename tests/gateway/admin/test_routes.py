@@ -47,3 +47,13 @@ async def test_spend(provider: FakeProvider, gw: Gateway) -> None:
     total = await (await gw.get("/global/spend")).json()
     assert row["request_id"] == answer.headers["x-request-id"]
     assert row["spend"] == total["spend"] == float(answer.headers["x-litellm-response-cost"]) > 0
+
+
+@pytest.mark.parametrize("coding", ["gzip", "snappy"])
+async def test_a_body_that_cannot_be_unpacked(gw: Gateway, coding: str) -> None:
+    """It is the caller's mistake on these pages too, and is not taken for what it was packed from."""
+    path = f"{gw.url}/key/generate"
+    async with gw.session.post(path, data=b"{}", headers={"content-encoding": coding}) as answer:
+        told = await answer.json()
+    assert (answer.status, told["error"]["type"]) == (400, "invalid_request_error")
+    assert "content-encoding" in told["error"]["message"]

@@ -127,6 +127,17 @@ def line_of(store: RedisShared) -> RedisLine:
     return store._line
 
 
+def lose_the_next_answer(store: RedisShared) -> None:
+    """Of the next round: Redis has done what it says, and nobody knows."""
+    line = line_of(store)
+    exchange = line.exchange
+
+    def deaf(commands: Sequence[Command], patience: float, done: Done) -> None:
+        exchange(commands, patience, lambda _: done(TimeoutError("deaf")))
+
+    line.exchange = deaf  # type: ignore[method-assign] # the next connection has its own again
+
+
 async def available(store: RedisShared) -> None:
     async def is_available() -> bool:
         return store.available
@@ -467,13 +478,7 @@ async def test_a_missing_counter_is_told_even_if_who_missed_it_learns_nothing(se
         await store.seed(spend, 0)
         await ticket_for(store, spend)
         await server.tell("FLUSHALL")
-        line = line_of(other)
-        exchange = line.exchange
-
-        def deaf(commands: Sequence[Command], patience: float, done: Done) -> None:
-            exchange(commands, patience, lambda _: done(TimeoutError("deaf")))
-
-        line.exchange = deaf  # type: ignore[method-assign] # the answer of the next round is lost
+        lose_the_next_answer(other)
         with pytest.raises(SharedAway):
             await other.take([spend])
 
@@ -518,13 +523,7 @@ async def test_a_settlement_whose_answer_is_lost_counts_once(server: Server) -> 
         spend = budget("b", 10, 100)
         await store.seed(spend, 0)
         store.charge("b", 5)
-        line = line_of(store)
-        exchange = line.exchange
-
-        def deaf(commands: Sequence[Command], patience: float, done: Done) -> None:
-            exchange(commands, patience, lambda _: done(TimeoutError("deaf")))
-
-        line.exchange = deaf  # type: ignore[method-assign] # the answer of the next round is lost
+        lose_the_next_answer(store)
         await told(store)
         await available(store)
         assert await store.look([spend]) == [5]
@@ -536,13 +535,7 @@ async def test_a_take_whose_answer_is_lost_is_given_back(server: Server) -> None
         spend = budget("b", 10, 100)
         windows = [spend, slots("p", 1), rate("r", 1, 1)]
         await store.seed(spend, 0)
-        line = line_of(store)
-        exchange = line.exchange
-
-        def deaf(commands: Sequence[Command], patience: float, done: Done) -> None:
-            exchange(commands, patience, lambda _: done(TimeoutError("deaf")))
-
-        line.exchange = deaf  # type: ignore[method-assign] # the answer of the next round is lost
+        lose_the_next_answer(store)
         with pytest.raises(SharedAway):
             await store.take(windows)
         await available(store)

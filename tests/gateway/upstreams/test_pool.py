@@ -272,14 +272,22 @@ async def test_servers_that_close_at_random_are_never_noticed() -> None:
         await upstreams.close()
 
 
+async def one_behind_another(
+    upstreams: Upstreams, url: str
+) -> tuple[UpstreamResponse, asyncio.Task[UpstreamResponse]]:
+    """An answer that takes the only place, and who waits in line for it."""
+    response = await send(upstreams, url)
+    waiting = asyncio.get_running_loop().create_task(send(upstreams, url))
+    while "1 waiting" not in repr(upstreams):
+        await asyncio.sleep(0)
+    return response, waiting
+
+
 async def test_closing_ends_everything() -> None:
     """Open answers fail, waiters are sent away, sockets are gone, and later requests are refused."""
     upstreams = Upstreams(max_connections=1)
     async with serve(each(chunked(b"a", end=b""))) as server:
-        response = await send(upstreams, server.url)
-        waiting = asyncio.get_running_loop().create_task(send(upstreams, server.url))
-        while "1 waiting" not in repr(upstreams):
-            await asyncio.sleep(0)
+        response, waiting = await one_behind_another(upstreams, server.url)
         await upstreams.close()
         assert isinstance(response.error, UpstreamDisconnected)
         with pytest.raises(UpstreamUnreachable):
@@ -295,10 +303,7 @@ async def test_who_is_given_a_place_in_the_moment_of_closing_is_sent_away() -> N
     """Nothing is opened when all is closed, by those neither who were next in line just before."""
     upstreams = Upstreams(max_connections=1)
     async with serve(each(chunked(b"a", end=b""))) as server:
-        response = await send(upstreams, server.url)
-        waiting = asyncio.get_running_loop().create_task(send(upstreams, server.url))
-        while "1 waiting" not in repr(upstreams):
-            await asyncio.sleep(0)
+        response, waiting = await one_behind_another(upstreams, server.url)
         response.abort()  # its place is the waiter's, who has not heard of it yet
         await upstreams.close()
         with pytest.raises(UpstreamUnreachable):
