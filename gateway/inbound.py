@@ -186,13 +186,17 @@ class ThroughAiohttp:
             if value and value not in known:
                 raise BadRequest(f"The request's {name} is not known here: {value[:100]}", param=name)
         try:
-            return await self._request.read()
+            body = await self._request.read()
         except web.HTTPRequestEntityTooLarge:
             raise TooLarge(f"The request is over {self._request.client_max_size} bytes") from None
         except (web.RequestPayloadError, HttpProcessingError) as error:
             cause = error if isinstance(error, HttpProcessingError) else error.__cause__
             why = reason_of(cause) if isinstance(cause, HttpProcessingError) else str(error)
             raise BadRequest(f"The request's body cannot be read: {why}") from None
+        if not body and self._request.body_exists and "content-encoding" in self._request.headers:
+            # What is left of a packed body that was cut short; read as no body, it would make a key with all defaults.
+            raise BadRequest("The request's body cannot be read: unpacked, nothing is left of it")
+        return body
 
 
 def head_of(request: web.Request, endpoint: Endpoint, *, cors: str) -> Head:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import brotli
 import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -174,8 +176,10 @@ async def test_aiohttp_reads_a_body(reading: Reading) -> None:
         ("content-length: 101", b"x" * 101, TooLarge),
         ("transfer-encoding: chunked", b"65\r\n%b\r\n0\r\n\r\n" % (b"x" * 101), TooLarge),
         ("content-length: 3\r\ncontent-encoding: gzip", b"abc", BadRequest),
+        ("content-length: 10\r\ncontent-encoding: gzip", gzip.compress(b"{}")[:10], BadRequest),
+        ("content-length: 3\r\ncontent-encoding: br", brotli.compress(b'{"models":["a"]}')[:3], BadRequest),
     ],
-    ids=["length", "chunks", "bad gzip"],
+    ids=["length", "chunks", "bad gzip", "cut gzip", "cut brotli"],
 )
 async def test_what_aiohttp_cannot_read_is_our_error(
     reading: Reading, lines: str, body: bytes, error: type[GatewayError]
@@ -184,6 +188,13 @@ async def test_what_aiohttp_cannot_read_is_our_error(
     await reading.ask(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n%b" % (lines.encode(), body))
     assert [type(each) for each in reading.errors] == [error]
     assert reading.bodies == []
+
+
+@pytest.mark.parametrize("lines", [b"", b"content-length: 0\r\n"], ids=["nothing said", "no bytes"])
+async def test_no_body_needs_no_unpacking(reading: Reading, lines: bytes) -> None:
+    """A client that names a coding with each of its requests, also those without a body, is heard."""
+    await reading.ask(b"POST / HTTP/1.1\r\nhost: x\r\n%bcontent-encoding: gzip\r\n\r\n" % lines)
+    assert (reading.bodies, reading.errors) == ([b""], [])
 
 
 async def test_the_head_of_aiohttps_request(reading: Reading) -> None:
