@@ -33,6 +33,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from tests.ports import free_port
+
 _DEADLINE = (
     30.0  # seconds for a server to answer; a loaded machine is slow, a missing one is noticed by its exit
 )
@@ -167,7 +169,7 @@ def _running(
     """
     log = folder / "log"
     for attempt in range(5):
-        port = _free_port()
+        port = free_port()
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command(port),
@@ -208,13 +210,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _answers_ping(port: int) -> bool:

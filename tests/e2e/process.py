@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -24,14 +23,9 @@ from typing import Any
 
 import aiohttp
 
+from tests.ports import free_port
+
 COMMAND = str(Path(sys.executable).parent / "penstock")
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
 
 
 def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.process import COMMAND, Process, environment, free_port, penstock, question, run
+from tests.e2e.process import COMMAND, Process, environment, penstock, question, run
 from tests.harness import (
     Asked,
     FakeProvider,
@@ -30,6 +30,7 @@ from tests.harness import (
     message_events,
     whole,
 )
+from tests.ports import free_port
 
 HERE = Path(__file__).parents[2]
 SHIPPED = str(HERE / "config.yaml")

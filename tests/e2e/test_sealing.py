@@ -13,9 +13,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.process import Process, free_port, penstock, question, run
+from tests.e2e.process import Process, penstock, question, run
 from tests.faulty import FaultyProxy
 from tests.harness import FakeProvider, chat_answer, entry, whole
+from tests.ports import free_port
 
 SALT, OTHER, MASTER = "salz.9Rt4Km", "anderes.2Vb7Xc", "sk-herr-77aBc0011"
 STORED = "sk-ablage-31pQz8"

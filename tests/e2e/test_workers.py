@@ -12,8 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.process import Process, free_port, penstock, question, run
+from tests.e2e.process import Process, penstock, question, run
 from tests.harness import FakeProvider, chat_events, config_for, events
+from tests.ports import free_port
 
 TWO = ("--num_workers", "2")
 

@@ -20,6 +20,7 @@ from gateway.config.load import load
 from gateway.runtime import Runtime
 from gateway.state.records import LedgerQuery, LedgerRow
 from tests.harness import Asked, FakeProvider, Gateway, Received, chat_answer, receive, whole
+from tests.ports import free_port
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 POST = "POST /v1/chat/completions HTTP/1.1"
@@ -227,9 +228,7 @@ async def serving(config: str, folder: Path, environ: Mapping[str, str]) -> Asyn
     """As the command line serves: with its keep-alive time, its signals and its drain."""
     known = {"PENSTOCK_DATA_DIR": str(folder / "data"), **environ}
     rt = await _runtime(config, folder, known)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     ready = asyncio.Event()
     running = Running(rt, f"http://127.0.0.1:{port}", None)  # type: ignore[arg-type]  # nobody needs a session here
     running.serving = asyncio.get_running_loop().create_task(

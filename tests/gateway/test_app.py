@@ -17,6 +17,7 @@ from gateway.config.environment import read_environment
 from gateway.config.load import load
 from gateway.state.records import LedgerQuery
 from tests.harness import FakeProvider, Gateway, chat_events, config_for, events, gateway
+from tests.ports import free_port
 
 
 async def test_head(gw: Gateway) -> None:
@@ -55,13 +56,6 @@ def test_a_host_that_is_none() -> None:
     """A host that is no address is one sentence too."""
     with pytest.raises(CannotStart, match="cannot listen on"):
         _listen("no.such.host.invalid", 1)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("signals", [1, 2])

@@ -317,7 +317,7 @@ async def watching(gw: Gateway) -> AsyncIterator[None]:
 
 
 async def until_served(gw: Gateway, model: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while gw.rt.routes.find(model) is None:
             await asyncio.sleep(0.01)
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import COMMAND, environment, free_port, penstock
+from tests.e2e.process import COMMAND, environment, penstock
 from tests.harness import FakeProvider, gateway
+from tests.ports import free_port
 from tests.seeds.commands import CURL, Answer, aimed, by_curl, curl, interpreted
 from tests.seeds.deployment import MASTER_KEY, answer, authorization, environ_for, moved, question
 from tests.seeds.deployment import written as as_written

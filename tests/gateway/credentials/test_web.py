@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from adapters.errors import UpstreamAuth
 from gateway.credentials.web import Web
 from tests.harness import fake_provider, hang, whole
+from tests.ports import free_port
 
 
 async def test_an_answer_is_given_whatever_its_status() -> None:
@@ -37,9 +36,7 @@ async def test_redirects_are_not_followed() -> None:
 
 async def test_who_does_not_answer_is_named_by_host_alone() -> None:
     """A refused connection and a silent server are errors that show nothing of the URL but its host."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     web = Web()
     with pytest.raises(UpstreamAuth) as refused:
         await web.ask("POST", f"http://127.0.0.1:{port}/token?secret=s3cret")

@@ -32,6 +32,7 @@ from gateway.story import Story
 from tests.faulty import FaultyProxy
 from tests.gateway.state.test_shared import running, ticket_for, told, until
 from tests.gateway.state.windows import Windows
+from tests.ports import free_port
 from tests.servers import ServerMissingError, carried
 
 HERE = Path(__file__).parents[3]
@@ -41,9 +42,7 @@ class Server:
     """A Redis of the test's own on one port, so that it can be gone and come back."""
 
     def __init__(self, folder: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
