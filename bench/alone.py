@@ -40,6 +40,26 @@ model_list:
 general_settings: {{master_key: {KEY}}}
 """
 
+_SDK = b"".join(
+    b"%b\r\n" % line
+    for line in (
+        b"Accept: application/json",
+        b"Accept-Encoding: gzip, deflate",
+        b"Connection: keep-alive",
+        b"User-Agent: OpenAI/Python 2.8.1",
+        b"X-Stainless-Lang: python",
+        b"X-Stainless-Package-Version: 2.8.1",
+        b"X-Stainless-OS: Linux",
+        b"X-Stainless-Arch: x64",
+        b"X-Stainless-Runtime: CPython",
+        b"X-Stainless-Runtime-Version: 3.11.2",
+        b"X-Stainless-Async: false",
+        b"x-stainless-retry-count: 0",
+        b"x-stainless-read-timeout: 600",
+    )
+)
+"""What OpenAI's client for Python adds to a request."""
+
 
 class Nowhere(asyncio.Transport):
     """A transport without a socket."""
@@ -136,16 +156,23 @@ class Alone:
         for _ in range(10):
             await asyncio.sleep(0)
 
-    def requests(self) -> tuple[Callable[[], object], int]:
-        """Whole requests, from the client's bytes to the row."""
+    def requests(self, *, traced: bool = False) -> tuple[Callable[[], object], int]:
+        """Whole requests, from the client's bytes to the row. `traced`: as an SDK sends them that is watched by OpenTelemetry, so that
+        no two heads are alike, as they are not either behind a proxy that many clients share.
+        """
+        questions = [self._traced(number) for number in range(TIMES)] if traced else [self.question] * TIMES
 
         async def ask() -> None:
             self.rows.clear()
-            for _ in range(TIMES):
-                self.client.data_received(self.question)
+            for question in questions:
+                self.client.data_received(question)
                 self.provider.data_received(self.answer)
 
         return lambda: self.loop.run_until_complete(ask()), TIMES
+
+    def _traced(self, number: int) -> bytes:
+        line, rest = self.question.split(b"\r\n", 1)
+        return b"%b\r\n%btraceparent: 00-%032x-00f067aa0ba902b7-01\r\n%b" % (line, _SDK, number + 1, rest)
 
     def settles(self) -> tuple[Callable[[], object], int]:
         """The bill alone, again and again for one request that is answered."""

@@ -379,6 +379,7 @@ CASES: dict[str, Case] = {
     "request: write_request, OpenAI to Gemini": write_request("openai", "gemini"),
     "request: route": route,
     "request: all of it, Python alone": lambda: Alone().requests(),
+    "request: the same from a traced SDK": lambda: Alone().requests(traced=True),
     "request: settle": lambda: Alone().settles(),
     **{
         f"routing: {strategy}, one of {count}": choice(

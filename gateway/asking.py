@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -33,7 +33,10 @@ from gateway.upstreams import Prepared
 from gateway.upstreams.connection import Connection
 from gateway.upstreams.mock import mock_answer
 
-_CROSSING = ("anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key", "traceparent")
+_OF_FORMAT = ("anthropic-version", "anthropic-beta", "openai-beta")
+"""Headers of clients that cross to providers of their own format."""
+_OF_REQUEST = ("idempotency-key", "traceparent")
+"""Those that mean the same to every provider. They differ from request to request, so no head is kept that has them."""
 _MOST_WRITTEN = 100
 _PLAIN_URL = re.compile(r"https?://(?:[\w.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?/[!-~]*", re.ASCII)
 """An address that a provider may name: a host, perhaps its port, and a path in which all is escaped."""
@@ -287,18 +290,18 @@ def prepare(
     """The request's head: written once for each deployment, or, if the client has headers that cross, for each of its
     own heads. 25 us to write, 0.5 to find again. A signer may want another one with each of its tokens, or always.
     """
-    crossing = x.http.crossing
-    if crossing is None:
-        crossing = _crossing(x.http)
-    kept = _written(x.http, deployment) if crossing else deployment.notes
+    http = x.http
+    if http.crossing is None:
+        _note_crossing(http)
+    crossing = (http.crossing or {}) if question.is_same else {}
+    kept = _written(http, deployment) if crossing else deployment.notes
     version = 0 if signer is None else signer.version
     name = (x.endpoint.operation, x.wants_stream, question.is_same, version)
     is_kept = version is not None and call.content_type == JSON
     prepared: Prepared | None = kept.get(name) if is_kept else None
     if prepared is None:
-        headers = crossing if question.is_same else _common(crossing)
         address = question.provider_side.address(
-            deployment.target, x.endpoint.operation, headers, stream=x.wants_stream
+            deployment.target, x.endpoint.operation, crossing, stream=x.wants_stream
         )
         if call.content_type != JSON:
             address = _with_content_type(address, call.content_type)
@@ -309,6 +312,9 @@ def prepare(
         prepared = rt.upstreams.prepare(address.method, address.url, lines, deployment.scope)
         if is_kept:
             kept[name] = prepared
+    if http.of_request:
+        told = {key.lower() for key in deployment.headers}  # the operator's word counts
+        prepared = prepared.with_headers([header for header in http.of_request if header[0] not in told])
     return prepared
 
 
@@ -360,13 +366,8 @@ async def _not_a_stream(rt: Runtime, question: Question, response: Response) -> 
     return UpstreamMalformed("The provider answered a streaming request with something that is not a stream")
 
 
-def _crossing(head: Head) -> Mapping[str, str]:
-    """The client's headers that may cross to the provider."""
+def _note_crossing(head: Head) -> None:
+    """Which of the client's headers cross to providers."""
     headers = head.headers
-    head.crossing = {name: ",".join(headers.getall(name)) for name in _CROSSING if name in headers}
-    return head.crossing
-
-
-def _common(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers that mean something in every format; `anthropic-version` and its like only in their own."""
-    return {name: value for name, value in headers.items() if name in {"idempotency-key", "traceparent"}}
+    head.crossing = {name: ",".join(headers.getall(name)) for name in _OF_FORMAT if name in headers}
+    head.of_request = [(name, ",".join(headers.getall(name))) for name in _OF_REQUEST if name in headers]

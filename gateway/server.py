@@ -51,7 +51,11 @@ LINGER = 10.0
 """Seconds in which the rest of a refused request's body may come, so that the client sees the answer and no reset."""
 
 _REQUEST_LINE = re.compile(rb"POST (/[!-~]*) HTTP/1\.1\r\n")
-_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
+_HEADERS = re.compile(
+    r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)[ \t]*\r\n",
+    re.MULTILINE,
+)
+"""All headers in one call; matched line by line, those that an SDK sends cost four times as much."""
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
 _ODD = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding", "trailer"})
 _LONGEST_LENGTH = 16
@@ -175,20 +179,16 @@ class ClientConnection(RequestHandler):
         endpoint = self._hot_paths.get(line[1]) if line is not None else None
         if line is None or endpoint is None:
             return None
-        pairs: list[tuple[str, str]] = []
-        at = line.end()
-        while at < end - 2:
-            found = _HEADER.match(data, at)
-            if found is None or len(pairs) == HEADER_LIMIT:
-                return None
-            pairs.append((found[1].decode(), found[2].strip(b" \t").decode("utf-8", "surrogateescape")))
-            at = found.end()
+        lines = data[line.end() : end - 2].decode("utf-8", "surrogateescape")
+        pairs = _HEADERS.findall(lines)
+        if len(pairs) != lines.count("\n") or len(pairs) > HEADER_LIMIT:
+            return None
         headers = CIMultiDictProxy(CIMultiDict(pairs))
         length = _LENGTH.search(data, line.end() - 2, end)
         if length is None or any(len(headers.getall(name, ())) != 1 for name in _ONCE):
             return None
         connection = ", ".join(headers.getall("connection", ("keep-alive",))).lower()
-        if connection not in ("keep-alive", "close") or any(name.lower() in _ODD for name, _ in pairs):
+        if connection not in ("keep-alive", "close") or not headers.keys().isdisjoint(_ODD):
             return None
         self._head = head = Head(
             endpoint,

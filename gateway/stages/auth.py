@@ -105,10 +105,12 @@ def _credential(http: Asked, *, needed: bool) -> str | None:
     headers = http.headers
     found = None
     for name in _KEY_HEADERS:
-        values = headers.getall(name, ())
+        if name not in headers:
+            continue
+        values = headers.getall(name)
         if len(values) > 1:
             raise BadRequest(f"The header {name} stands there {len(values)} times")
-        if not values or found is not None:
+        if found is not None:
             continue
         scheme, _, rest = values[0].strip().partition(" ")
         if scheme.lower() == "bearer":

@@ -24,7 +24,7 @@ from gateway.upstreams.connection import Connection
 from gateway.upstreams.dial import Dialer
 from gateway.upstreams.pool import Pool
 from gateway.upstreams.proxy import Proxies
-from gateway.upstreams.request import Address, parse_url, wire, write_head
+from gateway.upstreams.request import Address, parse_url, wire, write_head, write_headers
 from gateway.upstreams.resolve import Resolver
 from gateway.upstreams.response import UpstreamResponse
 from gateway.upstreams.tls import SessionContext, tls_context
@@ -63,6 +63,10 @@ class Prepared:
     scope: str
     method: str
     head: bytes = field(repr=False)
+
+    def with_headers(self, headers: Sequence[tuple[str, str]]) -> Prepared:
+        """The same with more headers, none of which it has. Raises `Bug`."""
+        return Prepared(self.address, self.scope, self.method, self.head + write_headers(headers))
 
 
 class Upstreams:

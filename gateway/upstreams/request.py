@@ -108,23 +108,31 @@ def write_head(
     `Host`, `User-Agent` and `Accept-Encoding` may be the caller's; headers that frame the message may not.
     `absolute`: the whole URL goes into the first line, as a proxy wants it. Raises `Bug`.
     """
-    lines = [f"{name}: {value}" for name, value in headers]
+    names = {name.lower() for name, _ in headers}
+    target = address.origin + address.target if absolute else address.target
+    first = f"{method} {target} HTTP/1.1\r\n"
+    if "host" not in names:
+        first += f"Host: {address.authority}\r\n"
+    last = ""
+    if "user-agent" not in names:
+        last += f"User-Agent: penstock/{__version__}\r\n"
+    if "accept-encoding" not in names:
+        last += "Accept-Encoding: identity\r\n"
+    if proxy_authorization is not None:
+        last += f"Proxy-Authorization: {proxy_authorization}\r\n"
+    return first.encode() + write_headers(headers) + last.encode()
+
+
+def write_headers(headers: Sequence[tuple[str, str]]) -> bytes:
+    """Headers as they stand in a head, each with its end. Raises `Bug` for those that frame the message."""
     names = {name.lower() for name, _ in headers}
     if not names.isdisjoint(_OURS):
         raise Bug(f"The header {', '.join(sorted(names & _OURS))} cannot be set")
+    lines = [f"{name}: {value}" for name, value in headers]
     if not all(map(_HEADER_LINE.fullmatch, lines)):
         raise Bug(f"The header {_first_bad_name(headers)} has characters that no header may have")
-    target = address.origin + address.target if absolute else address.target
-    if "host" not in names:
-        lines.insert(0, f"Host: {address.authority}")
-    if "user-agent" not in names:
-        lines.append(f"User-Agent: penstock/{__version__}")
-    if "accept-encoding" not in names:
-        lines.append("Accept-Encoding: identity")
-    if proxy_authorization is not None:
-        lines.append(f"Proxy-Authorization: {proxy_authorization}")
-    text = f"{method} {target} HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n"
-    return text.encode("utf-8", "surrogateescape")  # what came as odd bytes leaves as the same bytes
+    # What came as odd bytes leaves as the same bytes.
+    return "".join([f"{line}\r\n" for line in lines]).encode("utf-8", "surrogateescape")
 
 
 def _first_bad_name(headers: Sequence[tuple[str, str]]) -> str:

@@ -16,9 +16,10 @@ def alone() -> Iterator[Alone]:
     found.close()
 
 
-def test_requests_are_answered(alone: Alone) -> None:
+@pytest.mark.parametrize("traced", [False, True])
+def test_requests_are_answered(alone: Alone, *, traced: bool) -> None:
     """A repetition is so many whole requests: each has its row, and nothing is left open."""
-    operation, times = alone.requests()
+    operation, times = alone.requests(traced=traced)
     operation()
     assert times == TIMES == len(alone.rows)
     assert {(row.status, row.http_status, row.usage_source) for row in alone.rows} == {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway import server
 from gateway.config.model import Secret
 from gateway.endpoints import ENDPOINTS
 from gateway.keyring import Keyring
 from gateway.runtime import Runtime
-from gateway.server import HEADER_LIMIT, HELD_LIMIT, Runner, _still_to_come
+from gateway.server import _HEADERS, HEADER_LIMIT, HELD_LIMIT, Runner, _still_to_come
 from tests.harness import (
     FakeProvider,
     Received,
@@ -186,6 +189,7 @@ THROUGH_AIOHTTP = {
     "an upgrade": asked("upgrade: x"),
     "a packing": asked("content-encoding: identity"),
     "a trailer": asked("trailer: x"),
+    "odd in any case": asked("TrAiLeR: x"),
     "other words in connection": asked("connection: x-foo"),
     "close among others": asked("connection: x-foo, close"),
     "more headers": asked(*(f"x-{number}: a" for number in range(HEADER_LIMIT - 2))),
@@ -225,6 +229,26 @@ async def test_what_is_odd_is_for_aiohttp_to_refuse(doors: Doors, name: str) -> 
     """The quick reader never takes what could be read in two ways; the strict one says no."""
     assert await doors.door(REFUSED[name]) == "400"
     assert doors.through_aiohttp == []
+
+
+def one_by_one(lines: str) -> list[tuple[str, str]] | None:
+    """The headers of these lines, None if one is none."""
+    found = []
+    while lines:
+        line = re.match(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n", lines)
+        if line is None:
+            return None
+        found.append((line[1], line[2].strip(" \t")))
+        lines = lines[line.end() :]
+    return found
+
+
+@given(st.lists(st.text("aZ-: \t\r\n\x00\x7f\x85\u2028\udce4", max_size=9), max_size=5))
+def test_all_headers_at_once_are_those_of_each_line(pieces: list[str]) -> None:
+    """What is read in one go is what would be read line by line; one line that is none, and nothing is."""
+    lines = "".join(f"{piece}\r\n" for piece in pieces)
+    pairs = _HEADERS.findall(lines)
+    assert (pairs if len(pairs) == lines.count("\n") else None) == one_by_one(lines)
 
 
 async def test_bytes_go_to_aiohttp_as_they_came(doors: Doors) -> None:

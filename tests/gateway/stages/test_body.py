@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
+from gateway.endpoints import ENDPOINTS
+from gateway.inbound import NO_CONTROLS, Head
+from gateway.stages.body import _STEERING, _controls, _controls_of
 from tests.harness import (
     FakeProvider,
     Gateway,
     chat_answer,
     config_for,
+    config_of,
+    entry,
     gateway,
     message_answer,
     receive,
@@ -207,6 +213,52 @@ async def test_headers_that_cross(provider: FakeProvider, gw: Gateway) -> None:
     assert got["x-api-key"] == "sk-provider-key"
     assert not set(staying) - {"x-api-key", "user-agent", "connection"} & set(got)
     assert "client" not in json.dumps(got)
+
+
+async def test_headers_of_a_request_cross_to_any_provider(provider: FakeProvider, tmp_path: Path) -> None:
+    """Each request's own go with it, in whatever format, on one connection too; those of a format stay with it, and what the
+    operator has set stays as it is.
+    """
+    config = config_of(
+        entry("claude", "anthropic/claude-sonnet-4-5", provider.url),
+        entry("gpt-4o", "openai/gpt-4o", f"{provider.url}/v1", extra_headers={"IDEMPOTENCY-KEY": "ours"}),
+    )
+    async with gateway(config, tmp_path) as gw, gw.connect() as (reader, writer):
+        for number, model in enumerate(["claude", "gpt-4o", "claude", "gpt-4o"]):
+            provider.will(whole(message_answer() if model == "claude" else chat_answer()))
+            headers = {
+                "traceparent": f"00-{number:032x}-2-01",
+                "idempotency-key": f"k{number}",
+                "openai-beta": "assistants=v2",
+            }
+            writer.write(written(CHAT, {"model": model, "messages": HELLO, "max_tokens": 5}, headers))
+            assert (await receive(reader)).status == 200
+    told = [asked.headers for asked in provider.requests]
+    assert [one["traceparent"] for one in told] == [f"00-{number:032x}-2-01" for number in range(4)]
+    assert [one.get("openai-beta") for one in told] == [None, "assistants=v2"] * 2
+    assert [one["idempotency-key"] for one in told] == ["k0", "ours", "k2", "ours"]
+
+
+STEERING = {
+    "x-litellm-num-retries": "1",
+    "x-litellm-max-retries": "1",
+    "x-litellm-timeout": "9",
+    "x-litellm-stream-timeout": "9",
+    "x-litellm-priority": "1",
+    "x-litellm-tags": "a",
+    "x-litellm-session-id": "s",
+    "x-claude-code-session-id": "s",
+}
+
+
+@pytest.mark.parametrize("header", STEERING)
+def test_a_header_that_steers_is_heard(header: str) -> None:
+    """Each alone says something, in any case; a head without any of them says nothing."""
+    endpoint = next(endpoint for endpoint in ENDPOINTS if endpoint.path == CHAT)
+    told = CIMultiDictProxy(CIMultiDict({header.title(): STEERING[header]}))
+    head = Head(endpoint, told, remote=None, keep_alive=True)
+    assert _controls_of(head) == _controls({}, told) != NO_CONTROLS
+    assert set(STEERING) == _STEERING
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from adapters.errors import Bug
 from adapters.types import HttpRequest
 from gateway import __version__
-from gateway.upstreams.request import JOINED_BODY, parse_url, wire, write_head, write_request
+from gateway.upstreams.request import JOINED_BODY, parse_url, wire, write_head, write_headers, write_request
 
 URL = "https://api.example/v1/chat?x=%20y"
 
@@ -138,6 +138,18 @@ def test_a_head_serves_any_body() -> None:
     assert wire(head, "POST", b"{}") == write_request(
         HttpRequest("POST", URL, (("X-Thing", "a"),), b"{}"), parse_url(URL)
     )
+
+
+def test_more_headers_for_a_head() -> None:
+    """`write_headers` writes what can stand behind a head, and refuses what no head may have."""
+    head = write_head("POST", (("x-a", "1"),), parse_url(URL)) + write_headers(
+        (("x-b", "\udce4"), ("x-c", ""))
+    )
+    assert head.endswith(b"\r\nx-b: \xe4\r\nx-c: \r\n")
+    assert write_headers(()) == b""
+    for name, value in (("Content-Length", "1"), ("x-a", "1\r\nx-b: 2"), ("x a", "1"), ("", "1")):
+        with pytest.raises(Bug, match=r"cannot be set|no header may have"):
+            write_headers(((name, value),))
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
