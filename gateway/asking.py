@@ -79,10 +79,12 @@ async def begin(
         stream = _stream(rt, x, question) if x.wants_stream else None
         if prepared is None:
             response = _mocked(x, attempt.deployment)
+            attempt.note_sent()
         elif len(question.calls) > 1:
             return _finished(rt, x, question, None, await _ask_all(rt, x, question, attempt))
         else:
             on, sent = sent, None  # `ask` closes it if need be: at its end it may be somebody else's already
+            attempt.is_sent = on is not None
             response = await rt.upstreams.ask(
                 prepared,
                 question.calls[0].body,
@@ -90,6 +92,7 @@ async def begin(
                 head_timeout=None,
                 collect=_collected(rt, x),
                 sent=on,
+                on_sent=attempt.note_sent if on is None else None,
             )
         attempt.status = response.status
         attempt.possible_duplicate = response.possible_duplicate
@@ -162,6 +165,7 @@ async def _ask_all(rt: Runtime, x: Exchange, question: Question, attempt: Attemp
                 connect_timeout=rt.limits.connect,
                 head_timeout=None,
                 collect=rt.limits.answer_body,
+                on_sent=attempt.note_sent,
             )
             try:
                 attempt.status = response.status

@@ -36,8 +36,11 @@ class Outrun(GatewayError):
     status, type, reason = 499, "server_error", OUTRUN
 
 
-async def ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Route) -> Answer:
+async def ask_one(
+    rt: Runtime, x: Exchange, deployment: Deployment, route: Route, *, is_hedge: bool = False
+) -> Answer:
     """The answer of this deployment of that route, once it has begun: one attempt, of which the health book learns.
+    `is_hedge`: the same request has been sent to another one.
 
     Raises `UpstreamError` and `Unsupported`, after which somebody else may be asked, and whatever interrupts the request.
     """
@@ -57,7 +60,7 @@ async def ask_one(rt: Runtime, x: Exchange, deployment: Deployment, route: Route
         prepared = prepare(rt, x, deployment, question, question.calls[0], signer)
         sent = dispatch(rt, x, question, prepared)
     # If a connection was free the provider thinks already, and what it need not know is done meanwhile.
-    if not x.attempts:
+    if not x.attempts and not is_hedge:
         rt.retry_budget.offered(attempt.started)
     x.attempts.append(attempt)
     x.deployment = deployment
@@ -108,6 +111,7 @@ def _say_refused_key(deployment: Deployment) -> None:
 def _estimate(x: Exchange, deployment: Deployment) -> Answer:
     """`count_tokens` where the provider cannot count."""
     x.deployment = deployment
+    x.lines = ""  # of one that was asked before
     return Answer(None, body=msgspec.json.encode({"input_tokens": tokens_asked(x.envelope)}))
 
 
@@ -133,7 +137,7 @@ async def _has_room(rt: Runtime, x: Exchange, route: Route) -> bool:
 def _may_be_billed(attempt: Attempt) -> bool:
     """The provider may have answered, and nobody has seen it."""
     error = attempt.error
-    if isinstance(error, UpstreamUnreachable):
+    if not attempt.is_sent or isinstance(error, UpstreamUnreachable):
         return False
     if isinstance(error, UpstreamTimeout) and error.code == "connect_timeout":
         return False

@@ -46,6 +46,12 @@ def header_lines(headers: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{pair}\r\n" for pair in pairs)
 
 
+def abort_after(transport: asyncio.Transport, patience: float) -> None:
+    """Send what is written already for so many seconds to a client that does not read. Whoever calls this closes it."""
+    if transport.get_write_buffer_size():
+        asyncio.get_running_loop().call_later(patience, transport.abort)
+
+
 class ClientGone(asyncio.CancelledError):
     """The client left: the story ends here, as if the handler had been cancelled."""
 
@@ -153,8 +159,7 @@ class ClientWriter(Struct, eq=False):
         self.ended = True
         self.stays_open = False
         self._outbox.flush()
-        if self._transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(patience, self._transport.abort)
+        abort_after(self._transport, patience)
         self._transport.close()
 
     def drop(self) -> None:
@@ -189,9 +194,11 @@ class ClientWriter(Struct, eq=False):
                         return
                     left = self._transport.get_write_buffer_size()
 
-    def response(self) -> Written:
-        """What the handler returns to aiohttp, which may write or close next."""
+    def response(self, patience: float) -> Written:
+        """What the handler returns to aiohttp, which may write or close next; then the rest is sent for `patience` seconds."""
         self._outbox.flush()
+        if not self.stays_open:
+            abort_after(self._transport, patience)
         return Written(self.status, keep_alive=self.stays_open)
 
     def _head(self, status: int, headers: str) -> bytes:

@@ -65,12 +65,18 @@ class Attempt(Struct):
     """The provider's status, 0 if there was none."""
     error: GatewayError | None = None
     possible_duplicate: bool = False
+    is_sent: bool = False
+    """The question has left: whoever has read it may bill it."""
     answered: bool = False
     """It began to answer; how that ended is the exchange's business."""
     route: Route | None = None
     """Whose deployment it was asked as."""
     usage: Usage | None = None
     """What it is billed beside the answer: it was outrun by another one, or its stream broke and went on elsewhere."""
+
+    def note_sent(self) -> None:
+        """The question has left."""
+        self.is_sent = True
 
     def tell_failure(self, health: Health, error: GatewayError, now: float) -> None:
         """Enter in the health book that it failed."""

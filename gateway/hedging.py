@@ -167,13 +167,14 @@ class _Race:
             return
         self._asked.append(deployment)
         if not await self._has_room():
+            self._asked.remove(deployment)  # if the first one fails it may still be asked
             rt.metrics.hedged("refused")
             return
         rival = copy(x)
         rival.story, rival.attempts, rival.dropped, rival.at = story, [], [], Timings(x.at.began)
         self._rivals.append(rival)
         try:
-            answer = await ask_one(rt, rival, deployment, route)
+            answer = await ask_one(rt, rival, deployment, route, is_hedge=True)
         except GatewayError:
             rt.metrics.hedged("failed")
             return
@@ -203,14 +204,14 @@ class _Race:
             self._decided.set()
 
     def _lost(self, attempt: Attempt) -> None:
-        """It was asked in vain, and has read the question."""
+        """It was asked in vain, and has read the question, if that was sent."""
         rt, x, deployment = self._rt, self._x, attempt.deployment
         now = rt.now()
         attempt.error = self.outrun
         attempt.seconds = now - attempt.started
         pace = rt.health.of(deployment.id).pace
         pace.outrun(now, attempt.seconds, rt.health.keep, streamed=x.wants_stream)
-        if deployment.mock is None:
+        if deployment.mock is None and attempt.is_sent:
             attempt.usage = unreported(
                 x.endpoint.operation, deployment.price, x.envelope, sent=x.body_size, said=0
             )

@@ -33,7 +33,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from adapters import CLIENTS
 from adapters.errors import Bug, GatewayError, MalformedHttp
-from gateway.client import ClientGone, ClientWriter, header_lines, writer_for
+from gateway.client import ClientGone, ClientWriter, abort_after, header_lines, writer_for
 from gateway.endpoints import dialect_of
 from gateway.exchange import begin_exchange
 from gateway.inbound import Endpoint, Head, Incoming, ThroughAiohttp, head_of
@@ -137,6 +137,12 @@ class ClientConnection(RequestHandler):
                 data, self._held = self._held + data, b""
             self._begin(data)
 
+    def force_close(self) -> None:
+        """Close the connection. What is written already is still sent, but nobody keeps a connection by not reading."""
+        if self.transport is not None and not self.transport.is_closing():
+            abort_after(self.transport, self._rt.limits.client_write)
+        super().force_close()
+
     def _process_keepalive(self) -> None:
         if self._story is None and self._incoming is None:
             super()._process_keepalive()
@@ -212,6 +218,7 @@ class ClientConnection(RequestHandler):
                 self._keep(data[end:])
         else:
             body = self._incoming = Incoming(length, data[at:])
+            self._read_on()  # the rest is wanted, however much was sent ahead
         self._client = client = writer_for(self, head, self._rt.outbox)
         self._story = story = Story(self._loop, self._told)
         story.start(handle(self._rt, begin_exchange(head, body, client, story, self._rt.now())))
@@ -232,6 +239,11 @@ class ClientConnection(RequestHandler):
         if len(held) > HELD_LIMIT and not self._is_stopped and self.transport is not None:
             self._is_stopped = True
             self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._is_stopped and self.transport is not None:
+            self._is_stopped = False
+            self.transport.resume_reading()
 
     def _told(self, _: Story) -> None:
         """The story is over."""
@@ -268,9 +280,8 @@ class ClientConnection(RequestHandler):
         if self.transport is None:
             return
         data, self._held = self._held, b""
-        if self._is_stopped and len(data) <= HELD_LIMIT:
-            self._is_stopped = False
-            self.transport.resume_reading()
+        if len(data) <= HELD_LIMIT:
+            self._read_on()
         if data and not self._close:
             self._begin(data)
 
@@ -309,9 +320,7 @@ class ClientConnection(RequestHandler):
     def _pass_on(self, data: bytes) -> None:
         self._with_aiohttp = True
         self._owed = _still_to_come(data)
-        if self._is_stopped and self.transport is not None:
-            self._is_stopped = False
-            self.transport.resume_reading()
+        self._read_on()
         super().data_received(data)
 
     def _give_more(self, data: bytes) -> None:
@@ -410,4 +419,4 @@ async def through_aiohttp(rt: Runtime, request: web.Request, endpoint: Endpoint)
         request = request.clone(client_max_size=rt.body_limit)
     told = handle(rt, begin_exchange(head, ThroughAiohttp(request), client, story, rt.now()))
     await cast("ClientConnection", request.protocol).attend(story, told)
-    return client.response()
+    return client.response(rt.limits.client_write)

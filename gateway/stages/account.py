@@ -197,7 +197,7 @@ def _unreported(x: Exchange) -> Usage | None:
     A provider charges for what it has read, each time.
     """
     asked = x.attempts[-1] if x.attempts else None
-    if asked is None or x.endpoint.operation == "count_tokens":
+    if asked is None or not asked.is_sent or x.endpoint.operation == "count_tokens":
         return None
     given_up = sum(_is_given_up(attempt) for attempt in x.attempts) if _is_given_up(asked, x) else 0
     if not given_up and (x.error is not None or asked.error is not None):
@@ -213,7 +213,7 @@ def _unreported(x: Exchange) -> Usage | None:
 def _is_given_up(attempt: Attempt, x: Exchange | None = None) -> bool:
     """The provider was at work when the time was over; with `x`, the client's own time."""
     error = attempt.error
-    if not isinstance(error, UpstreamTimeout) or error.code == "connect_timeout":
+    if not attempt.is_sent or not isinstance(error, UpstreamTimeout) or error.code == "connect_timeout":
         return False
     return x is None or x.controls.is_hasty
 

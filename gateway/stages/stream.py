@@ -60,6 +60,7 @@ async def relay(rt: Runtime, x: Exchange, answer: Answer) -> None:
             if _shall_go_on(rt, x, answer, broken):
                 stream.mute()
                 answer.goes_on = True
+                rt.unheard += 1  # not when it runs: of a crowd that leaves in one turn each counts
                 x.unheard = partial(_take_in, rt, answer, stream)
             raise
         client.end()
@@ -101,7 +102,6 @@ def _shall_go_on(rt: Runtime, x: Exchange, answer: Answer, left: BaseException) 
 
 async def _take_in(rt: Runtime, answer: Answer, stream: _Relay) -> None:
     """The rest of a stream that nobody listens to, for what is said at its end. Bounded in time and bytes, never raises."""
-    rt.unheard += 1
     try:
         async with asyncio.timeout(rt.limits.unheard_seconds):
             await stream.run()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -141,9 +141,11 @@ class Upstreams:
         head_timeout: float | None,
         collect: int = 0,
         sent: Connection | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> UpstreamResponse:
         """Send a request; returns when the answer's head is there, or, with `collect`, when a 2xx answer is complete, of at
-        most so many bytes. Redirects are answers like any other. `sent`: what `dispatch` gave.
+        most so many bytes. Redirects are answers like any other. `sent`: what `dispatch` gave; `on_sent` is called when the
+        request has gone out.
 
         `head_timeout` None: the caller watches the time, and interrupts. Cancelling closes the socket at once. Raises
         `UpstreamUnreachable`, `UpstreamTimeout` (`connect_timeout`, `first_event_timeout`), `UpstreamDisconnected`,
@@ -158,6 +160,8 @@ class Upstreams:
             connection = await self._pool(prepared).acquire(connect_timeout)
             waited = monotonic() - began
             connection.send(wire(prepared.head, method, body), method, collect)
+        if on_sent is not None:
+            on_sent()
         asked = monotonic()
         try:
             response = await connection.answered(head_timeout)

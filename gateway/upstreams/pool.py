@@ -87,6 +87,10 @@ class Pool:
                     await self._open(connection)
                 return connection
         except TimeoutError as error:
+            # From Python 3.13 on `timeout` takes an interrupt that comes in the same turn for its own cancellation.
+            cause = error.__cause__
+            if isinstance(cause, asyncio.CancelledError) and type(cause) is not asyncio.CancelledError:
+                raise cause from None
             raise UpstreamTimeout(
                 f"No connection to {self.name} in {seconds:g} s", code="connect_timeout"
             ) from error

@@ -19,6 +19,7 @@ from tests.harness import (
     config_of,
     entry,
     events,
+    fake_provider,
     gateway,
     whole,
 )
@@ -113,3 +114,18 @@ async def test_the_callers_id(provider: FakeProvider, gw: Gateway) -> None:
     (row,) = await gw.rows()
     assert answer.headers["x-litellm-call-id"] == row.call_id == "mine-1"
     assert answer.headers["x-request-id"] == row.id
+
+
+async def test_an_estimate_after_a_failure(tmp_path: Path) -> None:
+    """`count_tokens`: where one deployment fails and another cannot count, the headers name the one that stands for the answer."""
+    async with fake_provider() as broken:
+        broken.will(whole({"type": "error", "error": {"type": "api_error", "message": "x"}}, 503))
+        models = (
+            entry("m", "anthropic/a", broken.url, order=1),
+            entry("m", "openai/b", f"{broken.url}/v1", order=2),
+        )
+        async with gateway(config_of(*models, num_retries=1), tmp_path) as gw:
+            question = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+            answer = await gw.post("/v1/messages/count_tokens", question)
+    assert answer.status == 200
+    assert answer.headers["x-litellm-model-name"] == "openai/b"

@@ -390,3 +390,61 @@ async def test_nobody_is_looked_for_again_and_again(tmp_path: Path) -> None:
             answer = await gw.post(CHAT, question(timeout=0.1))
             assert await counted(gw, "nobody") == 1
     assert answer.status == 504
+
+
+async def test_a_hedge_is_no_request(tmp_path: Path) -> None:
+    """The retry budget counts a hedge as a further attempt, and not as another request beside which there may be more."""
+    async with two(tmp_path, hang, whole(chat_answer("Hi")), retry_budget={"ratio": 1, "minimum": 0.1}) as (
+        gw,
+        _,
+        _,
+    ):
+        assert (await gw.post(CHAT, question())).status == 200
+        assert not gw.rt.retry_budget.has_room(gw.rt.now())
+
+
+async def test_who_was_not_asked_beside_is_asked_afterwards(tmp_path: Path) -> None:
+    """A hedge that the caller's budget had no room for: when the first one fails, that deployment is asked."""
+
+    async def fails(provider: FakeProvider, asked: Any) -> None:
+        await provider.gate.wait()
+        await whole({"error": {"message": "down"}}, 503)(provider, asked)
+
+    async with fake_provider() as slow, fake_provider() as fast:
+        slow.will(fails)
+        fast.will(whole(chat_answer("Hi")))
+        config = json.loads(
+            config_of(
+                entry("m", "openai/a", f"{slow.url}/v1", order=1, **PRICES),
+                entry("m", "openai/b", f"{fast.url}/v1", order=2, **PRICES),
+                hedging={"after": SOON},
+                num_retries=1,
+            )
+        )
+        config["litellm_settings"] = {"max_budget": "1.2"}
+        async with gateway(json.dumps(config), tmp_path) as gw:
+            asking = spawn(gw.post(CHAT, question(max_tokens=500)), name="client")
+            while not await counted(gw, "refused"):
+                await asyncio.sleep(0.001)
+            slow.gate.set()
+            answer = await asking
+    assert (answer.status, len(slow.requests), len(fast.requests)) == (200, 1, 1)
+
+
+async def test_who_was_never_reached_is_not_billed(tmp_path: Path) -> None:
+    """A loser to which no connection was open yet has read nothing."""
+    async with two(tmp_path, hang, whole(chat_answer("Hi"))) as (gw, slow, fast):
+        gw.rt.upstreams._max_connections = 1
+        route = gw.rt.routes.find("m")
+        assert route is not None
+        other = gw.rt.upstreams.prepare("POST", f"{slow.url}/v1/other", (), route.deployments[0].scope)
+        asking = spawn(
+            gw.rt.upstreams.ask(other, b"", connect_timeout=5.0, head_timeout=None), name="another request"
+        )
+        await slow.asked()
+        assert (await gw.post(CHAT, question())).status == 200
+        (row,) = await gw.rows()
+        asking.cancel()
+    assert (len(slow.requests), len(fast.requests)) == (1, 1)
+    assert tried(row) == [("a", "hedge_lost"), ("b", "")]
+    assert row.usage == Usage(input=10, output=5)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from gateway.config.model import Secret
 from gateway.endpoints import ENDPOINTS
 from gateway.keyring import Keyring
 from gateway.runtime import Runtime
-from gateway.server import _HEADERS, HEADER_LIMIT, HELD_LIMIT, Runner, _still_to_come
+from gateway.server import _HEADERS, HEADER_LIMIT, HELD_LIMIT, ClientConnection, Runner, _still_to_come
 from tests.harness import (
     FakeProvider,
     Received,
@@ -477,6 +479,23 @@ async def test_reading_pauses_and_goes_on(doors: Doors, provider: FakeProvider) 
         assert doors.reads()
 
 
+async def test_a_body_that_was_begun_ahead_is_read_to_its_end(doors: Doors, provider: FakeProvider) -> None:
+    """A request ahead whose body alone is over the bound: its rest is read as soon as it is its turn."""
+    first, *rest = chat_events("a")
+    provider.will(events([first, None, *rest]), whole(chat_answer()))
+    async with doors.connect() as client:
+        client.send(asked(body=question(stream=True)))
+        await client.reader.readuntil(b"\n\n")
+        client.send(asked(body=question("x" * 900_000)))
+        while doors.reads():
+            await asyncio.sleep(0)
+        provider.gate.set()
+        await client.reader.readuntil(b"0\r\n\r\n")
+        async with asyncio.timeout(20.0):  # the body's own time is longer, and its end another answer
+            assert await client.door() == "quick"
+        assert doors.reads()
+
+
 async def test_what_was_sent_ahead_may_be_for_aiohttp(doors: Doors, provider: FakeProvider) -> None:
     """Behind a stream each message goes its own way, in the order in which they were sent."""
     first, *rest = chat_events("a")
@@ -549,3 +568,38 @@ async def test_a_body_over_the_limit_closes_the_connection(doors: Doors) -> None
         assert (answer.status, answer.headers["connection"]) == (413, "close")
         client.send(body + asked())
         assert await client.closed()
+
+
+# -- a client that does not read -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_nobody_keeps_a_connection_by_not_reading(
+    provider: FakeProvider, tmp_path: Path, version: str
+) -> None:
+    """An answer has ended and its connection is to be closed: what its client does not take is thrown away in time."""
+    provider.will(whole(chat_answer("x" * 60_000)))
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    async with gateway(config_for(provider), tmp_path) as gw:
+        gw.rt.limits.client_write = 0.05
+        host, port = gw.url.removeprefix("http://").split(":")
+        sock.connect((host, int(port)))
+        connection = await found(ClientConnection)
+        transport: Any = connection.transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+        lines = [f"POST /v1/chat/completions HTTP/{version}", "host: x", "connection: close"]
+        head = "\r\n".join([*lines, f"content-length: {len(BODY)}", "", ""])
+        sock.sendall(head.encode() + BODY)
+        while connection._manager is not None:  # until it is lost
+            await asyncio.sleep(0.001)
+    sock.close()
+
+
+async def found(kind: type[ClientConnection]) -> ClientConnection:
+    """The only connection that there is."""
+    while True:
+        for each in gc.get_objects():
+            if isinstance(each, kind) and each.transport is not None:
+                return each
+        await asyncio.sleep(0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from gateway.client import ClientGone
 from gateway.config.load import load
 from gateway.config.problems import ConfigInvalid
 from tests.harness import (
@@ -102,6 +104,23 @@ async def test_not_more_than_so_many_at_once(provider: FakeProvider, gw: Gateway
     (row,) = await gw.rows()
     assert (row.status, row.usage_source) == ("client_disconnected", "estimated")
     await provider.connections[0].closed.wait()
+
+
+async def test_those_who_leave_in_one_turn_count_each(provider: FakeProvider, gw: Gateway) -> None:
+    """Several clients that leave at once are not more than so many either: the others' streams are closed."""
+    gw.rt.limits.unheard = 2
+    provider.will(events(chat_events("one", done=False), end="hang"))
+    async with AsyncExitStack() as clients:
+        for _ in range(4):
+            reader, writer = await clients.enter_async_context(gw.connect())
+            body = {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+            writer.write(written("/v1/chat/completions", body))
+            await reader.readuntil(b"one")
+        for x in list(gw.rt.open):
+            x.story.interrupt(ClientGone())
+        await asyncio.sleep(0)
+        assert gw.rt.unheard == 2
+        assert len(await gw.rows(2)) == 2
 
 
 async def test_a_provider_that_breaks_off(provider: FakeProvider, gw: Gateway) -> None:

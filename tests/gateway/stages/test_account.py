@@ -15,6 +15,7 @@ import pytest
 from adapters.types import Units, Usage
 from gateway.exchange import _rising_ids
 from gateway.stages.account import _fits
+from gateway.state.records import NO_TOKENS
 from tests.harness import (
     FakeProvider,
     Gateway,
@@ -250,3 +251,19 @@ async def test_impossible_usage(provider: FakeProvider, gw: Gateway) -> None:
 def test_impossible_bills_and_units(usage: Usage, fits: bool) -> None:
     """Neither are bills below zero, or of millions of dollars, or numbers that the books cannot hold."""
     assert _fits(usage) == fits
+
+
+async def test_a_client_that_leaves_before_anybody_is_reached(provider: FakeProvider, gw: Gateway) -> None:
+    """While the request waits for a connection no provider has read it: nothing is billed."""
+    gw.rt.upstreams._max_connections = 1
+    provider.will(hang)
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
+    async with gw.connect() as (_, first):
+        first.write(written("/v1/chat/completions", body))
+        await provider.asked()
+        async with gw.connect() as (_, second):
+            second.write(written("/v1/chat/completions", body))
+            while sum(len(x.attempts) for x in gw.rt.open) < 2:
+                await asyncio.sleep(0.001)
+        (row,) = await gw.rows()
+    assert (row.status, row.cost_nano, row.usage) == ("client_disconnected", 0, NO_TOKENS)

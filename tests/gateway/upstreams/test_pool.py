@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from random import Random
 
 import pytest
 
-from adapters.errors import UpstreamDisconnected, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from adapters.errors import (
+    Draining,
+    UpstreamDisconnected,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from gateway.story import Interrupted, Story
 from gateway.upstreams import UpstreamResponse, Upstreams
 from tests.gateway.upstreams.conftest import post
 from tests.gateway.upstreams.scripted import Peer, answer, chunked, each, loop_of, serve
@@ -344,3 +353,39 @@ async def test_mixed_outcomes_lose_no_place() -> None:
         await asyncio.gather(*(ask() for _ in range(200)))
         assert " 0 active" in repr(upstreams)
         await upstreams.close()
+
+
+async def test_an_interrupt_is_not_taken_for_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is interrupted in the turn in which the time is over hears of the interrupt, also from 3.13 on, where `timeout` makes
+    a `TimeoutError` of whatever cancellation it meets.
+    """
+
+    @asynccontextmanager
+    async def timeout(_: float) -> AsyncIterator[None]:
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            raise TimeoutError from error
+
+    monkeypatch.setattr(asyncio, "timeout", timeout)
+    upstreams = Upstreams(max_connections=1)
+    over = asyncio.Event()
+    heard: list[BaseException] = []
+
+    async def ask() -> None:
+        try:
+            await send(upstreams, server.url)
+        except (asyncio.CancelledError, UpstreamError) as error:
+            heard.append(error)
+
+    async with serve(each(answer())) as server:
+        story = Story(asyncio.get_running_loop(), lambda _: over.set())
+        pool = upstreams._pool(upstreams.prepare("POST", server.url, ()))
+        await pool.acquire(30)  # the only one
+        story.start(ask())
+        while not pool._line:
+            await asyncio.sleep(0)
+        story.interrupt(Draining("It goes down"))
+        await over.wait()
+        await upstreams.close()
+    assert [type(error) for error in heard] == [Interrupted]
