@@ -19,7 +19,7 @@ from gateway.config.environment import Environment
 from gateway.config.model import Config, ModelEntry, Secret, VirtualKey
 from gateway.config.source import Written
 from gateway.keyfields import name_of
-from gateway.logs import scrub
+from gateway.logs import MASK, scrub
 
 How = Literal["added", "removed", "changed"]
 Of = Literal["deployment", "setting", "virtual_key", "credential", "environment"]
@@ -192,7 +192,12 @@ def _is_secret(value: object) -> bool:
 def _shown(value: object) -> Any:
     """As JSON has it, without what looks like a secret."""
     plain = msgspec.to_builtins(value, enc_hook=str)
-    return scrub(plain) if isinstance(plain, str) else msgspec.json.decode(scrub(_json(plain)))
+    if isinstance(plain, str):
+        return scrub(plain)
+    try:
+        return msgspec.json.decode(scrub(_json(plain)))
+    except msgspec.DecodeError:  # a key that somebody has set to `1` is a number elsewhere
+        return MASK
 
 
 def _json(value: object) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import calendar
 import hashlib
+import itertools
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,9 @@ _KEY_TYPES = {
     "read_only": ("info_routes",),
 }
 _RAISE = ("temp_budget_increase", "temp_budget_expiry")
+_versions = itertools.count(-1, -1)
+"""Of configured keys, which nobody counts the changes of: no two configurations have the same, and no stored key has one. What is
+remembered by a key's version is so never that of another configuration, which a request that began before may still bring."""
 _NOT_FIELDS = frozenset(
     ("key", "keys", "token", "token_id", "key_name", "new_key", "new_master_key", "grace_period", "send_invite_email")
 )  # fmt: skip
@@ -106,11 +110,13 @@ def configured_keys(config: Config) -> list[KeyRow]:
     rows: dict[str, KeyRow] = {}
     aliases: set[str] = set()
     master = config.general.master_key.reveal() if config.general.master_key else None
+    version = next(_versions)
     for index, written in enumerate(config.virtual_keys):
         path = f"virtual_keys[{index}]"
         try:
             key = checked_key(written.key.reveal(), needs_prefix=False)
-            row = KeyRow(digest=digest_of(key), name=name_of(key), created_by="config", updated_by="config")
+            row = KeyRow(digest=digest_of(key), name=name_of(key), version=version)
+            row = replace(row, created_by="config", updated_by="config")
             row = change(row, written.fields, 0.0)
         except BadRequest as error:
             report.error(written.place, f"{path}.{error.param}" if error.param else path, error.message)
@@ -268,9 +274,9 @@ def _of_models(row: KeyRow, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _routes_of_type(value: object) -> tuple[str, ...]:
-    if value not in _KEY_TYPES:
+    if not isinstance(value, str) or value not in _KEY_TYPES:
         raise BadRequest(f"key_type must be one of {', '.join(_KEY_TYPES)}.", param="key_type")
-    return _KEY_TYPES[str(value)]
+    return _KEY_TYPES[value]
 
 
 _SPAN = re.compile(r"(\d{1,6})(s|m|h|d|w|mo)", re.ASCII)
@@ -447,6 +453,7 @@ def shown(row: KeyRow) -> dict[str, Any]:
     first, windows = _split(row)
     return {
         **_UNREAD,
+        **row.extra,
         "key_name": row.name,
         "key_alias": row.alias,
         "models": list(row.models),
@@ -474,7 +481,6 @@ def shown(row: KeyRow) -> dict[str, Any]:
         "created_by": row.created_by or None,
         "updated_at": moment(row.updated_at),
         "updated_by": row.updated_by or None,
-        **row.extra,
         "budget_limits": [_window(limit) for limit in windows] or None,
     }
 

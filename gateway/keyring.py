@@ -199,7 +199,10 @@ class Keyring:
             check_state(row)
             check_time(row, time.time())
             if row.successor is not None:
-                check_state(self._last(row))  # who takes away a key means the one before it too
+                last = self._last(row)
+                check_state(last)  # who takes away a key means the one before it too
+                if last.payer != row.payer:
+                    raise _invalid()  # it was taken away, and somebody has made another one of the same text since
         return caller
 
     def _last(self, row: KeyRow) -> KeyRow:
@@ -221,7 +224,7 @@ class Keyring:
     def _nobody(self) -> Caller:
         if self._master is None:
             return ANONYMOUS
-        raise InvalidKey("Authentication Error, Invalid API key provided.", param="key")
+        raise _invalid()
 
     def _untold(self) -> Caller:
         if self._master is None:
@@ -372,10 +375,14 @@ def _caller(row: KeyRow) -> Caller:
     return Caller("key", row.payer, row.alias, row)
 
 
+def _invalid() -> InvalidKey:
+    return InvalidKey("Authentication Error, Invalid API key provided.", param="key")
+
+
 def check_state(row: KeyRow) -> None:
     """Raises `InvalidKey` for a deleted key, `BlockedKey` for a blocked one."""
     if row.deleted_at is not None:
-        raise InvalidKey("Authentication Error, Invalid API key provided.", param="key")
+        raise _invalid()
     if row.blocked:
         message = "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin."
         raise BlockedKey(message, param="key")

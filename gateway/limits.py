@@ -156,7 +156,9 @@ class Settings(Struct, frozen=True, kw_only=True, eq=False):
             per_minute(f"user:{user}", self.users[user].rpm, self.users[user].tpm)
         if self.max_budget is not None and not (self.is_master_exempt and caller is MASTER):
             limit = BudgetLimit(self.max_budget, self.budget_duration)
-            budgets.append(self._counter("gateway", "Gateway", limit, now))
+            # Another name where it counts other requests: the counter of before does not know them.
+            name = "gateway:but_master" if self.is_master_exempt else "gateway"
+            budgets.append(self._counter(name, "Gateway", limit, now))
         per_minute("gateway", self.rpm, self.tpm)
         parallel = self.key_parallel
         if key is not None and key.max_parallel_requests is not None:

@@ -53,7 +53,7 @@ _SHORT_SECRET = 8
 _SHORT_TEXT = 200
 _REMEMBERED = 2_000
 _MOST_KINDS = 1_000
-_MASK = "***"
+MASK = "***"
 _SLOW = 10_000_000
 """Microseconds from which on a request's line says where the time went."""
 
@@ -77,7 +77,7 @@ _CREDENTIAL = re.compile(
 def mask(secret: str) -> str:
     """A credential as it may be shown: `sk-...abcd`; of a short one, nothing."""
     if len(secret) < 2 * _SHORT_SECRET:
-        return _MASK
+        return MASK
     return f"{'sk-' if secret.startswith('sk-') else ''}...{secret[-4:]}"
 
 
@@ -120,7 +120,7 @@ class Redactor:
 
     def _scrub(self, text: str) -> str:
         if self._known is not None:
-            text = self._known.sub(_MASK, text)
+            text = self._known.sub(MASK, text)
         return _CREDENTIAL.sub(_masked, text)
 
 
@@ -128,7 +128,7 @@ def _masked(match: re.Match[str]) -> str:
     if match["key"] is not None:
         return mask(match["key"])
     stop = "." if match["label"] and match[0].endswith(".") else ""  # the sentence's
-    return (match["scheme"] or match["label"] or match["userinfo"] or match["query"]) + _MASK + stop
+    return (match["scheme"] or match["label"] or match["userinfo"] or match["query"]) + MASK + stop
 
 
 def _spellings(secret: str) -> Iterable[str]:

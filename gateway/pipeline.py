@@ -36,6 +36,8 @@ async def handle(rt: Runtime, x: Exchange) -> None:
         await auth.identify(rt, x)  # who asks?
         account.insist(rt)  # can it be booked?
         await body.read(rt, x)  # open the envelope, not the letter
+        if x.http.keys_version != rt.keyring.version:
+            await auth.identify(rt, x)  # may they still? A body may take long to come
         route.plan(rt, x)  # who could answer, best first?
         await limits.admit(rt, x)  # may they, now?
         with await upstream.ask(rt, x) as answer:  # who begins to answer?

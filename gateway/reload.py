@@ -216,10 +216,22 @@ class Reloader:
                 in_words(found),
                 extra={"differences": msgspec.to_builtins(found[:_MOST_LOGGED])},
             )
+            self._tell_what_is_sealed(written)
             for notice in written.notices:
                 if notice.severity == "warning" and notice not in before.notices:
                     log.warning("%s", notice)
             return self.last
+
+    def _tell_what_is_sealed(self, written: Written) -> None:
+        """Without a salt key named credentials are sealed with the master key of the start, and stay so."""
+        first, master = self._started.config.general.master_key, written.config.general.master_key
+        stored = self._rt.compiled.credentials
+        if self._started.environment.salt_key or first == master or not (stored.values or stored.unreadable):
+            return
+        log.warning(
+            "the store's named credentials are sealed with the master key that this gateway was started with, and the next start "
+            "cannot open them with another one: run `penstock rotate-salt --from-env OLD --to-env NEW` before it"
+        )
 
     async def _compiled(self, written: Written) -> Compiled:
         config, environ = written.config, written.environ

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.background.credentials import LateCredentials
 from gateway.background.ledger import Ledger
@@ -31,6 +31,7 @@ from gateway.state.shared import Shared
 from gateway.upstreams import Upstreams
 
 Headers = Iterable[tuple[str, str]]
+T = TypeVar("T")
 
 
 class Limits:
@@ -121,7 +122,7 @@ class Runtime:
         """Keeps the configuration at what its files say, where it was read from some."""
         self.unheard = 0
         """Streams that run although nobody listens."""
-        self._errands: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[Any]] = set()
         keyring.changed = limiter.key_changed
         self.follow(compiled)
 
@@ -154,11 +155,12 @@ class Runtime:
         for signer in self.signers.turn():
             self.errand(signer.close())
 
-    def errand(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run what nobody waits for and what takes no longer than some seconds."""
+    def errand(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run what nobody need wait for and what takes no longer than some seconds."""
         task = spawn(coroutine, name="errand")
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
+        return task
 
     async def finish_errands(self, patience: float) -> None:
         """Let those that run end, for so many seconds."""

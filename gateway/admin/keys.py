@@ -30,7 +30,7 @@ from gateway.keyfields import (
 from gateway.keyring import MASTER, Caller, KeyBusy, KeyNotFound
 from gateway.runtime import Runtime
 from gateway.state.keys import KeyRow
-from gateway.state.records import AliasTaken, usd
+from gateway.state.records import AliasTaken, RecordsUnavailable, usd
 
 log = logging.getLogger("penstock.keys")
 
@@ -80,7 +80,7 @@ async def generate_for_service(rt: Runtime, caller: Caller, fields: Fields) -> d
 async def regenerate(rt: Runtime, caller: Caller, fields: Fields, key: str | None = None) -> dict[str, Any]:
     """`POST /key/{key}/regenerate`: another key in the place of this one, which goes on spending where that was.
 
-    With `grace_period` (`1h` …) the old one holds for so long beside it; else it ends now.
+    With `grace_period` (`1h` …) the old one holds for so long beside it; else it ends now. `spend: 0` sets the spend back.
     """
     wanted = named_digest(_named(fields, key))
     _check_is_ours(rt, wanted)
@@ -94,6 +94,12 @@ async def regenerate(rt: Runtime, caller: Caller, fields: Fields, key: str | Non
     grace = fields.get("grace_period")
     ends = now if grace in (None, "", "0", "0s") else lifetime("grace_period", grace, now)
     fresh = change(_successor(old, digest, name_of(text)), fields, now)
+    if fields.get("spend") is not None:
+        fresh = replace(fresh, spend_since=now)
+    other = fresh.alias if fresh.alias != old.alias else None
+    if other is not None and rt.keyring.with_alias(other) is not None:  # before anything happens
+        raise AliasTaken(f"Key with alias '{fresh.alias}' already exists.", param="key_alias")
+    spend = await _spend(rt, fresh)
 
     def make(stored: KeyRow | None) -> KeyRow:
         if stored is not None and (stored.deleted_at is None or stored.successor is not None):
@@ -111,20 +117,26 @@ async def regenerate(rt: Runtime, caller: Caller, fields: Fields, key: str | Non
     row = await rt.keyring.change(digest, make)
     try:
         await _change(rt, caller, old.digest, end, "replaced")
-    except KeyNotFound:  # somebody else was quicker, and nobody will know the new one
+    except (KeyNotFound, KeyBusy):  # somebody else was quicker, and nobody will know the new one
         await _change(rt, caller, digest, lambda row: replace(row, deleted_at=now), "taken back")
         raise
     if fresh.alias is not None:
-        row = await _change(rt, caller, digest, lambda row: replace(row, alias=fresh.alias), "named")
-    return _made(row, text)
+        try:
+            row = await _change(rt, caller, digest, lambda row: replace(row, alias=fresh.alias), "named")
+        except (AliasTaken, KeyBusy, RecordsUnavailable) as error:
+            # The old one has ended: who asks must get the new one.
+            log.warning(
+                "the key %s could not be given the alias %s: %s", row.name, fresh.alias, error.message
+            )
+    return _made(row, text, spend)
 
 
 def _successor(old: KeyRow, digest: str, name: str) -> KeyRow:
     return replace(old, digest=digest, name=name, account=old.payer, successor=None)
 
 
-def _made(row: KeyRow, key: str) -> dict[str, Any]:
-    return {**shown(row), "key": key, "token": row.digest, "token_id": row.digest, "spend": 0.0}
+def _made(row: KeyRow, key: str, spend: float = 0.0) -> dict[str, Any]:
+    return {**shown(row), "key": key, "token": row.digest, "token_id": row.digest, "spend": spend}
 
 
 # -- changing --------------------------------------------------------------------------------------------------------
@@ -177,8 +189,9 @@ async def delete(rt: Runtime, caller: Caller, fields: Fields) -> dict[str, Any]:
     for key in keys:
         _check_is_ours(rt, (await _stored(rt, key)).digest)
     now = time.time()
-    for key in keys:
-        await _change(rt, caller, key, lambda row: replace(row, deleted_at=now), "deleted")
+    # One may be named twice: by itself, its digest, its alias.
+    for digest in dict.fromkeys(map(named_digest, keys)):
+        await _change(rt, caller, digest, lambda row: replace(row, deleted_at=now), "deleted")
     return {"deleted_keys": keys}
 
 

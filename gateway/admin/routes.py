@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal
 
 import orjson
 from aiohttp import web
 from msgspec import Struct
 
-from adapters.errors import MalformedJson, TooSlow
+from adapters.errors import GatewayError, MalformedJson, TooSlow
 from gateway.admin import credentials, health, keys, models, openapi, router, spend
 from gateway.admin import reload as reloading
 from gateway.inbound import ThroughAiohttp
@@ -141,40 +141,57 @@ async def _fields(http: web.Request) -> dict[str, Any]:
     return value
 
 
+async def _whole(rt: Runtime, change: Coroutine[Any, Any, Any]) -> Any:
+    """What changes something is not left half done where its client leaves: aiohttp cancels who answers it."""
+    outcome = await asyncio.shield(rt.errand(_outcome(change)))
+    if isinstance(outcome, GatewayError):
+        raise outcome
+    return outcome
+
+
+async def _outcome(change: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await change
+    except GatewayError as error:  # of a task it would be logged as a bug
+        return error
+
+
 async def _generate_key(rt: Runtime, http: web.Request) -> Any:
-    return await keys.generate(rt, http[CALLER], await _fields(http))
+    return await _whole(rt, keys.generate(rt, http[CALLER], await _fields(http)))
 
 
 async def _generate_service_key(rt: Runtime, http: web.Request) -> Any:
-    return await keys.generate_for_service(rt, http[CALLER], await _fields(http))
+    return await _whole(rt, keys.generate_for_service(rt, http[CALLER], await _fields(http)))
 
 
 async def _update_keys(rt: Runtime, http: web.Request) -> Any:
-    return await keys.update_several(rt, http[CALLER], await _fields(http))
+    return await _whole(rt, keys.update_several(rt, http[CALLER], await _fields(http)))
 
 
 async def _update_key(rt: Runtime, http: web.Request) -> Any:
-    return await keys.update(rt, http[CALLER], await _fields(http))
+    return await _whole(rt, keys.update(rt, http[CALLER], await _fields(http)))
 
 
 async def _delete_keys(rt: Runtime, http: web.Request) -> Any:
-    return await keys.delete(rt, http[CALLER], await _fields(http))
+    return await _whole(rt, keys.delete(rt, http[CALLER], await _fields(http)))
 
 
 async def _block_key(rt: Runtime, http: web.Request) -> Any:
-    return await keys.block(rt, http[CALLER], await _fields(http), blocked=True)
+    return await _whole(rt, keys.block(rt, http[CALLER], await _fields(http), blocked=True))
 
 
 async def _unblock_key(rt: Runtime, http: web.Request) -> Any:
-    return await keys.block(rt, http[CALLER], await _fields(http), blocked=False)
+    return await _whole(rt, keys.block(rt, http[CALLER], await _fields(http), blocked=False))
 
 
 async def _regenerate_key(rt: Runtime, http: web.Request) -> Any:
-    return await keys.regenerate(rt, http[CALLER], await _fields(http), http.match_info.get("key"))
+    return await _whole(
+        rt, keys.regenerate(rt, http[CALLER], await _fields(http), http.match_info.get("key"))
+    )
 
 
 async def _reset_spend(rt: Runtime, http: web.Request) -> Any:
-    return await keys.reset_spend(rt, http[CALLER], await _fields(http), http.match_info["key"])
+    return await _whole(rt, keys.reset_spend(rt, http[CALLER], await _fields(http), http.match_info["key"]))
 
 
 async def _key_info(rt: Runtime, http: web.Request) -> Any:
@@ -205,7 +222,7 @@ async def _key_health(rt: Runtime, http: web.Request) -> Any:
 
 
 async def _create_credential(rt: Runtime, http: web.Request) -> Any:
-    return await credentials.create(rt, http[CALLER], await _fields(http))
+    return await _whole(rt, credentials.create(rt, http[CALLER], await _fields(http)))
 
 
 async def _list_credentials(rt: Runtime, http: web.Request) -> Any:
@@ -217,11 +234,13 @@ async def _credential(rt: Runtime, http: web.Request) -> Any:
 
 
 async def _update_credential(rt: Runtime, http: web.Request) -> Any:
-    return await credentials.update(rt, http[CALLER], http.match_info["name"], await _fields(http))
+    return await _whole(
+        rt, credentials.update(rt, http[CALLER], http.match_info["name"], await _fields(http))
+    )
 
 
 async def _delete_credential(rt: Runtime, http: web.Request) -> Any:
-    return await credentials.delete(rt, http[CALLER], http.match_info["name"])
+    return await _whole(rt, credentials.delete(rt, http[CALLER], http.match_info["name"]))
 
 
 async def _explain(rt: Runtime, http: web.Request) -> Any:
@@ -235,7 +254,7 @@ async def _explain(rt: Runtime, http: web.Request) -> Any:
 
 async def _reload_config(rt: Runtime, http: web.Request) -> Any:
     await _fields(http)
-    return await reloading.reload(rt)
+    return await _whole(rt, reloading.reload(rt))
 
 
 async def _config_status(rt: Runtime, http: web.Request) -> Any:

@@ -76,7 +76,7 @@ _CONNECTING = 1.0
 _TELLING = 1.0
 """Seconds for a round of news to a Redis that is not used yet: with less, a busy machine would begin them all again, for ever."""
 _GATHERING = 0.005
-"""Seconds that settlements wait for others."""
+"""Seconds that settlements wait for others, but for those that free a slot."""
 _BATCH = 200
 """Holds or renewals per step."""
 _FEW = 4
@@ -226,9 +226,11 @@ class RedisShared:
         ticket.is_settled = True
         self._held.pop(ticket.id, None)
         told = ""
+        is_urgent = False
         settlements: list[Settlement] = []
         for taken, amount in outcome(ticket, actual):
             mark, when = taken.place
+            is_urgent |= taken.kind == "slots"  # the next request may come at once, and to another gateway
             if mark not in self._untold:
                 if mark == told and taken.kind == "rate" and amount == taken.amount:
                     continue  # nothing to correct, and another one says that the take is settled
@@ -238,7 +240,10 @@ class RedisShared:
                 self._settlements.charge(taken.name, amount)
         self._settlements.add(settlements)
         self._untold.difference_update(taken.place[0] for taken in ticket.taken)
-        self._send_soon()
+        if is_urgent:
+            self._begin_soon()
+        else:
+            self._send_soon()
 
     def charge(self, name: str, amount: int) -> None:
         """See `Shared`."""

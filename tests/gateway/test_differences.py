@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.config.model import GeneralSettings, LiteLLMSettings, RouterSettings
 from gateway.config.source import Source
 from gateway.differences import NEEDS_RESTART, Difference, differences, in_words
+from gateway.logs import Redactor
 
 
 def found(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
@@ -91,6 +94,15 @@ def test_settings(tmp_path: Path) -> None:
     assert "router_settings.num_retries 1 -> 2" in told
     assert 'general_settings.allowed_origins [] -> ["https://x.example"] (needs a restart)' in told
     assert "port 4000 -> 4001 (needs a restart)" in told
+
+
+def test_a_secret_that_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local servers take any key, `1` for instance: what else is 1 is then not told, and is no reason to refuse a reload."""
+    redactor = Redactor()
+    redactor.add("1")
+    monkeypatch.setattr("gateway.differences.scrub", redactor.scrub)
+    settings: dict[str, Any] = {"router_settings": {"num_retries": 1}}
+    assert in_words(found(tmp_path, settings, {})) == "router_settings.num_retries *** -> 2"
 
 
 def test_many(tmp_path: Path) -> None:

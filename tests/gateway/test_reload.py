@@ -21,6 +21,7 @@ from gateway.logs import scrub
 from gateway.reload import Outcome, Reloader
 from gateway.routes import Route, Routes
 from tests.harness import (
+    Asked,
     FakeProvider,
     Gateway,
     chat_answer,
@@ -30,7 +31,9 @@ from tests.harness import (
     entry,
     events,
     gateway,
+    receive,
     whole,
+    written,
 )
 
 MASTER = "sk-qz7master-0001"
@@ -132,6 +135,47 @@ async def test_limits(provider: FakeProvider, tmp_path: Path) -> None:
         assert (await gw.post(CHAT, asked())).status == 200
 
 
+async def test_what_requests_of_before_remember(provider: FakeProvider, tmp_path: Path) -> None:
+    """A request whose body comes slowly goes by the limits that a configured key has by then, and neither it nor an answer that
+    comes after the reload has others go by those of before.
+    """
+    answers = asyncio.Event()
+
+    async def waits(_: FakeProvider, asked: Asked) -> None:
+        await answers.wait()
+        await whole(chat_answer())(provider, asked)
+
+    provider.will(waits)
+    key = "sk-qz7virtual-0001"
+
+    def limited(rpm: int) -> str:
+        return config_for(
+            provider,
+            general_settings={"master_key": MASTER},
+            virtual_keys=[{"key": key, "rpm_limit": rpm}],
+        )
+
+    async with (
+        gateway(limited(100), tmp_path) as gw,
+        gw.connect() as (early, first),
+        gw.connect() as (late, second),
+    ):
+        sent = written(CHAT, asked(), keyed(key))
+        first.write(sent)
+        await provider.asked(1)
+        second.write(sent[:-5])
+        while len(gw.rt.open) < 2:
+            await asyncio.sleep(0.001)
+        await now(gw, tmp_path, limited(3))
+        answers.set()
+        assert (await receive(early)).headers["x-litellm-key-rpm-limit"] == "100"
+        second.write(sent[-5:])
+        assert (await receive(late)).headers["x-litellm-key-rpm-limit"] == "3"
+        last, refused = [await gw.post(CHAT, asked(), headers=keyed(key)) for _ in range(2)]
+        assert (last.status, last.headers["x-litellm-key-rpm-limit"]) == (200, "3")
+        assert refused.status == 429
+
+
 async def test_a_budget_that_comes_while_requests_are_open(provider: FakeProvider, tmp_path: Path) -> None:
     """What was spent before a budget existed, and what is under way when it comes, count in it."""
     provider.will(whole(chat_answer()))
@@ -148,6 +192,33 @@ async def test_a_budget_that_comes_while_requests_are_open(provider: FakeProvide
         await gw.quiet()
         await now(gw, tmp_path, with_budget)
         assert (await gw.post(CHAT, asked())).status == 422
+
+
+async def test_an_exemption_that_ends(provider: FakeProvider, tmp_path: Path) -> None:
+    """What the master key has spent while it was exempt counts from then on, as it would after a restart."""
+    provider.will(whole(chat_answer()))
+    prices = {"input_cost_per_token": "0.001", "output_cost_per_token": "0.001"}
+    key = "sk-qz7virtual-0001"
+
+    def written(*, exempt: bool) -> str:
+        return json.dumps({
+            "model_list": [entry("gpt-4o", "openai/gpt-4o", f"{provider.url}/v1", **prices)],
+            "litellm_settings": {"max_budget": 1, "master_key_exempt_from_budget": exempt},
+            "general_settings": {"master_key": MASTER},
+            "virtual_keys": [{"key": key}],
+        })  # fmt: skip
+
+    question = {**asked(), "max_tokens": 900}
+    async with gateway(written(exempt=True), tmp_path) as gw:
+        for who in (key, *[MASTER] * 3):  # $0.015 each
+            assert (await gw.post(CHAT, question, headers=keyed(who))).status == 200
+        await now(gw, tmp_path, written(exempt=False))
+        assert [(await gw.post(CHAT, question, headers=keyed(who))).status for who in (key, MASTER)] == [
+            422,
+            422,
+        ]
+        await now(gw, tmp_path, written(exempt=True))
+        assert (await gw.post(CHAT, question, headers=keyed(key))).status == 200
 
 
 async def test_the_size_of_bodies(provider: FakeProvider, tmp_path: Path) -> None:

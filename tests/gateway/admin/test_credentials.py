@@ -224,6 +224,25 @@ async def test_the_master_key_seals_where_there_is_no_salt(provider: FakeProvide
     assert found.values["ours"]["api_key"].reveal() == STORED
 
 
+@pytest.mark.parametrize("salt", ["", SALT])
+async def test_another_master_key(
+    provider: FakeProvider, tmp_path: Path, salt: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reload that changes what seals says that the next start needs another seal; with a salt it changes nothing."""
+    async with starts(provider, tmp_path, salt=salt) as gw:
+        reloader = gw.rt.reloader
+        assert reloader is not None
+        path = tmp_path / "config.yaml"
+        path.write_text(path.read_text().replace(MASTER, "sk-herr-ba9876543210"))
+        for stored in (False, True):
+            if stored:
+                headers = {"authorization": "Bearer sk-herr-ba9876543210"}
+                assert (await ask(gw, "POST", "/credentials", new(provider), **headers))[0] == 200
+            caplog.clear()
+            assert (await reloader.reload("the test")).succeeded
+            assert ("rotate-salt" in caplog.text) is (stored and not salt)
+
+
 async def test_without_any_key(provider: FakeProvider, tmp_path: Path) -> None:
     """An open gateway without a salt stores nothing, and says what to set."""
     async with gateway(config_for(provider), tmp_path) as gw, aiohttp.ClientSession() as session:

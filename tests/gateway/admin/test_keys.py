@@ -13,7 +13,9 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.background.supervisor import spawn
 from gateway.keyfields import digest_of
+from gateway.state.keys import KeyRow
 from tests.harness import (
     FakeProvider,
     Gateway,
@@ -134,6 +136,7 @@ async def test_a_key_of_ones_own(keyed: Gateway) -> None:
         ({"budget_duration": "soon"}, "budget_duration"),
         ({"key": "sk-short"}, "key"),
         ({"models": "gpt-4o"}, "models"),
+        ({"key_type": {}}, "key_type"),
         (b"{", "request_body"),
         (b"[]", "request_body"),
         (b'{"max_budget": NaN}', "request_body"),
@@ -379,6 +382,46 @@ async def test_a_connection_on_which_a_key_expires(keyed: Gateway, monkeypatch: 
     assert error["message"].startswith("Authentication Error - Expired Key. Key Expiry time ")
 
 
+async def test_a_body_that_comes_late(keyed: Gateway) -> None:
+    """Who began to send before the key was deleted, and ends after, is refused; the row says whose it was."""
+    key = await made(keyed)
+    async with keyed.connect() as (reader, writer):
+        sent = written(CHAT, ASK, {"authorization": f"Bearer {key}"})
+        writer.write(sent[:-5])
+        while not keyed.rt.open:
+            await asyncio.sleep(0.001)
+        assert (await call(keyed, "/key/delete", {"keys": [key]}))[0] == 200
+        writer.write(sent[-5:])
+        assert (await receive(reader)).status == 401
+    (row,) = await keyed.rows()
+    assert (row.kind.key_digest, row.kind.reason) == (digest_of(key), "invalid_key")
+
+
+async def test_an_administrator_who_leaves(keyed: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that has begun is made whole, though nobody waits for the answer."""
+    key = await made(keyed, key_alias="bot")
+    began, may = asyncio.Event(), asyncio.Event()
+    put = keyed.rt.records.put_key
+
+    async def slow(row: KeyRow) -> bool:
+        began.set()
+        await may.wait()
+        return await put(row)
+
+    monkeypatch.setattr(keyed.rt.records, "put_key", slow)
+    asking = spawn(call(keyed, "/key/regenerate", {"key": key}), name="ask")
+    await began.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await asyncio.sleep(0.05)  # the gateway sees the client go
+    may.set()
+    while (row := keyed.rt.keyring.with_alias("bot")) is None or row.digest == digest_of(key):
+        await asyncio.sleep(0.001)
+    assert (await ask(keyed, key))[0] == 401
+    assert (await call(keyed, "/key/list"))[1]["total_count"] == 1
+
+
 async def test_a_stream_goes_on(keyed: Gateway, provider: FakeProvider) -> None:
     """A key that is revoked ends no stream that it began."""
     key = await made(keyed)
@@ -412,6 +455,17 @@ async def test_update(keyed: Gateway) -> None:
         ({"key": key, "max_budget": -1}, 400),
     ):
         assert (await call(keyed, "/key/update", wrong))[0] == expected
+
+
+async def test_what_was_shown_and_is_written_back(keyed: Gateway) -> None:
+    """Dates that somebody writes back, as they were shown, are not shown in place of what holds."""
+    key = await made(keyed, duration="1h")
+    before = (await call(keyed, f"/key/info?key={key}"))[1]["info"]
+    dates = {name: before[name] for name in ("expires", "created_at", "updated_at", "updated_by")}
+    assert (await call(keyed, "/key/update", {"key": key, **dates, "duration": "30d"}))[0] == 200
+    after = (await call(keyed, f"/key/info?key={key}"))[1]["info"]
+    assert after["expires"] > before["expires"]
+    assert after["updated_at"] > before["updated_at"]
 
 
 async def test_update_several(keyed: Gateway) -> None:
@@ -463,6 +517,14 @@ async def test_delete_all_or_none(keyed: Gateway) -> None:
     assert info["status"] == "deleted"
 
 
+async def test_delete_what_is_named_twice(keyed: Gateway) -> None:
+    """By itself, its digest and its alias: it is one key."""
+    key = await made(keyed, key_alias="bot")
+    status, told = await call(keyed, "/key/delete", {"keys": [key, digest_of(key)], "key_aliases": ["bot"]})
+    assert (status, told["deleted_keys"][0]) == (200, key)
+    assert (await ask(keyed, key))[0] == 401
+
+
 async def test_regenerate(keyed: Gateway) -> None:
     """The new key has what the old one had, its name and what it spent; the old one ends at once."""
     old = await made(keyed, key_alias="bot", models=["gpt-4o"], max_budget=1)
@@ -494,6 +556,34 @@ async def test_regenerate(keyed: Gateway) -> None:
     assert [(key["token"], key["spend"]) for key in listed] == [(told["token"], pytest.approx(spent))]
 
 
+async def test_regenerate_and_the_spend(keyed: Gateway) -> None:
+    """The answer says what was spent under the old key; `spend: 0` sets it back."""
+    old = await made(keyed)
+    assert (await ask(keyed, old))[0] == 200
+    await keyed.rows()
+    told = (await call(keyed, "/key/regenerate", {"key": old}))[1]
+    spent = told["spend"]
+    assert spent > 0
+    assert (await call(keyed, f"/key/info?key={told['key']}"))[1]["info"]["spend"] == spent
+    told = (await call(keyed, "/key/regenerate", {"key": told["key"], "spend": 0}))[1]
+    assert told["spend"] == 0.0
+    assert (await call(keyed, f"/key/info?key={told['key']}"))[1]["info"]["spend"] == 0.0
+
+
+async def test_a_key_is_not_lost_for_a_name(keyed: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose new alias another key has goes on as before; if one takes it in the last moment, the new key is told without it."""
+    await made(keyed, key_alias="taken")
+    old = await made(keyed, key_alias="mine")
+    status, told = await call(keyed, "/key/regenerate", {"key": old, "key_alias": "taken"})
+    assert (status, told["error"]["param"]) == (400, "key_alias")
+    assert (await ask(keyed, old))[0] == 200
+    assert (await call(keyed, "/key/list"))[1]["total_count"] == 2
+    monkeypatch.setattr(keyed.rt.keyring, "with_alias", lambda alias: None)
+    status, told = await call(keyed, "/key/regenerate", {"key": old, "key_alias": "taken"})
+    assert (status, told["key_alias"]) == (200, None)
+    assert [(await ask(keyed, key))[0] for key in (old, told["key"])] == [401, 200]
+
+
 async def test_regenerate_with_grace(keyed: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a time of grace both hold, and then only the new one."""
     old = await made(keyed, key_alias="bot")
@@ -519,6 +609,15 @@ async def test_who_takes_away_a_key_means_the_one_before_it_too(keyed: Gateway) 
     assert [(await ask(keyed, key))[0] for key in (first, third)] == [200, 200]
     assert (await call(keyed, "/key/delete", {"keys": [third]}))[0] == 200
     assert [(await ask(keyed, key))[0] for key in (first, third)] == [401, 401]
+
+
+async def test_what_was_taken_away_does_not_come_back(keyed: Gateway) -> None:
+    """Another key of the text of a deleted one is no successor of what that replaced."""
+    first, second = await made(keyed), "sk-chosen-by-somebody"
+    await call(keyed, "/key/regenerate", {"key": first, "new_key": second, "grace_period": "1h"})
+    assert (await call(keyed, "/key/delete", {"keys": [second]}))[0] == 200
+    assert await made(keyed, key=second) == second
+    assert [(await ask(keyed, key))[0] for key in (first, second)] == [401, 200]
 
 
 async def test_several_regenerate_at_once(keyed: Gateway) -> None:

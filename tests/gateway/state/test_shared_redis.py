@@ -217,6 +217,19 @@ def test_windows(redis_url: str) -> None:
     machine.TestCase().runTest()
 
 
+# -- settling ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_slot_is_free_at_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is answered may ask again, and another gateway: settlements wait for others, but not those of slots."""
+    monkeypatch.setattr("gateway.state.shared_redis._GATHERING", 1000.0)
+    prefix = f"penstock-test-{uuid4().hex}:"
+    async with connected(redis_url, prefix=prefix) as one, connected(redis_url, prefix=prefix) as other:
+        for store in (one, other, one):
+            store.settle(await ticket_for(store, slots("p", 1)), {})
+            await told(store)
+
+
 # -- other processes ---------------------------------------------------------------------------------------------------
 
 RACER = """
