@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -83,7 +83,7 @@ def penstock_env(upstream: int, folder: Path) -> dict[str, str]:
 
 def ledger_rows(folder: Path) -> int:
     """How many requests Penstock has in its books."""
-    with sqlite3.connect(folder / "data" / "penstock.db") as books:
+    with closing(sqlite3.connect(folder / "data" / "penstock.db")) as books:
         return int(books.execute("SELECT count(*) FROM ledger").fetchone()[0])
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_what_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_ledger_rows_are_counted(tmp_path: Path) -> None:
     """The books in a gateway's folder tell how many requests they hold."""
     (tmp_path / "data").mkdir()
-    with sqlite3.connect(tmp_path / "data" / "penstock.db") as books:
+    with closing(sqlite3.connect(tmp_path / "data" / "penstock.db")) as books, books:
         books.execute("CREATE TABLE ledger (id)")
         books.executemany("INSERT INTO ledger VALUES (?)", [("a",), ("b",)])
     assert peers.ledger_rows(tmp_path) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -287,14 +288,14 @@ async def test_interrupted_in_sqlite(tmp_path: Path) -> None:
     path = tmp_path / "penstock.db"
     records = SqliteRecords(path)
     await records.put_credentials(MANY)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute(
             "CREATE TRIGGER stop BEFORE UPDATE ON credential WHEN new.name = 'c11' BEGIN SELECT abs(-9223372036854775807 - 1); END"
         )
     with pytest.raises(RecordsUnavailable):
         await reseal(records, OLD, NEW)
     assert await records.credentials() == MANY
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("DROP TRIGGER stop")
     assert await reseal(records, OLD, NEW) == (20, 20)
     await records.close()
