@@ -37,7 +37,7 @@ from adapters.anthropic_questions import (
 from adapters.base import StreamWriter
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, GatewayError
-from adapters.framing import SseCutter, sse
+from adapters.framing import SseCutter, on_one_line, sse
 from adapters.signatures import opened_id, sealed_id
 from adapters.types import (
     ChatRequest,
@@ -176,6 +176,8 @@ def _read(raw: bytes | Raw, decoder: msgspec.json.Decoder[T], param: str) -> T:
         problem, _, path = str(error).partition(" - at `$")
         place = (param + path.rstrip("`").replace("[", ".").replace("]", "")).lstrip(".")
         raise BadRequest(f"{place}: {problem}" if place else problem, param=place or None) from None
+    except RecursionError:
+        raise BadRequest(f"{param or 'body'}: nested too deeply", param=param or None) from None
 
 
 def _read_messages(messages: Iterable[Raw], system: list[Text]) -> Iterator[Message]:
@@ -565,7 +567,7 @@ class _Writer:
         self._arguments = []
 
     def _event(self, data: dict[str, Any]) -> None:
-        self._out.append(sse(_encode(data), data["type"].encode()))
+        self._out.append(sse(on_one_line(_encode(data)), data["type"].encode()))
 
 
 def _text(string: JsonString) -> bytes:

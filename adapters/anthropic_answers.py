@@ -55,7 +55,6 @@ _ANSWER = msgspec.json.Decoder(wire.Answer)
 _encode = msgspec.json.Encoder().encode
 _LAST_STRING = re.compile(rb"(%b) *\} *\}\n\n" % PLAIN_STRING)
 _NO_ARGUMENTS = Raw(b'"{}"')
-_EMPTY_OBJECT = Raw(b"{}")
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -365,9 +364,10 @@ class _Reader:
         if block.type == "tool_use":
             tool = self._tools[index] = self._bare[index] = len(self._tools)
             deltas.append(ToolStart(tool, block.id or "", block.name or ""))
-            if block.input not in (wire.NULL, _EMPTY_OBJECT):
+            arguments = bytes(block.input)
+            if arguments.startswith(b"{") and arguments[1:-1].strip():  # some begin with "" or { }
                 del self._bare[index]
-                deltas.append(ToolDelta(tool, Raw(_encode(bytes(block.input).decode()))))
+                deltas.append(ToolDelta(tool, Raw(_encode(arguments.decode()))))
         elif block.type == "redacted_thinking":
             if (data := _string(block.data)) is not None:
                 deltas.append(RedactedDelta(data))

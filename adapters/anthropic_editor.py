@@ -21,7 +21,7 @@ from adapters.anthropic_answers import (
 from adapters.base import StreamEditor
 from adapters.envelope import decode, with_model
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
-from adapters.framing import NEVER, read_event, sse, whole_events
+from adapters.framing import NEVER, on_one_line, read_event, sse, whole_events
 from adapters.types import (
     FinishReason,
     Operation,
@@ -178,5 +178,5 @@ class _Editor:
         edited, _ = with_model(data, _encode(message.model), self._model, in_message=True)
         at = event.find(data)
         if at < 0:  # its data were on several lines
-            return sse(edited, b"message_start")
+            return sse(on_one_line(edited), b"message_start")
         return event[:at] + edited + event[at + len(data) :]

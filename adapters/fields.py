@@ -63,6 +63,8 @@ def _decode(data: bytes | Raw, decoder: msgspec.json.Decoder[T], name: str) -> T
         raise bad_value(error, name) from None
     except msgspec.DecodeError as error:
         raise MalformedJson(f"Invalid JSON payload: {error}", param="request_body") from None
+    except RecursionError:
+        raise MalformedJson("Invalid JSON payload: nested too deeply", param="request_body") from None
 
 
 def bad_value(error: msgspec.ValidationError, name: str) -> BadRequest:

@@ -148,6 +148,11 @@ def read_events(events: bytes) -> Iterator[tuple[bytes, bytes]]:
             yield name, data
 
 
+def on_one_line(data: bytes) -> bytes:
+    """JSON without line ends, which stand between its tokens only: what a vendor sent may be indented."""
+    return data.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
 def sse(data: bytes, name: bytes = b"") -> bytes:
     """One server-sent event. `data` must have no line end in it, as JSON without indentation has none."""
     if name:

@@ -61,6 +61,7 @@ _GROUNDING = msgspec.json.Decoder(wire.Grounding)
 _COUNTS = msgspec.json.Decoder(wire.Counts)
 _COUNTED = msgspec.json.Decoder(wire.Counted)
 _STRING = msgspec.json.Decoder(str)
+_ARGUMENTS = msgspec.json.Decoder(dict[str, Any])
 _WORDS = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u00[0-9a-f]{2}))++"')
 """A JSON string that says something. Google writes angle brackets, and no surrogates, by number."""
 _UNREADABLE = msgspec.DecodeError, UnicodeDecodeError, RecursionError
@@ -424,6 +425,8 @@ class _Reader:
             return  # the end of a call that has ended, or a piece of none
         if call.args != wire.NULL:
             choice.arguments = call.args
+        if call.partial_args and isinstance(choice.arguments, Raw):
+            choice.arguments = decode(choice.arguments, _ARGUMENTS)
         for piece in call.partial_args or ():
             put(choice.arguments, piece)
         if not call.will_continue:

@@ -22,6 +22,7 @@ from msgspec import Raw
 from adapters.base import leaves_out
 from adapters.envelope import seal
 from adapters.errors import BadRequest, Unsupported
+from adapters.fields import read_value
 from adapters.types import (
     Address,
     Audio,
@@ -217,7 +218,10 @@ def _file(data: str | None, media_type: str | None, uri: str | None, fallback: s
     if data is not None:
         kind = "image/jpeg" if media_type == "image/jpg" else media_type
         return {"inlineData": {"mimeType": kind or fallback, "data": data}}
-    address = urlsplit(uri or "")
+    try:
+        address = urlsplit(uri or "")
+    except ValueError:
+        raise BadRequest(f"{uri!r:.200} is no address of a file.", param="messages") from None
     if media_type is None and address.hostname in _VIDEO_HOSTS:
         media_type = "video/mp4"
     kind = media_type or _TYPES.get(address.path.rpartition(".")[2].lower(), fallback)
@@ -254,7 +258,7 @@ def _write_tools(body: Json, request: ChatRequest, target: Target) -> None:
 
 def _native(tool: Opaque) -> Json | None:
     """A tool that Google runs itself, as its clients write it (`{"googleSearch": {}}`) or with a `type`."""
-    said = _ANY_OBJECT.decode(tool.raw)
+    said = read_value(tool.raw, _ANY_OBJECT, "tools")
     named = {name: value for name, value in said.items() if name in wire.NATIVE_TOOLS}
     if named:
         return named
@@ -293,7 +297,10 @@ def cleaned(schema: Raw) -> Any:
         return None
     if not _SUSPECT.search(schema) and "type" in opened:
         return schema
-    known = _clean(_ANYTHING.decode(schema))
+    try:
+        known = _clean(read_value(schema, _ANYTHING, "tools"))
+    except RecursionError:
+        raise BadRequest("tools: a schema is nested too deeply", param="tools") from None
     return (
         known
         if {"type", "anyOf", "oneOf", "allOf", "$ref", "enum"} & known.keys()
@@ -410,17 +417,19 @@ def _write_least(target: Target) -> Json:
 # -- what other formats say, and what nobody else says ---------------------------------------------------------------
 
 _TIERS = frozenset({"flex", "priority", "standard"})
+_READ = frozenset({"modalities", "service_tier"})
+"""Fields whose value is looked into."""
 
 
 def _write_unspoken(body: Json, config: Json, request: ChatRequest, target: Target) -> None:
     """Fields that the client's format defines and the neutral question has no place for."""
     for field, raw in request.unspoken.items():
-        value = _ANYTHING.decode(raw)
+        value = read_value(raw, _ANYTHING, field) if field in _READ else None
         if field == "modalities" and isinstance(value, list):
             config["responseModalities"] = [str(each).upper() for each in value]
         elif field == "web_search_options":
             body.setdefault("tools", []).append({"googleSearch": {}})
-        elif field == "service_tier" and value in _TIERS and target.provider.name == wire.NAME:
+        elif isinstance(value, str) and value in _TIERS and target.provider.name == wire.NAME:
             body["serviceTier"] = value
         elif field in openai_wire.HINTS or field in anthropic_wire.HINTS:
             continue

@@ -25,10 +25,9 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from adapters.envelope import decode
 from adapters.errors import BadRequest, GatewayError
-from adapters.fields import bad_value, read_fields
-from adapters.framing import SseCutter
+from adapters.fields import bad_value, read_fields, read_value
+from adapters.framing import SseCutter, on_one_line
 from adapters.openai_answers import read_error, read_response, read_stream
 from adapters.openai_editor import pass_response, pass_stream
 from adapters.openai_questions import address, pass_request, write_request
@@ -158,7 +157,7 @@ def _read_unspoken(envelope: Mapping[str, Raw]) -> dict[str, Raw]:
     unspoken = {
         name: raw for name, raw in envelope.items() if name in wire.UNSPOKEN and given(raw) is not None
     }
-    if "modalities" in unspoken and decode(unspoken["modalities"], _ANYTHING) == ["text"]:
+    if "modalities" in unspoken and read_value(unspoken["modalities"], _ANYTHING, "modalities") == ["text"]:
         del unspoken["modalities"]  # what it is anyway
     return unspoken
 
@@ -558,7 +557,7 @@ class ChatWriter:
                 finish = _encode(_WRITE_FINISH[delta.reason])
                 if delta.detail is not None:
                     own = {"finish_reason": delta.reason, "detail": delta.detail}
-                    finish += b',"provider_specific_fields":' + _encode(own)
+                    finish += b',"provider_specific_fields":' + on_one_line(_encode(own))
                 self._step(delta.choice, b"{}", out, finish=finish)
             case Ping():
                 out.append(KEEP_ALIVE)
@@ -580,7 +579,7 @@ class ChatWriter:
         logprobs: Raw | None = None,
     ) -> None:
         self._open(choice, out)
-        probabilities = b"" if logprobs is None else b',"logprobs":%b' % bytes(logprobs)
+        probabilities = b"" if logprobs is None else b',"logprobs":%b' % on_one_line(bytes(logprobs))
         step = b'{"index":%d,"delta":%b%b,"finish_reason":%b}' % (choice, delta, probabilities, finish)
         out += (self._head, step, self._tail)
 
@@ -612,4 +611,4 @@ def write_error(
     """
     said = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     body = _encode({"error": said | said_besides(error, _SAID)})
-    return b"data: " + body + b"\n\n" if mid_stream else body
+    return b"data: " + on_one_line(body) + b"\n\n" if mid_stream else body

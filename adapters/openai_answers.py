@@ -172,13 +172,16 @@ def _assemble(deltas: Iterable[Delta], logprobs: Raw | None) -> Choice:
 class _Call:
     """A tool call as it arrives."""
 
-    __slots__ = ("held", "id", "index", "key", "name", "spoken", "started")
+    __slots__ = ("has_own_id", "held", "id", "index", "key", "name", "only", "spoken", "started")
 
-    def __init__(self, index: int, key: int | None) -> None:
-        self.index = index
+    def __init__(self, key: int | None) -> None:
+        self.index = 0
         self.key = key
         self.id = ""
+        self.has_own_id = False
         self.name = ""
+        self.only: JsonString | None = None
+        """Its arguments, as long as they are one piece."""
         self.started = False
         self.spoken = False
         self.held: list[JsonString] = []
@@ -187,7 +190,7 @@ class _Call:
 class _ChoiceReader:
     """One choice of an answer, taken apart: the steps of a stream, or the one step that a whole message is.
 
-    Tool calls are numbered by first appearance: vendors begin at 1, give every call the index 0 with a new id, or give
+    Tool calls are numbered as they are opened: vendors begin at 1, give every call the index 0 with a new id, or give
     no index at all. A call is opened when its name is known; one without an id gets one that is made from the answer's.
     """
 
@@ -277,11 +280,13 @@ class _ChoiceReader:
         if call is None:
             if not (name or piece.id or arguments is not None):
                 return
-            call = _Call(len(self._calls), piece.index)
+            call = _Call(piece.index)
             self._calls.append(call)
         call.id = call.id or piece.id or ""
+        call.has_own_id = call.has_own_id or bool(piece.id)
         call.name = call.name or name
         if arguments is not None and (call.spoken or bytes(arguments) != b'"null"'):
+            call.only = None if call.spoken or call.held else arguments
             call.held.append(arguments)
         if call.name:
             self._open(call, deltas)
@@ -291,8 +296,7 @@ class _ChoiceReader:
         for call in reversed(self._calls):
             if piece.index is not None:
                 if call.key == piece.index:
-                    is_new = bool(name and piece.id and call.id and piece.id != call.id)
-                    return None if is_new else call
+                    return None if name and _is_another(piece, call) else call
             elif piece.id:
                 if call.id == piece.id:
                     return call
@@ -302,6 +306,7 @@ class _ChoiceReader:
 
     def _open(self, call: _Call, deltas: list[Delta]) -> None:
         if not call.started:
+            call.index = sum(each.started for each in self._calls)
             call.started = True
             if not call.id:
                 own = re.sub(r"[^A-Za-z0-9_-]", "", self._answer_id)
@@ -311,6 +316,20 @@ class _ChoiceReader:
             call.spoken = True
             deltas.append(ToolDelta(call.index, arguments, self._choice))
         call.held = []
+
+
+def _is_another(piece: wire.ToolCallPiece, call: _Call) -> bool:
+    """Does a piece with a name begin another call with the same index? Google's endpoint has sent whole calls, all without
+    an id and with the index 0.
+    """
+    if piece.id:
+        return bool(call.id) and piece.id != call.id
+    if call.has_own_id or call.only is None:
+        return False
+    try:
+        return isinstance(msgspec.json.decode(decode(call.only, _STRING)), dict)
+    except (msgspec.DecodeError, UpstreamMalformed, RecursionError):
+        return False
 
 
 def _has_details(piece: wire.Piece) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 
 from adapters.envelope import decode, with_model
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
-from adapters.framing import NEVER, read_event, whole_events
+from adapters.framing import NEVER, on_one_line, read_event, whole_events
 from adapters.mistral import plain_chat, plain_completion
 from adapters.openai_answers import is_broken, parts_of_tail, read_error, read_finish
 from adapters.openai_usage import find_usage
@@ -226,7 +226,7 @@ class ChatEditor:
             return b""
         offset = event.find(data)
         if offset < 0:  # several data lines, or put right
-            return b"data: " + renamed.replace(b"\n", b" ") + b"\n\n"
+            return b"data: " + on_one_line(renamed) + b"\n\n"
         edited = event[:offset] + renamed + event[offset + len(data) :]
         if (
             words

@@ -21,6 +21,7 @@ from adapters.wire.openai import given
 _USAGE = msgspec.json.Decoder(wire.Usage)
 _ANYTHING = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
+_EMPTY = Raw(b"{}")
 _NO_PROMPT = wire.PromptDetails()
 _NO_COMPLETION = wire.CompletionDetails()
 _COUNTS = (
@@ -39,7 +40,7 @@ def find_usage(chunk: wire.Answer | wire.Outline, provider: Provider) -> Usage |
         raw = given(chunk.x_groq.usage)
     if raw is None and chunk.choices and chunk.choices[0].usage is not wire.NOTHING:
         raw = given(chunk.choices[0].usage)
-    return None if raw is None else read_usage(raw, provider, chunk.service_tier)
+    return None if raw is None or raw == _EMPTY else read_usage(raw, provider, chunk.service_tier)
 
 
 def read_usage(raw_usage: Raw | bytes, provider: Provider, service_tier: Raw = wire.NOTHING) -> Usage | None:
@@ -67,7 +68,7 @@ def _lenient_usage(raw_usage: Raw | bytes) -> wire.Usage | None:
     usage = decode(raw_usage, _ANYTHING)
     if not isinstance(usage, dict):
         return None
-    counts: dict[str, Any] = {name: _count(usage, name) for name in _COUNTS if name in usage}
+    counts: dict[str, Any] = {name: _count(usage, name) for name in _COUNTS if usage.get(name) is not None}
     prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return wire.Usage(
         **counts,

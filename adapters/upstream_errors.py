@@ -110,6 +110,7 @@ _WORD_STATUS = (
 _KEYS = re.compile(r"\b(?:(?:sk|pk|rk|gsk|xai|pplx|hf|csk|nvapi)[-_]|AIza|AKIA)[\w*.-]{6,}")
 
 
+_ERROR_STATUS = re.compile(r"\s*[45][0-9]{2}\s*")
 _BODY_LIMIT = 64 * 1024
 
 
@@ -141,7 +142,7 @@ def classify(
     elsewhere = ""
     if 300 <= status < 400:
         elsewhere = f"The provider sends us elsewhere (status {status}), which is not followed: is its api_base right?"
-    if status < 400:
+    if not 400 <= status <= 999:
         status = _status_from(code, words)
     if _is_auth(status, words, message):
         return UpstreamAuth(REFUSED_CREDENTIALS, provider_status=status, code="invalid_api_key")
@@ -163,7 +164,7 @@ def classify(
 
 def _status_from(code: str | None, words: set[str]) -> int:
     """The HTTP status nearest to the words of an error that came without one."""
-    if code and code.strip().isdigit() and 400 <= int(code) < 600:
+    if code and _ERROR_STATUS.fullmatch(code):
         return int(code)
     for known, status in _WORD_STATUS:
         if words & known:

@@ -1339,6 +1339,23 @@ def test_stream_without_its_end_is_a_failure() -> None:
     assert isinstance(editor.failure, UpstreamMalformed)
 
 
+@pytest.mark.parametrize("beginning", [b"{}", b"{ }", b'""', b"null", b"[]", b'"x"'])
+def test_a_call_that_begins_with_no_arguments(beginning: bytes) -> None:
+    """What a compatible server writes as `input` before the arguments come is none of them, unless it is an object."""
+    block = b'{"type":"tool_use","id":"t","name":"f","input":%b}' % beginning
+    begun = (
+        b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":%b}\n\n'
+    )
+    piece = {"type": "input_json_delta", "partial_json": '{"b":2}'}
+    deltas = read_all(
+        begun % block,
+        event("content_block_delta", index=0, delta=piece),
+        event("content_block_stop", index=0),
+        ENDED,
+    )
+    assert [json.loads(bytes(one.arguments)) for one in deltas if isinstance(one, ToolDelta)] == ['{"b":2}']
+
+
 def test_compatible_servers_are_read() -> None:
     """Servers that put everything into the beginning of a block, or begin without `message_start`, are read."""
     deltas = read_all(
@@ -1480,13 +1497,22 @@ def test_passing_odd_answers(body: bytes, expected: Mapping[str, Any] | None) ->
     assert passed["model"] == "mine" if expected is None else passed == expected
 
 
+def test_what_anthropic_said_of_an_end_stays_on_its_line() -> None:
+    """Details that came on several lines are written on one, as an event's data must be."""
+    writer = anthropic.write_stream(answer_id="a", model="m", now=0, wants_usage=True)
+    detail = Raw(b'{\n"type":"refusal",\r\n"category":"x"}')
+    out = writer.feed([Start(), Finish("refusal", detail=detail)]) + writer.close()
+    (stop,) = [json.loads(data) for name, data in read_events(out) if name == b"message_delta"]
+    assert stop["delta"]["stop_details"] == {"type": "refusal", "category": "x"}
+
+
 def test_passing_streams_edit_the_opening_only() -> None:
     """An opening event with its data on several lines, or without a model, passes too."""
     editor = anthropic.pass_stream(TARGET, "chat", model="mine", wants_usage=True)
     lines = (
         b'event: message_start\ndata: {"type":"message_start",\ndata: "message":{"id":"i","model":"x"}}\n\n'
     )
-    ((name, data),) = read_events(editor.feed(lines).replace(b",\n", b","))
+    ((name, data),) = read_events(editor.feed(lines))
     assert (name, json.loads(data)["message"]) == (b"message_start", {"id": "i", "model": "mine"})
     without = event("message_start", message={"id": "i"})
     assert anthropic.pass_stream(TARGET, "chat", model="m", wants_usage=True).feed(without) == without

@@ -68,6 +68,12 @@ def test_json_that_only_looks_whole_is_refused() -> None:
         read_value(Raw(b'"\\ud800"'), msgspec.json.Decoder(str), "input")
 
 
+def test_json_that_is_too_deep_is_refused() -> None:
+    """Deeper than the decoder goes."""
+    with pytest.raises(MalformedJson, match="deeply"):
+        read_value(Raw(b"[" * 100_000), msgspec.json.Decoder(), "input")
+
+
 def test_what_a_provider_does_not_know() -> None:
     """Is refused, or dropped, or goes along where the operator says so; what nobody asked for is no matter."""
     target = Target(provider=Provider(name="p"), model="m", base_url="https://example.com")

@@ -12,6 +12,7 @@ from adapters.errors import UpstreamMalformed
 from adapters.framing import (
     LineCutter,
     SseCutter,
+    on_one_line,
     read_event,
     read_events,
     split_events,
@@ -146,3 +147,4 @@ def test_writing() -> None:
     """What is written is read back."""
     assert sse(b"{}") == b"data: {}\n\n"
     assert read_event(sse(b"{}", b"ping")) == (b"ping", b"{}")
+    assert sse(on_one_line(b'{\n"a":\r\n1}')) == b'data: { "a":  1}\n\n'

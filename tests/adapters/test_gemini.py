@@ -173,6 +173,12 @@ def test_files() -> None:
     ]
 
 
+def test_an_address_that_is_none() -> None:
+    """Is the caller's mistake."""
+    with pytest.raises(BadRequest, match="bad"):
+        parts(Image(url="https://[bad/a.png"))
+
+
 def test_blocks_of_other_vendors() -> None:
     """A block of Google's passes, one of another vendor is refused or dropped."""
     assert parts(Opaque("gemini", "video", Raw(b'{"fileData":{"fileUri":"u"}}'))) == [
@@ -485,6 +491,26 @@ def test_what_the_neutral_question_has_no_place_for() -> None:
         written(unspoken={"prediction": Raw(b"{}")})
 
 
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"7", b'"sometimes"', b"null"])
+def test_a_tier_that_nobody_knows(value: bytes) -> None:
+    """Whatever it is, it is a hint that is dropped."""
+    assert written(unspoken={"service_tier": Raw(value)}).keys() == {"contents"}
+
+
+def test_numbers_out_of_range() -> None:
+    """Where Google's words are looked into, a number that nobody can hold is the caller's mistake; elsewhere it goes on."""
+    far = Raw(b'{"$comment":"x","type":"object","maximum":1e400}')
+    with pytest.raises(BadRequest):
+        written(tools=(Tool("f", far),))
+    with pytest.raises(BadRequest):
+        written(response_format=ResponseFormat("json_schema", far))
+    with pytest.raises(BadRequest):
+        written(tools=(Opaque("openai", "", Raw(b'{"googleSearch":{"a":1e400}}')),))
+    with pytest.raises(BadRequest):
+        written(unspoken={"modalities": Raw(b"[1e400]")})
+    assert written(unspoken={"metadata": far}).keys() == {"contents"}
+
+
 def test_arguments_are_never_changed() -> None:
     """A question can be asked again."""
     tools = (WEATHER,)
@@ -745,6 +771,24 @@ def test_unknown_events_and_fields_are_skipped() -> None:
 def test_what_cannot_be_read(stream: bytes) -> None:
     """It ends the stream with a failure."""
     assert type(told(read(stream)).failure) is UpstreamMalformed
+
+
+@pytest.mark.parametrize("given", ["{}", '{"a": 1}', "[]", '"x"'])
+def test_arguments_whole_and_in_pieces(given: str) -> None:
+    """A call may begin with an object, which its pieces go on with; with anything else it cannot be read."""
+    pieces = '"partialArgs":[{"jsonPath":"$.b","stringValue":"x"}],"willContinue":true'
+    call = f'{{"name":"f","args":{given},{pieces}}}'
+    chunk = '{"candidates":[{"content":{"parts":[{"functionCall":%s}]}%s}]}'
+    deltas = read(
+        b"data: %b\r\n\r\n" % (chunk % (call, "")).encode()
+        + b"data: %b\r\n\r\n" % (chunk % ("{}", ',"finishReason":"STOP"')).encode()
+    )
+    if not given.startswith("{"):
+        assert isinstance(deltas[-1], Failure)
+        assert isinstance(deltas[-1].error, UpstreamMalformed)
+        return
+    (arguments,) = (json.loads(bytes(each.arguments)) for each in deltas if isinstance(each, ToolDelta))
+    assert json.loads(arguments) == {**json.loads(given), "b": "x"}
 
 
 def test_two_choices() -> None:

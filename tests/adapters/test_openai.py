@@ -544,3 +544,28 @@ def test_errors() -> None:
     expected = {"error": {"message": "busy", "type": "server_error", "param": None, "code": "overloaded"}}
     assert json.loads(whole) == expected
     assert openai.write_error(error, request_id="r", mid_stream=True) == b"data: " + whole + b"\n\n"
+
+
+def test_what_a_vendor_indented_stays_on_its_line() -> None:
+    """Line ends in a provider's JSON end no event: in an error's other fields, in details and in log probabilities."""
+    body = b'{\n "error": {\n  "message": "busy",\r\n  "details": [\n   {"a": 1}\n  ]\n }\n}'
+    event = openai.write_error(UpstreamOverloaded("busy", body=body), request_id="r", mid_stream=True)
+    assert event.count(b"\n") == 2
+    assert json.loads(event.removeprefix(b"data: "))["error"]["details"] == [{"a": 1}]
+    writer = openai.write_stream(answer_id="1", model="m", now=0, wants_usage=False)
+    deltas = (
+        TextDelta(Raw(b'"a"'), logprobs=Raw(b'{\n"content":[]}')),
+        Finish("stop", detail=Raw(b'{\r\n"a":1}')),
+    )
+    events = writer.feed(deltas).split(b"\n\n")[:-1]
+    _, words, end = (json.loads(each.removeprefix(b"data: "))["choices"][0] for each in events)
+    assert words["logprobs"] == {"content": []}
+    assert end["provider_specific_fields"]["detail"] == {"a": 1}
+
+
+@pytest.mark.parametrize("value", ["[1e400]", '["text",-1e999]'])
+def test_a_number_out_of_range_is_the_callers(value: str) -> None:
+    """It is refused with its place, and not taken for a provider's mistake."""
+    body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"modalities":%b}' % value.encode()
+    with pytest.raises(BadRequest, match="modalities"):
+        openai.read_request(open_envelope(body))

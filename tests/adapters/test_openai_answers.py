@@ -254,6 +254,29 @@ def test_calls_without_index_or_id() -> None:
     ]
 
 
+@pytest.mark.parametrize("call_id", [None, ""])
+def test_whole_calls_without_id_that_share_an_index(call_id: str | None) -> None:
+    """Google's endpoint has sent them: a name after whole arguments begins another call. A name that is repeated does not."""
+    deltas = read(call(0, call_id, "f", '{"x":1}'), call(0, call_id, "g", "{}"), CALLS, DONE)
+    assert said(deltas) == [
+        ("ToolStart", 0, "call_gen-1_0_0", "f"),
+        ("ToolDelta", 0, '{"x":1}'),
+        ("ToolStart", 1, "call_gen-1_0_1", "g"),
+        ("ToolDelta", 1, "{}"),
+        ("Finish", "tool_calls"),
+    ]
+    pieces = (call(0, call_id, "f", piece) for piece in ('{"x":', '{"y":', "1}}"))
+    assert said(read(*pieces, CALLS, DONE)) == [
+        ("ToolStart", 0, "call_gen-1_0_0", "f"),
+        ("ToolDelta", 0, '{"x":'),
+        ("ToolDelta", 0, '{"y":'),
+        ("ToolDelta", 0, "1}}"),
+        ("Finish", "tool_calls"),
+    ]
+    with_id = (call(0, "a", "f", "{}"), call(0, call_id, "f", "{}"), CALLS, DONE)
+    assert len([one for one in said(read(*with_id)) if one[0] == "ToolStart"]) == 1
+
+
 def test_names_are_never_overwritten() -> None:
     """A later delta with an empty or repeated name and id goes on with the same call."""
     events = (call(0, "a", "f", ""), call(0, "", "", '{"x":'), call(0, "a", "f", "1}"), CALLS, DONE)
@@ -391,6 +414,14 @@ def test_usage_in_every_place(event: bytes) -> None:
     assert ("UsageDelta", 3) in said(read(chunk({"content": "a"}), STOP, event, DONE))
 
 
+def test_no_usage_replaces_none() -> None:
+    """An empty object says nothing, and does not replace what is known."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    deltas = said(read(chunk({"content": "a"}, usage=usage), STOP, chunk(usage={}), chunk(choices=[]), DONE))
+    assert [one for one in deltas if one[0] == "UsageDelta"] == [("UsageDelta", 3)]
+    assert answer({"content": "a"}) == Choice((Text("a"),), "stop")
+
+
 def test_logprobs() -> None:
     """Log probabilities go with their words."""
     choice = {"index": 0, "delta": {"content": "a"}, "logprobs": {"content": []}}
@@ -480,6 +511,18 @@ def answer(message: dict[str, Any], finish: str | None = "stop", **fields: Any) 
     choice = {"index": 0, "message": message, "finish_reason": finish} | fields
     body = json.dumps({"id": "gen-1", "model": "x", "choices": [choice]}).encode()
     return openai.read_response(body, REQUEST, TARGET).choices[0]
+
+
+@pytest.mark.parametrize("arguments", [None, "{}"])
+def test_a_call_without_a_name(arguments: str | None) -> None:
+    """Calls are numbered as they are opened: one that has no name leaves no gap before the others."""
+    nameless = {"id": "a", "function": {"arguments": arguments}}
+    named = {"id": "b", "function": {"name": "g", "arguments": '{"x":1}'}}
+    choice = answer({"tool_calls": [nameless, named]})
+    assert choice.parts[0] == ToolCall("b", "g", '{"x":1}')
+    assert choice.parts[1:] == (() if arguments is None else (ToolCall("a", "", "{}"),))
+    deltas = read(call(0, "a", None, arguments), call(1, "b", "g", '{"x":1}'), CALLS, DONE)
+    assert said(deltas)[0] == ("ToolStart", 0, "b", "g")
 
 
 def test_all_parts_of_a_message() -> None:
@@ -674,6 +717,12 @@ def test_usage_with_something_odd_in_it(usage: dict[str, Any], odd: Any) -> None
     ):
         plain = openai.read_usage(json.dumps(usage).encode(), provider)
         assert openai.read_usage(json.dumps(usage | {"num_cached_tokens": odd}).encode(), provider) == plain
+
+
+def test_a_prompt_that_is_null() -> None:
+    """Is what is left of the total, as one that is absent."""
+    usage = b'{"prompt_tokens":null,"completion_tokens":5,"total_tokens":15}'
+    assert openai.read_usage(usage, PLAIN) == Usage(input=10, output=5)
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"5", b'"none"'])

@@ -175,6 +175,14 @@ def test_an_error_inside_of_a_stream(code: str | None, kind: str | None, expecte
     assert one.provider_status == status
 
 
+@pytest.mark.parametrize("code", ["²", "9" * 5000, "4²9", "-429", "4290"])
+def test_a_code_that_only_looks_like_a_status(code: str) -> None:
+    """Is none; nor is a number that no status has."""
+    assert error(0, code=code).provider_status == 500
+    assert error(10**30).provider_status == 500
+    assert error(0, code=" 429 ").provider_status == 429
+
+
 def test_the_providers_words_are_kept() -> None:
     """Code and the two types of rate limits that OpenAI tells apart are the provider's."""
     limited = error(429, code="rate_limit_exceeded", kind="tokens")
