@@ -78,7 +78,7 @@ def requests(subject: Subject, connections: int, seconds: float) -> Figures:
     subject.note(f"{connections} connections", tally)
     return subject.shares(before, tally, str(connections)) | {
         f"cpu_request_{connections}": tally.cpu / max(tally.done, 1) * 1e6,
-        f"rps_{connections}": tally.done / tally.seconds,
+        f"rps_{connections}": tally.rate,
         f"core_use_{connections}": tally.core_use,
     }
 

@@ -104,6 +104,7 @@ class Tally:
     """What came back in the window; times in nanoseconds."""
 
     seconds: float = 0.0
+    answering: float = 0.0  # seconds from the window's begin to the last answer, which may come after its end
     cpu: float = 0.0  # of the gateway's process tree, seconds
     cpu_in_window: float = 0.0  # of this, without what came after the window's end
     own_cpu: float = 0.0  # of this process, seconds
@@ -118,6 +119,12 @@ class Tally:
     whole: array[int] = field(default_factory=lambda: array("q"))  # from due to complete
     first: array[int] = field(default_factory=lambda: array("q"))  # from due to the first chunk
     lags: array[int] = field(default_factory=lambda: array("q"))  # of each chunk, from sent to received
+
+    @property
+    def rate(self) -> float:
+        """Answers per second, in the time that all of them took: those to whom it is slow are answered after the window too."""
+        took = self.answering or self.seconds
+        return self.done / took if took else 0.0
 
     @property
     def core_use(self) -> float:
@@ -152,6 +159,7 @@ class Load:
         self.loop = loop or Loop()
         self.tally = Tally()
         self.asked = 0
+        self.answered = 0  # when the last answer came
         self.clients: set[Client] = set()
         self.whole_tail = self.length_line = _NEVER
         self.chunk_head = self.chunk_tail = _NEVER
@@ -332,8 +340,9 @@ class Client(Wire):
         if problem:
             tally.errors[problem] += 1
         else:
+            now = self.load.answered = time.monotonic_ns()
             tally.done += 1
-            tally.whole.append(time.monotonic_ns() - self.due)
+            tally.whole.append(now - self.due)
         self.load.on_done(self)
 
 
@@ -373,12 +382,13 @@ def closed_loop(
             load.finish()
             wait_until_idle(watched.gateway)
             asking = True
-            cpu = cpu_seconds(watched.gateway)
+            cpu, begun = cpu_seconds(watched.gateway), time.monotonic_ns()
             for client in list(load.clients):
                 again(client)
             tally = load.window(watched, seconds)
             asking = False
             load.finish()
+            tally.answering = max(0, load.answered - begun) / 1e9
             wait_until_idle(watched.gateway)
             tally.cpu = cpu_seconds(watched.gateway) - cpu
     finally:

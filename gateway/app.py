@@ -16,10 +16,11 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -352,15 +353,26 @@ async def serve(
         await stop.wait()
         await _drain(rt, sites)
     finally:
-        await runner.cleanup()
-        await rt.finish_errands(_ERRANDS)
-        await rt.signers.close()
-        await rt.upstreams.close()
-        await supervisor.stop()
-        await rt.shared.close()
-        await rt.ledger.drain(timeout=10.0)
-        await rt.ledger.close()
-        await rt.records.close()
+        await _one_after_another(
+            runner.cleanup,
+            partial(rt.finish_errands, _ERRANDS),
+            rt.signers.close,
+            rt.upstreams.close,
+            supervisor.stop,
+            rt.shared.close,
+            partial(rt.ledger.drain, timeout=10.0),
+            rt.ledger.close,
+            rt.records.close,
+        )
+
+
+async def _one_after_another(*steps: Callable[[], Awaitable[Any]]) -> None:
+    """All steps of the end, whatever comes of each: a socket that will not close must not cost the rows behind it."""
+    for step in steps:
+        try:
+            await step()
+        except Exception:
+            log.exception("the gateway could not be stopped in order")
 
 
 def keep_alive(rt: Runtime) -> KeepAlive:
@@ -449,7 +461,10 @@ def _listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket
         raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     sockets = []
     for address in dict.fromkeys((row[0], row[4]) for row in found):
-        sock = socket.socket(address[0], socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(address[0], socket.SOCK_STREAM)
+        except OSError as error:  # a machine without IPv6
+            raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}", code=98) from None
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -459,7 +459,10 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _traceback(text: str) -> list[str]:
     """Scrubbed as a whole, since a secret may span lines; then made printable line by line."""
-    text = scrub(text[-LONGEST_TRACEBACK:])
+    text = scrub(
+        text[-2 * LONGEST_TRACEBACK :]
+    )  # before the last cut: half a secret would not be known as one
+    text = text[-LONGEST_TRACEBACK:]
     return [printable(line) for line in text.split("\n")]
 
 

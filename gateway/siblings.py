@@ -7,7 +7,8 @@ Addresses are the workers' process ids: who is there is what is in the folder.
 Sums must not fall while anybody counts on: Prometheus takes a counter that falls for one that began anew, and would count
 all that the others have as if it had just happened. So whoever gathers leaves each worker's last word in the folder. It
 stands in for a worker that does not answer in time; and when one ends, the supervisor adds its counters to `past`, which
-is part of every sum from then on. What is lost is what a killed worker counted after the last scrape.
+is part of every sum from then on. A worker that drains leaves its last word itself: what is lost is what a killed one counted
+after the last scrape.
 
 The text format is added up as text, line by line: all workers run the same code, so one series is the same bytes in each.
 """
@@ -35,6 +36,7 @@ _NOT_SUMMED: dict[bytes, Callable[[float, float], float]] = {
     b"penstock_upstream_state": max,
     b"litellm_deployment_state": max,
     b"penstock_build_info": max,
+    b"penstock_records_away": max,
     b"penstock_shared_degraded": max,
     b"penstock_fleet_processes": max,
     b"penstock_config_last_reload_successful": min,
@@ -62,7 +64,7 @@ class Siblings:
 
     @asynccontextmanager
     async def told(self, render: Render) -> AsyncIterator[None]:
-        """Answer siblings with what `render` gives, as long as the context lasts."""
+        """Answer siblings with what `render` gives, as long as the context lasts; at its end that is left as the last word."""
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -75,6 +77,10 @@ class Siblings:
 
         async with await asyncio.start_unix_server(answer, self._folder / f"{self._pid}{_SOCKET}"):
             yield
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    text = await render()
+                    await asyncio.to_thread(_replace, self._folder / f"{self._pid}{_LAST}", text)
 
     async def gather(self, own: bytes) -> bytes:
         """The exposition of all workers together; `own` is this one's."""

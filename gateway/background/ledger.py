@@ -266,11 +266,13 @@ class Ledger:
             timeout = min(timeout, _ENOUGH)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._write_patiently()
+                await self._write_what_comes()
         left = self.waiting
-        if left:
-            self._begin_to_keep()
-        await self._write_journal()
+        while self._journal is not None:
+            if not self._is_kept():
+                self._begin_to_keep()
+            if not await self._write_journal() or self._is_kept():  # else something was offered meanwhile
+                break
         lost = 0 if self._is_kept() else len(self._queue) + len(self._spilled)
         if lost:
             log.error("%d ledger rows could not be written within %s s and are lost", lost, timeout)
@@ -306,6 +308,14 @@ class Ledger:
             await asyncio.sleep(self._interval)
             now = monotonic()
             if now - asked - self._interval < _LATE or now > latest or len(self._queue) > _MANY:
+                return
+
+    async def _write_what_comes(self) -> None:
+        """All that waits, and what is offered until nothing does."""
+        while True:
+            await self._write_patiently()
+            await self.settle_listeners()
+            if not self.waiting:
                 return
 
     async def _write_patiently(self) -> None:

@@ -21,6 +21,8 @@ log = logging.getLogger("penstock.spending")
 _LOOK = 0.5
 """Seconds between two looks for tallies that nobody has read yet."""
 _AGAIN = 30.0
+_LONGEST = 5.0
+"""Seconds to the next look, at most, while the ledger cannot be read."""
 
 
 class SpendReader:
@@ -39,26 +41,28 @@ class SpendReader:
 
     async def run(self) -> None:
         """Read what is new at once, and everything now and then."""
+        pause = _LOOK
         while True:
-            await self.look()
-            await asyncio.sleep(_LOOK)
+            pause = _LOOK if await self.look() else min(2 * pause, _LONGEST)
+            await asyncio.sleep(pause)
 
-    async def look(self) -> None:
-        """One turn; a ledger that cannot be read is asked again in the next."""
+    async def look(self) -> bool:
+        """One turn; False if the ledger cannot be read, which is asked again in the next."""
         if not self._spending.is_on:
-            return
+            return True
         tallies = list(self._spending.tallies())
         is_due = self._now() - self._read_at >= _AGAIN
         wanted = tallies if is_due else [tally for tally in tallies if not tally.is_known]
         if not wanted:
-            return
+            return True
         try:
             await self._read(wanted)
         except RecordsUnavailable as error:
             log.warning("what deployments have spent cannot be read: %s", error)
-            return
+            return False
         if is_due:
             self._read_at = self._now()
+        return True
 
     async def _read(self, wanted: Sequence[Tally]) -> None:
         since: defaultdict[int, list[Tally]] = defaultdict(list)

@@ -16,12 +16,13 @@ import io
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import traceback
 import urllib.error
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -305,7 +306,8 @@ def _serve(parsed: argparse.Namespace) -> int:
     allow_many_files()
     environment = settings.environment
     if environment.num_workers == 1:
-        return _work(settings, parsed.notices)
+        with _until_it_listens():
+            return _work(settings, parsed.notices)
     claimed = claim(environment.host, environment.port)
     _log_without_a_thread(settings)
 
@@ -315,6 +317,22 @@ def _serve(parsed: argparse.Namespace) -> int:
         return _ended(partial(_work, settings, parsed.notices, worker))
 
     return supervise(environment.num_workers, work, _print, spare=environment.data_dir)
+
+
+@contextmanager
+def _until_it_listens() -> Iterator[None]:
+    """Signals that come before the server has an ear for them. SIGTERM is like control-C: the first process of a container does
+    not die of a signal that nobody handles, and would go on starting, and serve until it is killed. SIGHUP is what is done anyway.
+    """
+    before = (
+        (signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))),
+        (signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN)),
+    )
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def _log_without_a_thread(settings: _Settings) -> None:

@@ -318,15 +318,15 @@ class Health:
         return opens
 
     def learnt(self) -> Iterator[tuple[str, int]]:
-        """How many requests at once deployments are known to take, by id."""
-        for deployment_id, condition in self._conditions.items():
+        """How many requests at once deployments are known to take, by id; another thread may ask."""
+        for deployment_id, condition in list(self._conditions.items()):
             if condition.concurrency is not None:
                 yield deployment_id, condition.concurrency.places
 
     def cooldowns(self) -> Iterator[tuple[str, int, int]]:
-        """How often deployments were left out: id, the provider's status, times."""
-        for deployment_id, condition in self._conditions.items():
-            for status, times in condition.cooldowns.items():
+        """How often deployments were left out: id, the provider's status, times; another thread may ask."""
+        for deployment_id, condition in list(self._conditions.items()):
+            for status, times in list(condition.cooldowns.items()):
                 yield deployment_id, status, times
 
     def _is_allowed(self, condition: Condition, error: GatewayError, now: float, span: float) -> bool:

@@ -33,7 +33,7 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -166,24 +166,31 @@ class Journal:
     # -- what a dead process left ------------------------------------------------------------------------------------
 
     def adopt(self) -> list[Intent]:
-        """Take over the folders that nobody holds; their orphans. Their rows are in the backlog from now on."""
+        """Take over the folders that nobody holds; their orphans. Their rows are in the backlog from now on. What cannot be read
+        does not keep the others from it.
+        """
         live: dict[str, Intent] = {}
-        adopted: list[Segment] = []
+        found: list[Segment] = []
         for folder in sorted(self._folder.iterdir()) if self._folder.is_dir() else []:
-            if folder.is_dir() and _hold(folder, self._locks):
-                files = sorted(folder.glob(f"*{_SUFFIX}"))
-                adopted += [Segment(file, file.stat().st_size) for file in files]
-                self._let_go(folder)
+            with _left_alone(folder):
+                if folder.is_dir() and _hold(folder, self._locks):
+                    files = sorted(folder.glob(f"*{_SUFFIX}"))
+                    found += [Segment(file, file.stat().st_size) for file in files]
+                    self._let_go(folder)
+        adopted: list[Segment] = []
+        for segment in found:
+            with _left_alone(segment.path):
+                for payload in segment.payloads():
+                    with suppress(msgspec.DecodeError):
+                        frame = _intents.decode(payload)
+                        segment.count += len(frame.rows)
+                        live |= {intent.id: intent for intent in frame.intents}
+                        for name in frame.done:
+                            live.pop(name, None)
+                adopted.append(segment)
         for segment in adopted:
             self._backlog.append(segment)
             self.bytes += segment.size
-            for payload in segment.payloads():
-                with suppress(msgspec.DecodeError):
-                    frame = _intents.decode(payload)
-                    segment.count += len(frame.rows)
-                    live |= {intent.id: intent for intent in frame.intents}
-                    for name in frame.done:
-                        live.pop(name, None)
             self.backlog_rows += segment.count
         if live:  # a row may have been written, and what says so not
             for segment in adopted:
@@ -338,6 +345,15 @@ class Journal:
         with suppress(OSError):
             folder.rmdir()
             os.close(self._locks.pop(folder))
+
+
+@contextmanager
+def _left_alone(path: Path) -> Iterator[None]:
+    """What cannot be read stays where it is, and the log says so."""
+    try:
+        yield
+    except OSError as error:
+        log.error("%s cannot be read and is left where it is: %s", path, error.strerror)  # noqa: TRY400 - the reason is enough
 
 
 def _hold(folder: Path, locks: dict[Path, int]) -> bool:

@@ -25,6 +25,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from operator import attrgetter
+from time import monotonic
 from typing import Any, TypeVar
 
 import asyncpg
@@ -318,14 +319,16 @@ class PostgresRecords:
         """Connect, listen and watch, until cancelled. Never fails: what is away is tried again, more and more seldom."""
         delay, longest = _DELAYS
         while True:
+            began = monotonic()
             try:
                 await self._do(_nothing, self._connect_seconds)
-                delay = _DELAYS[0]
                 await self._listen()
             except RecordsUnavailable:
                 pass
             except _AWAY as error:
                 self._failed(error)
+            if monotonic() - began > longest:  # it has listened; who lets nobody listen is left in peace
+                delay = _DELAYS[0]
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
 
@@ -349,8 +352,7 @@ class PostgresRecords:
             await asyncio.sleep(0)
         try:
             async with asyncio.timeout(self._connect_seconds + seconds):
-                pool = await self._ready()
-                connection = await pool.acquire()
+                pool, connection = await self._connected()
                 try:
                     done = await transaction(connection, work)
                 except BaseException:
@@ -359,8 +361,6 @@ class PostgresRecords:
                     raise
                 finally:
                     await pool.release(connection)
-        except asyncpg.ClientConfigurationError as error:
-            raise self._failed(error) from None
         except _UNSTORABLE:
             self._works()
             raise
@@ -370,6 +370,14 @@ class PostgresRecords:
             raise self._failed(error) from error
         self._works()
         return done
+
+    async def _connected(self) -> tuple[asyncpg.Pool, Any]:
+        try:
+            pool = await self._ready()
+            return pool, await pool.acquire()
+        except _UNSTORABLE as error:
+            # A certificate that is refused, a name that is none: nothing is wrong with a row.
+            raise self._failed(error) from error
 
     async def _ready(self) -> asyncpg.Pool:
         """The pool, when the database is as this version needs it. Whoever cannot wait so long does not stop the others."""

@@ -193,6 +193,14 @@ def test_whole_answers_are_all_waited_for(provider: Provider) -> None:
     assert tally.asked > tally.done
 
 
+def test_what_is_answered_after_the_window_took_longer_than_it(provider: Provider) -> None:
+    """Answers that a slow gateway gives after the window count, and so does the time until then: the rate is what it can do."""
+    question = Question(f"http://127.0.0.1:{provider.port}", "bench-f100")
+    tally = closed_loop(question, 4, 0.05, warm=0.02)
+    assert tally.done >= 4
+    assert 0 < tally.rate <= tally.done / 0.1
+
+
 def test_closed_loop_goes_on_after_errors(provider: Provider) -> None:
     """A connection that was cut is made again, and each cut is counted."""
     question = Question(f"http://127.0.0.1:{provider.port}", "bench-c3-x1", 3)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -16,6 +18,7 @@ from gateway.app import CannotStart, _fleet, _listen, allow_many_files, open_run
 from gateway.config.environment import read_environment
 from gateway.config.load import load
 from gateway.state.records import LedgerQuery
+from tests.gateway.rows import row
 from tests.harness import FakeProvider, Gateway, chat_events, config_for, events, gateway
 from tests.ports import free_port
 
@@ -58,6 +61,18 @@ def test_a_host_that_is_none() -> None:
         _listen("no.such.host.invalid", 1)
 
 
+def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address of a family that the kernel does not have is one sentence, not a traceback."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(CannotStart, match="Address family not supported") as caught:
+        _listen("::", 1)
+    assert caught.value.code == 98
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int) -> None:
     """SIGTERM: readiness says 503, an open stream finishes (or, at a second signal, ends with an error), rows are kept."""
@@ -98,6 +113,31 @@ async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int) -> 
     rows = await records.rows(LedgerQuery())
     await records.close()
     assert [row.status for row in rows] == ["success" if signals == 1 else "failure"]
+
+
+async def test_what_cannot_be_closed_costs_no_rows(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If a step of the end fails, the steps behind it are taken all the same: the rows are written."""
+    path = tmp_path / "config.yaml"
+    path.write_text(config_for(provider))
+    known = {"PENSTOCK_DATA_DIR": str(tmp_path / "data")}
+    rt = await open_runtime(load(path, known).config, read_environment(known), known)
+
+    async def burst() -> None:
+        rt.ledger.offer(row("a"))
+        raise TimeoutError("timed out closing the connection")
+
+    monkeypatch.setattr(rt.shared, "close", burst)
+    port, ready = free_port(), asyncio.Event()
+    serving = asyncio.get_running_loop().create_task(serve(rt, host="127.0.0.1", port=port, ready=ready))
+    await ready.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving
+    assert "timed out closing" in caplog.text
+    records = (await open_runtime(load(path, known).config, read_environment(known), known)).records
+    assert [one.id for one in await records.rows(LedgerQuery())] == ["a"]
+    await records.close()
 
 
 def test_many_files() -> None:

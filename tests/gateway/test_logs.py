@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway import logs
 from gateway.logs import (
+    LONGEST_TRACEBACK,
     QueuedHandler,
     Redactor,
     RefusalLog,
@@ -184,6 +185,19 @@ def test_no_canary_in_any_line(speak: Callable[..., list[str]], as_json: bool, c
     assert canary not in text
     assert "traceback" in text.lower()
     assert text.count("***") + text.count("...") >= 10
+
+
+def test_a_secret_where_a_traceback_is_cut(speak: Callable[..., list[str]]) -> None:
+    """Of a traceback only the end is told, and of a secret that stands across the cut nothing, though half of one looks like none."""
+    canary = "sk-proj-" + "C" * 60
+    (line,) = speak(
+        lambda: logging.getLogger("penstock").error(
+            "x", exc_info=(ValueError, ValueError(canary + "\n" + "." * (LONGEST_TRACEBACK - 31)), None)
+        )
+    )
+    told = json.loads(line)["traceback"]
+    assert "CCCCC" not in told
+    assert len(told) <= LONGEST_TRACEBACK
 
 
 def test_a_record_that_cannot_be_formatted(

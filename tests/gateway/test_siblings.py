@@ -98,6 +98,24 @@ async def test_sums_do_not_fall(tmp_path: Path) -> None:
         assert samples(await first.gather(ONE)) == samples(merge([ONE, ONE], counted=[TWO]))
 
 
+async def test_who_ends_leaves_a_last_word(tmp_path: Path) -> None:
+    """What a worker counted that drained is in the sums, although nobody had asked it."""
+
+    async def second() -> bytes:
+        return TWO
+
+    async with Siblings(tmp_path, 2).told(second):
+        pass
+    forget(tmp_path, 2)
+    assert await Siblings(tmp_path, 1).gather(ONE) == merge([ONE], counted=[TWO])
+
+
+def test_a_state_is_not_summed() -> None:
+    """That two workers cannot use one store is no more than that one cannot."""
+    away = b"# HELP penstock_records_away 1\n# TYPE penstock_records_away gauge\npenstock_records_away 1.0\n"
+    assert merge([away, away]) == away
+
+
 async def test_half_an_answer(tmp_path: Path) -> None:
     """A sibling that dies in the middle of its answer does not make half of its series disappear."""
     answers = [TWO + b"# END\n", TWO[:50]]

@@ -145,6 +145,40 @@ async def test_drain_gives_up_at_its_deadline(
     other.close()
 
 
+@pytest.mark.parametrize("with_journal", [False, True])
+async def test_a_row_that_is_offered_while_draining_is_not_lost(
+    records: Counting, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, with_journal: bool
+) -> None:
+    """What ends while the last rows are written and told is written and told too, and nobody calls it lost."""
+    heard: list[str] = []
+
+    def listen(rows: Sequence[LedgerRow]) -> None:
+        heard.extend(r.id for r in rows)
+        for one in rows:
+            if one.id in "abcd":
+                ledger.offer(row(chr(ord(one.id) + 1)))
+
+    journal = Journal(tmp_path / "journal") if with_journal else None
+    ledger = Ledger(records, [listen], journal=journal)
+    commit = ledger._write_journal
+
+    async def offering() -> bool:
+        is_written = await commit()
+        if not ledger.waiting:
+            ledger.offer(row("z"))
+        return is_written
+
+    ledger._write_journal = offering  # type: ignore[method-assign]  # where there is nothing left to be written
+    ledger.offer(row("a"))
+    assert await ledger.drain() == 0
+    assert (await ids(records), heard[:5]) == (["a", "b", "c", "d", "e"], ["a", "b", "c", "d", "e"])
+    assert "are lost" not in caplog.text
+    await ledger.close()
+    journal = Journal(tmp_path / "journal")
+    await asyncio.to_thread(journal.adopt)
+    assert journal.backlog_rows == with_journal
+
+
 async def test_drain_after_a_cancelled_worker(records: Counting) -> None:
     """A worker that is cancelled in the middle of a write, then drained, leaves each row exactly once."""
     ledger = Ledger(records, interval=0, batch=1)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, time
 from pathlib import Path
+from time import monotonic
+
+import pytest
 
 from adapters.types import Usage
+from gateway.background import spending as module
 from gateway.background.ledger import Ledger
 from gateway.background.spending import SpendReader
+from gateway.background.supervisor import spawn
 from gateway.config.model import ProviderBudget
 from gateway.routes import Deployment
 from gateway.routing.spending import Spending
@@ -119,3 +125,27 @@ async def test_a_ledger_that_is_away_is_asked_again(tmp_path: Path) -> None:
         records.is_away = False
         await reader.look()
         assert (tally.used, tally.is_known) == (400_000_000, True)
+
+
+async def test_a_ledger_that_stays_away_is_asked_more_and_more_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try waits for the store and is a line in the log: they become fewer while it is away."""
+    monkeypatch.setattr(module, "_LOOK", 0.001)
+    async with opened(tmp_path) as (records, ledger, spending):
+        records.is_away = True
+        tries: list[float] = []
+        enough = asyncio.Event()
+
+        class Counting(SpendReader):
+            async def look(self) -> bool:
+                tries.append(monotonic())
+                if len(tries) == 7:
+                    enough.set()
+                return await super().look()
+
+        working = spawn(Counting(spending, records, ledger).run(), name="spending")
+        await enough.wait()
+        assert tries[-1] - tries[0] >= 0.12  # 2 + 4 + 8 + 16 + 32 + 64 ms
+        working.cancel()
+        await asyncio.wait([working])

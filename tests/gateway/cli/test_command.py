@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -190,6 +191,24 @@ def test_an_interruption_before_the_start(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(command, "_version", interrupted)
     assert main(["version"]) == 130
+
+
+def test_a_sigterm_before_the_server_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It ends with 130 too: process 1 of a container, which has no handler, would go on and serve until it is killed. To be told
+    to read the configuration, which it is doing, ends nothing.
+    """
+    monkeypatch.chdir(tmp_path)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+    def terminated(*_: Any) -> int:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(command, "_work", terminated)
+    assert main(["serve"]) == 130
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_a_reader_that_left() -> None:

@@ -174,3 +174,17 @@ def test_cooldowns_are_switched_off_by_a_reload() -> None:
     assert not health.is_available("a", 101.0)
     health.adopt(RouterSettings(disable_cooldowns=True))
     assert health.is_available("a", 101.0)
+
+
+def test_a_scrape_while_deployments_come() -> None:
+    """The metrics are made in a thread of their own: a deployment that is asked for the first time meanwhile does not break them."""
+    health = Health()
+    health.adopt(RouterSettings(adaptive_concurrency=True))
+    for name in "ab":
+        health.began(name, 100.0)
+        health.failed(name, UpstreamRateLimited("x", retry_after=5), 100.0, peers=[])
+    learnt, cooldowns = health.learnt(), health.cooldowns()
+    next(learnt), next(cooldowns)
+    health.began("c", 100.0)
+    health.of("a").cooldowns[429] = 1
+    assert [len([*learnt]), len([*cooldowns])] == [1, 1]

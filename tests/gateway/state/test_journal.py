@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -259,6 +261,31 @@ def test_intents_of_a_process_that_ends_in_peace(tmp_path: Path) -> None:
 
 
 # -- several processes, and disks that fail --------------------------------------------------------------------------
+
+
+def test_what_cannot_be_read_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a folder and a file that may not be read, as another user leaves them, the log says so; all else is taken over."""
+    journal = Journal(tmp_path)
+    journal.write(some("a"), 1, intents=[intent("x")])
+    died(journal)
+    (tmp_path / "0-unreadable" / "00000001.journal").mkdir(parents=True)
+    (tmp_path / "1-forbidden").mkdir()
+    open_file = os.open
+
+    def forbidding(path: Any, *more: Any) -> int:
+        if Path(path).name == "1-forbidden":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, *more)
+
+    monkeypatch.setattr(os, "open", forbidding)
+    after = Journal(tmp_path)
+    assert [one.id for one in after.adopt()] == ["x"]
+    assert [one.id for one in backlog(after)] == ["a"]
+    assert "0-unreadable/00000001.journal cannot be read" in caplog.text
+    assert "1-forbidden cannot be read and is left where it is: Permission denied" in caplog.text
+    after.close(0)
 
 
 def test_the_living_are_left_alone(tmp_path: Path) -> None:

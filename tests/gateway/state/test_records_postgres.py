@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -376,6 +377,53 @@ async def test_no_secret_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert "127.0.0.1:1/books" in told
     assert "hushhush" not in told
     await store.close()
+
+
+@pytest.mark.parametrize(
+    "why", [ssl.SSLCertVerificationError("certificate has expired"), UnicodeError("label too long")]
+)
+async def test_what_keeps_it_from_connecting_is_no_rows_fault(why: ValueError) -> None:
+    """A certificate that is refused is a `ValueError` as rows can be one: the rows wait nevertheless, none is given up."""
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise why
+
+    store = PostgresRecords("postgresql://me@127.0.0.1:1/books", where="books")
+    store._connect = refuse
+    ledger = Ledger(store)
+    ledger.offer(row("a"))
+    with pytest.raises(RecordsUnavailable):
+        async with ledger.up_to_date():
+            pass
+    assert (ledger.waiting, ledger.dropped) == (1, 0)
+    assert str(why) in store.describe().error
+    await store.close()
+
+
+async def test_one_that_lets_nobody_listen_is_asked_more_and_more_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where calls succeed and to listen does not, as if there were no connection left, the pauses grow all the same."""
+    monkeypatch.setattr(records_postgres, "_DELAYS", (0.001, 60.0))
+    tries: list[float] = []
+    enough = asyncio.Event()
+
+    class Crowded(PostgresRecords):
+        async def _do(self, *_: Any) -> Any:
+            self._works()
+
+        async def _listen(self) -> None:
+            tries.append(time.monotonic())
+            if len(tries) == 7:
+                enough.set()
+            raise asyncpg.TooManyConnectionsError("too many connections")
+
+    store = Crowded("postgresql://me@127.0.0.1:1/books", where="books")
+    watching = spawn(store.run(), name="records")
+    await enough.wait()
+    assert tries[-1] - tries[0] >= 0.06  # 1 + 2 + 4 + 8 + 16 + 32 ms
+    watching.cancel()
+    await asyncio.wait([watching])
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
