@@ -71,14 +71,17 @@ class Authority:
         self.cafile = str(folder / "ca.pem")
         self._openssl(
             "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-            "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem",
+            "-subj", "/CN=test authority", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+            "-keyout", "ca.key", "-out", "ca.pem",
         )  # fmt: skip
 
     def context(self, *names: str, days: int = 1) -> ssl.SSLContext:
         """A server's context with a certificate for these names (`DNS:localhost`, `IP:127.0.0.1`)."""
         stem = f"{'-'.join(names)}{days}".replace(":", "_")
         key, request, certificate = f"{stem}.key", f"{stem}.csr", f"{stem}.pem"
-        (self._folder / f"{stem}.ext").write_text(f"subjectAltName={','.join(names)}\n")
+        # From Python 3.13 on certificates are checked strictly: they must say who has signed them.
+        extensions = f"subjectAltName={','.join(names)}\nauthorityKeyIdentifier=keyid\n"
+        (self._folder / f"{stem}.ext").write_text(extensions)
         self._openssl(
             "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=test",
             "-keyout", key, "-out", request,
