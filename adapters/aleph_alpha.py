@@ -145,6 +145,8 @@ class _CompletionReader:
 
     def feed(self, events: bytes) -> list[Delta]:
         deltas: list[Delta] = []
+        if not events.isascii():
+            events = events.decode("utf-8", "replace").encode()
         for event in whole_events(events):
             if self.done or self._failed:
                 break
@@ -176,6 +178,9 @@ class _CompletionReader:
             self._started = True
             deltas.append(Start())
         if event.type == "stream_chunk" and bytes(event.completion) not in {b"", b'""', b"null"}:
+            if not bytes(event.completion).startswith(b'"'):
+                self._fail(UpstreamMalformed("The provider sent a completion that is no text"), deltas)
+                return
             deltas.append(TextDelta(event.completion, event.index))
         elif event.type == "stream_summary":
             deltas.append(Finish(_FINISH.get(event.finish_reason, "stop"), choice=event.index))

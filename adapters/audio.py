@@ -149,6 +149,8 @@ def _read_mistral_speech(replies: Sequence[Reply], request: SpeechRequest, targe
         sound = binascii.a2b_base64(decode(replies[0].body, _AUDIO_DATA).audio_data, strict_mode=True)
     except ValueError:
         raise UpstreamMalformed("The provider sent sound that cannot be read.") from None
+    if not sound:
+        raise UpstreamMalformed("The provider sent no sound.")
     return SpeechResponse(
         sound, MEDIA_TYPES.get(request.format, "application/octet-stream"), _spoken(request)
     )
@@ -407,8 +409,8 @@ def read_usage(said: wire.Transcript, target: Target) -> Usage | None:
 
 def _find_counts(raw_usage: Raw) -> wire.TaskUsage:
     try:
-        return _USAGE.decode(raw_usage)
-    except msgspec.DecodeError:
+        return decode(raw_usage, _USAGE)
+    except UpstreamMalformed:
         return wire.TaskUsage()
 
 

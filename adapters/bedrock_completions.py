@@ -25,6 +25,7 @@ from adapters.types import (
     Finish,
     FinishReason,
     Part,
+    RedactedThinking,
     Refusal,
     Start,
     Target,
@@ -34,8 +35,11 @@ from adapters.types import (
     Usage,
     UsageDelta,
 )
+from adapters.wire import anthropic as anthropic_wire
 from adapters.wire import bedrock as wire
+from adapters.wire import openai as openai_wire
 
+_HINTS = openai_wire.HINTS | anthropic_wire.HINTS
 _COMPLETION = msgspec.json.Decoder(wire.Completion)
 _encode = msgspec.json.Encoder().encode
 
@@ -48,9 +52,11 @@ def write_completion(request: ChatRequest, target: Target) -> bytes:
     for field, is_meant in _WITHOUT_WORD:
         if is_meant(request):
             leaves_out(target, field)
+    unspoken = {name: value for name, value in request.unspoken.items() if name not in _HINTS}
+    allowed = {name: value for name, value in unspoken.items() if not leaves_out(target, name)}
     write = {"meta": _llama, "amazon": _titan, "cohere": _cohere}.get(family(target), _mistral)
     body = {name: value for name, value in write(request, target).items() if value is not None}
-    return seal(body | request.extra)
+    return seal(body | allowed | request.extra)
 
 
 _WITHOUT_WORD: tuple[tuple[str, Callable[[ChatRequest], bool]], ...] = (
@@ -151,7 +157,7 @@ def _turns(request: ChatRequest) -> Iterator[tuple[str, str]]:
 def _words(part: Part) -> str:
     if isinstance(part, (Text, Refusal)):
         return part.text
-    if isinstance(part, Thinking):
+    if isinstance(part, (Thinking, RedactedThinking)):
         return ""  # what it thought is no part of what it said
     raise Unsupported("This model of Bedrock reads words only", param="messages")
 

@@ -30,7 +30,7 @@ from adapters.bedrock_completions import CompletionReader, read_completion, writ
 from adapters.bedrock_questions import address, family
 from adapters.bedrock_questions import write_request as write_converse
 from adapters.envelope import decode, seal
-from adapters.errors import UpstreamError, UpstreamMalformed
+from adapters.errors import BadRequest, UpstreamError, UpstreamMalformed
 from adapters.eventstream import read_frames
 from adapters.types import ChatRequest, ChatResponse, Delta, Failure, Target, Usage, UsageDelta
 from adapters.wire import bedrock as wire
@@ -80,15 +80,19 @@ def _write_claude(request: ChatRequest, target: Target) -> bytes:
 def _write_nova(request: ChatRequest, target: Target) -> bytes:
     """Converse's body; `topK` is an ordinary parameter here."""
     body: dict[str, Any] = _OBJECT.decode(write_converse(request, target))
-    fields = _opened(body.pop("additionalModelRequestFields", None))
-    inference = _opened(body.pop("inferenceConfig", None)) | _opened(fields.pop("inferenceConfig", None))
+    fields = _opened(body, "additionalModelRequestFields")
+    inference = _opened(body, "inferenceConfig") | _opened(fields, "inferenceConfig")
     if inference:
         body["inferenceConfig"] = inference
     return seal({"schemaVersion": "messages-v1", **body, **fields})
 
 
-def _opened(raw: Raw | None) -> dict[str, Raw]:
-    return {} if raw is None else _OBJECT.decode(raw)
+def _opened(fields: dict[str, Raw], name: str) -> dict[str, Raw]:
+    """Takes an object out of the fields. Raises `BadRequest` for a caller's own that is none."""
+    try:
+        return _OBJECT.decode(fields.pop(name, b"{}"))
+    except msgspec.DecodeError:
+        raise BadRequest(f"{name}: must be an object", param=name) from None
 
 
 def _write_openai(request: ChatRequest, target: Target) -> bytes:

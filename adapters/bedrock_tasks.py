@@ -15,8 +15,10 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import Task, leaves_out
+from adapters.embeddings import in_order, of_one_type
 from adapters.envelope import decode, seal
 from adapters.errors import UpstreamError, UpstreamMalformed
+from adapters.fields import allowed_fields
 from adapters.flatten import texts_of
 from adapters.pictures import nearest_ratio, size_of
 from adapters.rerank import text_of
@@ -39,7 +41,7 @@ from adapters.upstream_errors import classify
 from adapters.wire import bedrock as wire
 
 _EMBEDDED = msgspec.json.Decoder(wire.Embedded)
-_BY_TYPE = msgspec.json.Decoder(wire.EmbeddingsByType)
+_BY_TYPE = msgspec.json.Decoder(dict[str, list[Raw] | None])
 _VECTORS = msgspec.json.Decoder(list[Raw])
 _NOVA_VECTORS = msgspec.json.Decoder(list[wire.NovaEmbedding])
 _RANKED = msgspec.json.Decoder(wire.Reranked)
@@ -119,15 +121,14 @@ def _titan_embed(text: str, request: EmbeddingsRequest, target: Target) -> dict[
 def _read_embeddings(
     replies: Sequence[Reply], request: EmbeddingsRequest, target: Target
 ) -> EmbeddingsResponse:
-    vectors: list[Raw | str] = []
+    vectors: list[Raw] = []
     tokens = 0
     for reply in replies:
         answer = decode(reply.body, _EMBEDDED)
         vectors += _vectors(answer)
         tokens += max(0, answer.input_text_token_count or 0)
-    if len(vectors) != len(request.input):
-        raise UpstreamMalformed(f"The provider sent {len(vectors)} vectors for {len(request.input)} texts")
-    return EmbeddingsResponse(tuple(vectors), target.model, Usage(input=tokens or _counted(replies, "input")))
+    usage = Usage(input=tokens or _counted(replies, "input"))
+    return EmbeddingsResponse(in_order(vectors, request), target.model, usage)
 
 
 def _vectors(answer: wire.Embedded) -> list[Raw]:
@@ -135,7 +136,7 @@ def _vectors(answer: wire.Embedded) -> list[Raw]:
         return [answer.embedding]
     several = bytes(answer.embeddings)
     if several.startswith(b"{"):
-        return decode(several, _BY_TYPE).float
+        return of_one_type(decode(several, _BY_TYPE))
     if several.startswith(b"[{"):
         return [each.embedding for each in decode(several, _NOVA_VECTORS)]
     if several.startswith(b"["):
@@ -152,14 +153,12 @@ EMBEDDINGS: Task[EmbeddingsRequest, EmbeddingsResponse] = Task(_write_embeddings
 def _write_rerank(request: RerankRequest, target: Target) -> list[Call]:
     """Cohere's words, which Amazon's model knows too. Cohere's wants to be told their version."""
     is_cohere = "cohere." in target.model
-    if request.max_tokens_per_doc is not None and not is_cohere:
-        leaves_out(target, "max_tokens_per_doc")
+    own = {"max_tokens_per_doc": request.max_tokens_per_doc, "api_version": 2}
     body = {
         "query": request.query,
         "documents": [text_of(document, at, target) for at, document in enumerate(request.documents)],
         "top_n": request.top_n,
-        "max_tokens_per_doc": request.max_tokens_per_doc if is_cohere else None,
-        "api_version": 2 if is_cohere else None,
+        **(own if is_cohere else allowed_fields(request, target, "max_tokens_per_doc")),
     }
     return [_call(body, request.extra)]
 

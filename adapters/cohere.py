@@ -21,6 +21,7 @@ from msgspec import Raw
 from adapters.base import Task, leaves_out
 from adapters.cohere_answers import read_error, read_response, read_stream, whole
 from adapters.cohere_questions import write_request
+from adapters.embeddings import in_order, of_one_type
 from adapters.envelope import decode, seal
 from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
 from adapters.fields import allowed_fields
@@ -114,18 +115,17 @@ def _batches(request: EmbeddingsRequest) -> Iterator[list[str]]:
 def _read_embeddings(
     replies: Sequence[Reply], request: EmbeddingsRequest, target: Target
 ) -> EmbeddingsResponse:
-    """The vectors of all replies. Where the client asked for several types, the first that came counts, `float` before all."""
+    """The vectors of all replies."""
     vectors: list[Raw] = []
     usage = Usage()
     for reply in replies:
         answer = decode(reply.body, _EMBEDDINGS)
-        kinds = answer.embeddings or {}
-        found = kinds.get("float") or next((each for each in kinds.values() if each), None)
+        found = of_one_type(answer.embeddings or {})
         if not found:
             raise UpstreamMalformed("The provider sent no embeddings")
         vectors += found
         usage += _billed(answer.meta)
-    return EmbeddingsResponse(vectors=tuple(vectors), usage=usage)
+    return EmbeddingsResponse(vectors=in_order(vectors, request), usage=usage)
 
 
 def _billed(meta: wire.Meta | None) -> Usage:
@@ -187,7 +187,8 @@ def _write_transcription(request: TranscriptionRequest, target: Target) -> Seque
     if request.temperature is not None:
         fields["temperature"] = repr(request.temperature)
     allowed = allowed_fields(request, target, "prompt")
-    return [write_form({**fields, **allowed, **request.extra}, {"file": request.file})]
+    lists = {f"{name}[]": values for name, values in request.lists.items()}
+    return [write_form({**fields, **allowed, **request.extra, **lists}, {"file": request.file})]
 
 
 def _read_transcription(

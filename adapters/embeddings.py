@@ -207,21 +207,35 @@ def _read(replies: Sequence[Reply], request: EmbeddingsRequest, target: Target) 
     places = [at if each.index is None else each.index for at, each in enumerate(data)]
     if sorted(places) != list(range(len(request.input))):
         raise UpstreamMalformed(f"The provider sent {len(data)} vectors for {len(request.input)} texts.")
-    vectors = [vector for _, vector in sorted(zip(places, map(_read_vector, data), strict=True), key=_first)]
+    vectors = [
+        _read_vector(piece.embedding) for _, piece in sorted(zip(places, data, strict=True), key=_first)
+    ]
     usage = None if answer.usage is NOTHING else read_usage(answer.usage, target.provider)
     return EmbeddingsResponse(tuple(vectors), answer.model or "", usage)
 
 
-def _first(pair: tuple[int, Raw | str]) -> int:
+def _first(pair: tuple[int, wire.Embedding]) -> int:
     return pair[0]
 
 
-def _read_vector(piece: wire.Embedding) -> Raw | str:
-    if bytes(piece.embedding)[:1] == b"[":
-        return piece.embedding
-    if bytes(piece.embedding)[:1] == b'"':
-        return decode(piece.embedding, _TEXT)
+def _read_vector(raw: Raw) -> Raw | str:
+    if bytes(raw)[:1] == b"[":
+        return raw
+    if bytes(raw)[:1] == b'"':
+        return decode(raw, _TEXT)
     raise UpstreamMalformed("The provider sent a vector that cannot be read.")
+
+
+def of_one_type(kinds: dict[str, list[Raw] | None]) -> list[Raw]:
+    """Cohere's vectors by their type: where the client asked for several, the first that came counts, `float` before all."""
+    return kinds.get("float") or next((each for each in kinds.values() if each), [])
+
+
+def in_order(vectors: Sequence[Raw], request: EmbeddingsRequest) -> tuple[Raw | str, ...]:
+    """Vectors without numbers of their own, one for each text. Raises `UpstreamMalformed`."""
+    if len(vectors) != len(request.input):
+        raise UpstreamMalformed(f"The provider sent {len(vectors)} vectors for {len(request.input)} texts.")
+    return tuple(map(_read_vector, vectors))
 
 
 def _read_perplexity(

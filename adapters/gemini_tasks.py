@@ -125,7 +125,7 @@ def _read_predict(replies: Sequence[Reply], request: EmbeddingsRequest, target: 
         for reply in replies
         for prediction in decode(reply.body, _PREDICTIONS).predictions or ()
     ]
-    counts = [max(0, int(each.statistics.token_count)) for each in found if each.statistics]
+    counts = [max(0, int(each.statistics.token_count or 0)) for each in found if each.statistics]
     usage = Usage(input=sum(counts)) if counts else None
     return _answered([each.values for each in found], request, usage)
 

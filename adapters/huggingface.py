@@ -22,6 +22,7 @@ from adapters import openai_questions
 from adapters.base import Task, leaves_out
 from adapters.envelope import decode
 from adapters.errors import Unsupported, UpstreamMalformed
+from adapters.fields import allowed_fields
 from adapters.flatten import texts_of
 from adapters.framing import SseCutter
 from adapters.openai_answers import read_error, read_response, read_stream
@@ -141,11 +142,10 @@ EMBEDDINGS: Task[EmbeddingsRequest, EmbeddingsResponse] = Task(_write_embeddings
 
 
 def _write_rerank(request: RerankRequest, target: Target) -> Sequence[Call]:
-    if request.max_tokens_per_doc is not None:
-        leaves_out(target, "max_tokens_per_doc")
+    allowed = allowed_fields(request, target, "max_tokens_per_doc")
     texts = [text_of(document, at, target) for at, document in enumerate(request.documents)]
     body: dict[str, Any] = {"query": request.query, "texts": texts}
-    return (Call(_encode(body | request.extra)),)
+    return (Call(_encode(body | allowed | request.extra)),)
 
 
 def _read_rerank(replies: Sequence[Reply], request: RerankRequest, target: Target) -> RerankResponse:

@@ -168,8 +168,8 @@ def read_usage(raw_usage: Raw, pictures: int, provider: Provider) -> Usage:
 
 def _find_counts(raw_usage: Raw) -> wire.TaskUsage:
     try:
-        return _USAGE.decode(raw_usage) if given(raw_usage) is not None else wire.TaskUsage()
-    except msgspec.DecodeError:
+        return decode(raw_usage, _USAGE) if given(raw_usage) is not None else wire.TaskUsage()
+    except UpstreamMalformed:
         return wire.TaskUsage()
 
 

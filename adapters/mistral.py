@@ -70,7 +70,7 @@ def suit_messages(messages: Raw) -> Raw:
     try:
         turns = _MESSAGES.decode(messages)
         suited = spaced(map(_suit, turns), _TOOL, _USER)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"Invalid value for 'messages': {error}", param="messages") from None
     return messages if suited == turns else Raw(_encode(suited))
 

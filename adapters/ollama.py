@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 from adapters import openai_questions
-from adapters.base import Task
+from adapters.base import Task, leaves_out
+from adapters.embeddings import in_order
 from adapters.envelope import decode, seal
 from adapters.errors import Unsupported, UpstreamMalformed
 from adapters.framing import LineCutter
@@ -67,6 +67,8 @@ def _write_embeddings(request: EmbeddingsRequest, target: Target) -> Sequence[Ca
     """A question for `/api/embed`: https://docs.ollama.com/api/embed. Raises `Unsupported` for texts as token numbers."""
     if any(not isinstance(text, str) for text in request.input):
         raise Unsupported("Ollama embeds texts, not token numbers", param="input")
+    if request.input_type is not None:
+        leaves_out(target, "input_type")
     body: dict[str, Any] = {"model": target.model, "input": request.input}
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
@@ -79,10 +81,9 @@ def _read_embeddings(
     answer = decode(replies[0].body, _EMBEDDINGS)
     if answer.embeddings is None:
         raise UpstreamMalformed("The provider sent no embeddings")
-    vectors: tuple[Raw, ...] = tuple(answer.embeddings)
     count = answer.prompt_eval_count
     usage = None if count is None else Usage(input=max(0, count))
-    return EmbeddingsResponse(vectors, answer.model or "", usage)
+    return EmbeddingsResponse(in_order(answer.embeddings, request), answer.model or "", usage)
 
 
 EMBEDDINGS: Task[EmbeddingsRequest, EmbeddingsResponse] = Task(_write_embeddings, _read_embeddings)

@@ -258,7 +258,10 @@ def _finished(body: bytes) -> wire.Prediction:
 
 def _failure(status: str, said: Raw | None, body: bytes) -> UpstreamError:
     """What ended a prediction. It has no status and no code, only words, mostly the model's own."""
-    what = "" if said is None else decode(said, _ANYTHING)
+    try:
+        what = "" if said is None else decode(said, _ANYTHING)
+    except UpstreamMalformed:
+        what = bytes(said or b"").decode("utf-8", "replace")
     message = what if isinstance(what, str) else _encode(what).decode()
     message = message or f"The prediction has {'failed' if status == 'failed' else f'been {status}'}"
     if _FILTERED.search(message):

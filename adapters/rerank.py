@@ -153,9 +153,15 @@ def _read_usage(answer: wire.Rerank, target: Target) -> Usage | None:
     return replace(usage or Usage(), units=Units(searches=max(0, round(billed.search_units))))
 
 
+_LONGEST_QUERIES = 32_000_000
+"""Characters of the query, once for each document: a small question could fill the memory."""
+
+
 def _write_deepinfra(request: RerankRequest, target: Target) -> list[Call]:
     """https://deepinfra.com/docs/advanced/reranker: as many queries as documents."""
     documents = _texts(request, target)
+    if len(request.query) * len(documents) > _LONGEST_QUERIES:
+        raise BadRequest("The query is too long for so many documents.", param="query")
     body: dict[str, Any] = {"queries": [request.query] * len(documents), "documents": documents}
     return [Call(seal(body | allowed_fields(request, target, "max_tokens_per_doc") | request.extra))]
 

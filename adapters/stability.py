@@ -15,6 +15,7 @@ import msgspec
 from adapters.base import Task, leaves_out
 from adapters.envelope import decode
 from adapters.errors import Unsupported, UpstreamError, UpstreamMalformed
+from adapters.fields import allowed_fields
 from adapters.framing import SseCutter
 from adapters.multipart import write_form
 from adapters.pictures import nearest_ratio, size_of
@@ -39,7 +40,7 @@ cut = SseCutter
 
 _ANSWER = msgspec.json.Decoder(wire.Answer)
 _REFUSAL = msgspec.json.Decoder(wire.Refusal)
-_ANYTHING = msgspec.json.Decoder()
+_TEXT = msgspec.json.Decoder(str)
 _RATIOS = ("1:1", "16:9", "21:9", "2:3", "3:2", "4:5", "5:4", "9:16", "9:21")
 _SERVICES = {"stable-image-ultra": "ultra", "stable-image-core": "core", "ultra": "ultra", "core": "core"}
 _SD3 = ("sd3", "stable-diffusion-3")
@@ -76,14 +77,12 @@ def _write_images(request: ImagesRequest, target: Target) -> Sequence[Call]:
     if size is not None:
         fields["aspect_ratio"] = nearest_ratio(size, _RATIOS)
     fields["output_format"] = request.output_format or "png"
-    for name in ("quality", "style", "background"):
-        if getattr(request, name) is not None:
-            leaves_out(target, name)
+    fields |= allowed_fields(request, target, "quality", "style", "background")
     if request.response_format == "url":
         leaves_out(target, "response_format", what="url", why="it gives the pictures themselves")
     for name, value in request.extra.items():
-        said = decode(value, _ANYTHING)
-        fields[name] = said if isinstance(said, str) else bytes(value).decode()
+        if bytes(value) != b"null":  # which a form cannot say
+            fields[name] = decode(value, _TEXT) if bytes(value).startswith(b'"') else bytes(value).decode()
     return [write_form(fields, {})] * request.n
 
 

@@ -53,7 +53,8 @@ VERSION = "2025-02-11"
 
 _DEPLOYMENT = "deployment/"
 _SCOPE = ("model_id", "project_id", "space_id")
-_OBJECT = msgspec.json.Decoder(dict[str, Any])
+_OBJECT = msgspec.json.Decoder(dict[str, Raw])
+_TOOLS = msgspec.json.Decoder(list[dict[str, Raw]])
 _EMBEDDINGS = msgspec.json.Decoder(wire.Embeddings)
 _RANKS = msgspec.json.Decoder(wire.Ranks)
 _ERRORS = msgspec.json.Decoder(wire.Errors)
@@ -100,16 +101,25 @@ def scope(target: Target) -> dict[str, str]:
 
 def write_request(request: ChatRequest, target: Target) -> bytes:
     """A chat in watsonx.ai's words. Raises `Unsupported`."""
-    body = _OBJECT.decode(openai_questions.write_request(request, target))
+    body: dict[str, Any] = _OBJECT.decode(openai_questions.write_request(request, target))
     del body["model"]
     body.pop("stream", None)
-    if isinstance(body.get("tool_choice"), str):
+    if bytes(body.get("tool_choice", b"")).startswith(b'"'):
         body["tool_choice_option"] = body.pop("tool_choice")
-    for tool in body.get("tools", ()):
-        tool.get("function", {}).pop("strict", None)  # a hint that it answers with an error
+    if "tools" in body:
+        body["tools"] = [_without_strict(tool) for tool in _TOOLS.decode(body["tools"])]
     for name in _SCOPE:
         body.pop(name, None)  # who pays is the deployment's to say, and no caller's
     return _encode(scope(target) | body)
+
+
+def _without_strict(tool: dict[str, Raw]) -> dict[str, Any]:
+    """A tool without the hint that it answers with an error."""
+    if not bytes(tool.get("function", b"")).startswith(b"{"):
+        return tool
+    function = _OBJECT.decode(tool["function"])
+    function.pop("strict", None)
+    return {**tool, "function": function}
 
 
 # -- an answer ---------------------------------------------------------------------------------------------------------
@@ -197,8 +207,9 @@ _CODES = {
 
 
 def _write_embeddings(request: EmbeddingsRequest, target: Target) -> Sequence[Call]:
-    if request.dimensions is not None:
-        leaves_out(target, "dimensions")
+    for name in ("dimensions", "input_type"):
+        if getattr(request, name) is not None:
+            leaves_out(target, name)
     body: dict[str, Any] = scope(target) | {"inputs": texts_of(request, target)}
     if request.extra:
         body["parameters"] = request.extra

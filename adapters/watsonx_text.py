@@ -90,7 +90,7 @@ def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResp
     choices = tuple(
         Choice(
             (Text(result.generated_text),) if result.generated_text else (),
-            _FINISH.get(result.stop_reason, "stop"),
+            _FINISH.get(result.stop_reason or "", "stop"),
         )
         for result in answer.results
     )
@@ -98,7 +98,7 @@ def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResp
         input=sum(max(0, result.input_token_count) for result in answer.results),
         output=sum(max(0, result.generated_token_count) for result in answer.results),
     )
-    return ChatResponse("", answer.model_id, choices, usage)
+    return ChatResponse("", answer.model_id or "", choices, usage)
 
 
 def _read(body: bytes) -> wire.Generation:
@@ -158,14 +158,14 @@ class _TextReader:
         result = answer.results[0]
         if not self._started:
             self._started = True
-            deltas.append(Start(model=answer.model_id))
+            deltas.append(Start(model=answer.model_id or ""))
         self._input = max(self._input, result.input_token_count)
         self._output = max(self._output, result.generated_token_count)
         if result.generated_text:
             deltas.append(TextDelta(Raw(_encode(result.generated_text))))
-        if result.stop_reason not in _RUNS_ON:
+        if (result.stop_reason or "") not in _RUNS_ON:
             deltas.append(UsageDelta(Usage(input=self._input, output=self._output)))
-            deltas.append(Finish(_FINISH.get(result.stop_reason, "stop")))
+            deltas.append(Finish(_FINISH.get(result.stop_reason or "", "stop")))
             self.done = True
 
     def _fail(self, error: UpstreamError, deltas: list[Delta]) -> None:

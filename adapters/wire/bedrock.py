@@ -313,10 +313,6 @@ class Embedded(Struct, rename={"input_text_token_count": "inputTextTokenCount"})
     input_text_token_count: int | None = None
 
 
-class EmbeddingsByType(Struct):
-    float: list[Raw] = []
-
-
 class NovaEmbedding(Struct):
     embedding: Raw
 

@@ -146,7 +146,7 @@ class Meta(Struct):
 class Embeddings(Struct):
     """The vectors by their type: `float`, `int8` …"""
 
-    embeddings: dict[str, list[Raw]] | None = None
+    embeddings: dict[str, list[Raw] | None] | None = None
     meta: Meta | None = None
 
 

@@ -202,7 +202,7 @@ class Embedded(Struct, rename="camel"):
 
 
 class Statistics(Struct):
-    token_count: float = 0
+    token_count: float | None = None
 
 
 class PredictedVector(Struct):

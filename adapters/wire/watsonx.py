@@ -41,13 +41,13 @@ class Errors(Struct):
 class Generated(Struct):
     """A result of the older service that continues a text; in a stream the counts are of all until then."""
 
-    generated_text: str = ""
+    generated_text: str | None = None
     generated_token_count: int = 0
     input_token_count: int = 0
-    stop_reason: str = ""
+    stop_reason: str | None = None
 
 
 class Generation(Struct):
     results: list[Generated] = []
-    model_id: str = ""
+    model_id: str | None = None
     errors: list[Problem] = []

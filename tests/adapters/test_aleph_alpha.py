@@ -181,6 +181,7 @@ def test_stream_of_several() -> None:
     [
         (b'data: {"type":"stream_chunk","index":0,"completion":"b"}\n\n', UpstreamMalformed),
         (b"data: {\n\n", UpstreamMalformed),
+        (b'data: {"type":"stream_chunk","completion":{"a":\ndata: 1}}\n\n', UpstreamMalformed),
         (transcript("error_in_stream.sse"), UpstreamError),
     ],
 )
@@ -189,6 +190,12 @@ def test_broken_streams(stream: bytes, kind: type[UpstreamError]) -> None:
     failure = at_once(completion, stream)[-1]
     assert isinstance(failure, Failure)
     assert type(failure.error) is kind
+
+
+def test_letters_that_are_none() -> None:
+    """What is not UTF-8 does not reach the client, whose whole stream it would make unreadable."""
+    (_, delta) = completion().feed(b'data: {"type":"stream_chunk","completion":"\xff"}\n\n')
+    assert delta == TextDelta(Raw('"\ufffd"'.encode()))
 
 
 def test_error_in_a_good_answer() -> None:

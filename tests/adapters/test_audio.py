@@ -476,6 +476,8 @@ def test_a_usage_that_cannot_be_read() -> None:
     """Nothing that the client wants hangs on it; Mistral's seconds are an object where it did not count."""
     unknown = understand("openai", Reply(JSON, b'{"text":"a","usage":{"type":7}}'))
     assert unknown.usage is None or unknown.usage.total == 0
+    odd = understand("openai", Reply(JSON, b'{"text":"a","usage":{"type":"\xff","input_tokens":3}}'))
+    assert odd.usage == Usage(input=3)
     body = b'{"text":"a","usage":{"prompt_tokens":1,"completion_tokens":2,"prompt_audio_seconds":{}}}'
     assert understand("mistral", Reply(JSON, body)).usage == Usage(input=1, output=2)
 
@@ -564,3 +566,9 @@ def test_calls_are_alike_whenever_they_are_written() -> None:
     first, second = write(heard(), target("openai")), write(heard(), target("openai"))
     assert first == second
     assert isinstance(first[0], Call)
+
+
+def test_empty_sound_of_mistral_is_none() -> None:
+    """It is no success, and nobody pays for it."""
+    with pytest.raises(UpstreamMalformed, match="no sound"):
+        hear("mistral", Reply(JSON, b'{"audio_data":""}'))

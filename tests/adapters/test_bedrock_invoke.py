@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from adapters import bedrock_invoke
 from adapters.base import ProviderSide
-from adapters.errors import Unsupported, UpstreamMalformed, UpstreamOverloaded
+from adapters.errors import BadRequest, Unsupported, UpstreamMalformed, UpstreamOverloaded
 from adapters.providers import find
 from adapters.types import (
     ChatRequest,
@@ -22,6 +22,7 @@ from adapters.types import (
     Message,
     Opaque,
     Reasoning,
+    RedactedThinking,
     Start,
     Target,
     Text,
@@ -171,6 +172,33 @@ def test_cohere_in_two_ways() -> None:
     old = ask("cohere.command-light-text-v14", replace(QUESTION, stream=True, top_k=2))
     assert old["prompt"].endswith("\nUser: Who are you?\nChatbot:")
     assert (old["stream"], old["k"]) == (True, 2)
+
+
+def test_a_callers_own_settings_must_be_objects() -> None:
+    """They are the client's mistake otherwise."""
+    for name in ("inferenceConfig", "additionalModelRequestFields"):
+        with pytest.raises(BadRequest) as raised:
+            ask("amazon.nova-pro-v1:0", replace(QUESTION, extra={name: Raw(b"5")}))
+        assert raised.value.param == name
+
+
+def test_what_old_models_have_no_word_for() -> None:
+    """It is refused, dropped or passed on, never left out silently."""
+    request = replace(QUESTION, unspoken={"prediction": Raw(b"{}"), "store": Raw(b"true")})
+    model = "mistral.mixtral-8x7b-instruct-v0:1"
+    with pytest.raises(Unsupported, match="prediction"):
+        ask(model, request)
+    assert ask(model, request, drop_params=True) == ask(model)
+    assert ask(model, request, allowed=frozenset({"prediction"})) == {**ask(model), "prediction": {}}
+
+
+def test_hidden_thoughts_are_left_out_of_a_text() -> None:
+    """What another model thought is no part of what it said, readable or not."""
+    turns = (Message("user", (Text("a"),)), Message("assistant", (RedactedThinking("x"), Text("b"))))
+    assert (
+        ask("meta.llama3-8b-instruct-v1:0", replace(QUESTION, messages=turns))["prompt"].count("b<|eot_id|>")
+        == 1
+    )
 
 
 def test_what_they_cannot_do() -> None:

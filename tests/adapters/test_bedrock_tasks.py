@@ -121,6 +121,18 @@ def test_cohere_takes_many_texts() -> None:
     assert answer.usage == Usage(input=2)
 
 
+def test_cohere_gives_the_type_that_was_asked_for() -> None:
+    """What the caller chose is read, whatever it is; `float` is taken before others."""
+    for kinds in ({"int8": [[1], [2]]}, {"int8": [[3], [4]], "float": [[1], [2]]}):
+        answer = bedrock_tasks.EMBEDDINGS.read(
+            [reply({"embeddings": kinds})], TWO, target("cohere.embed-v4:0")
+        )
+        assert [json.loads(bytes(vector)) for vector in answer.vectors if isinstance(vector, Raw)] == [
+            [1],
+            [2],
+        ]
+
+
 @pytest.mark.parametrize("body", [{}, {"embeddings": 1}, {"embeddings": [[1]]}])
 def test_vectors_that_are_missing(body: Any) -> None:
     """No vectors, or too few."""
@@ -154,6 +166,9 @@ def test_amazons_own_rerank() -> None:
         bedrock_tasks.RERANK.write(request, target("amazon.rerank-v1:0"))
     calls = bedrock_tasks.RERANK.write(request, target("amazon.rerank-v1:0", drop_params=True))
     assert bodies(calls) == [{"query": "q", "documents": ["a", "b"]}]
+    allowing = target("amazon.rerank-v1:0", allowed=frozenset({"max_tokens_per_doc"}))
+    (body,) = bodies(bedrock_tasks.RERANK.write(request, allowing))
+    assert body == {"query": "q", "documents": ["a", "b"], "max_tokens_per_doc": 5}
     with pytest.raises(UpstreamMalformed):
         bedrock_tasks.RERANK.read([reply({})], request, target("amazon.rerank-v1:0"))
 

@@ -559,9 +559,17 @@ def test_embeddings_are_read() -> None:
         b"[1]",
     ]
     assert answer.usage == Usage(input=7, image_input=9, units=Units(images=1))
-    for body in (b"{}", b'{"embeddings":{}}', b'{"embeddings":[[1]]}', b"no"):
+    too_few = b'{"embeddings":{"float":[[1],[2]]}}'
+    for body in (b"{}", b'{"embeddings":{}}', b'{"embeddings":[[1]]}', b"no", too_few):
         with pytest.raises(UpstreamMalformed):
             EMBEDDINGS["cohere"].read([Reply({}, body)], request, TARGET)
+
+
+def test_embeddings_of_another_type() -> None:
+    """A type without vectors may be null; base64 is text, which is turned into numbers where those are wanted."""
+    request = EmbeddingsRequest(model="ours", input=("a",))
+    body = b'{"embeddings":{"float":null,"base64":["AACAPw=="]}}'
+    assert EMBEDDINGS["cohere"].read([Reply({}, body)], request, TARGET).vectors == ("AACAPw==",)
 
 
 # -- rerank ----------------------------------------------------------------------------------------------------------
@@ -613,6 +621,8 @@ def test_a_transcription() -> None:
     form = read_form(call.content_type, call.body)
     assert form.fields == {"model": "command-test", "language": "en", "temperature": "0.5", "seed": "1"}
     assert form.files == {"file": request.file}
+    (call_with_lists,) = task.write(replace(request, lists={"hints": ("a", "b")}), TARGET)
+    assert read_form(call_with_lists.content_type, call_with_lists.body).lists == {"hints": ("a", "b")}
     for more in ({"prompt": "A lamp"}, {"timestamp_granularities": ("word",)}):
         with pytest.raises(Unsupported):
             task.write(replace(request, **more), TARGET)

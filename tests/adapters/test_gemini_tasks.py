@@ -240,3 +240,14 @@ def test_no_picture() -> None:
         IMAGES.read(replies({"promptFeedback": {"blockReason": "SAFETY"}}), PICTURE, GEMINI)
     with pytest.raises(UpstreamOverloaded):
         IMAGES.read(replies({"error": {"code": 503, "message": "busy"}}), PICTURE, GEMINI)
+
+
+def test_a_count_that_is_null_is_none() -> None:
+    """The vectors are there all the same."""
+    target = Target(
+        provider=PROVIDERS["vertex_ai"], model="text-embedding-005", base_url="https://vertex.test"
+    )
+    body = b'{"predictions":[{"embeddings":{"values":[1],"statistics":{"token_count":null}}}]}'
+    request = EmbeddingsRequest(model="any", input=("a",))
+    answer = VERTEX_EMBEDDINGS.read([Reply({}, body)], request, target)
+    assert answer.usage == Usage()

@@ -175,6 +175,9 @@ def test_no_rerank() -> None:
     """A limit for each document is not known, and an answer about other documents is malformed."""
     with pytest.raises(Unsupported, match="max_tokens_per_doc"):
         huggingface.RERANK.write(replace(ORDER, max_tokens_per_doc=3), OWN)
+    allowing = replace(OWN, allowed=frozenset({"max_tokens_per_doc"}))
+    (call,) = huggingface.RERANK.write(replace(ORDER, max_tokens_per_doc=3), allowing)
+    assert b'"max_tokens_per_doc":3' in call.body
     with pytest.raises(UpstreamMalformed):
         huggingface.RERANK.read((Reply({}, b'[{"index":3,"score":1.0}]'),), ORDER, OWN)
 

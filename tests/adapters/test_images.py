@@ -234,6 +234,8 @@ def test_a_usage_that_cannot_be_read_counts_pictures() -> None:
     """Nothing that the client wants hangs on it."""
     body = b'{"data":[{"b64_json":"aQ=="}],"usage":{"input_tokens":"many"}}'
     assert read("openai", body).usage == Usage(units=Units(images=1))
+    body = b'{"data":[{"b64_json":"aQ=="}],"usage":{"type":"\xff","output_tokens":2}}'
+    assert read("openai", body).usage == Usage(image_output=2, units=Units(images=1))
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"data":[]}', b'{"data":[{}]}', b'{"data":{}}'])

@@ -118,6 +118,13 @@ def test_messages_that_nobody_understands(messages: Any) -> None:
     assert raised.value.param == "messages"
 
 
+def test_messages_that_are_nested_too_deeply() -> None:
+    """They are the client's mistake too."""
+    deep = Raw(b'[{"role":"assistant","reasoning_content":' + b"[" * 5000 + b"]" * 5000 + b"}]")
+    with pytest.raises(BadRequest):
+        mistral.suit_messages(deep)
+
+
 def test_a_translated_conversation() -> None:
     """Thoughts go back as chunks, a seed has Mistral's name, and nobody speaks right after a tool."""
     turns = (

@@ -498,9 +498,12 @@ def test_embeddings() -> None:
     answer = task.read([reply], request, TARGET)
     assert answer.vectors == (Raw(b"[0.5,-1]"), Raw(b"[2e-3]"))
     assert answer.usage == Usage(input=8)
-    assert task.read([Reply({}, b'{"embeddings":[[1]]}')], request, TARGET).usage is None
-    with pytest.raises(UpstreamMalformed):
-        task.read([Reply({}, b"{}")], request, TARGET)
+    assert task.read([Reply({}, b'{"embeddings":[[1],[2]]}')], request, TARGET).usage is None
+    for body in (b"{}", b'{"embeddings":[[1]]}', b'{"embeddings":[[1],null]}'):
+        with pytest.raises(UpstreamMalformed):
+            task.read([Reply({}, body)], request, TARGET)
+    with pytest.raises(Unsupported):
+        task.write(replace(request, input_type="search_query"), TARGET)
     with pytest.raises(Unsupported):
         task.write(EmbeddingsRequest(model="ours", input=((1, 2),)), TARGET)
 

@@ -431,6 +431,14 @@ def test_error_in_a_stream(name: str, message: str) -> None:
     assert [type(each) for each in byte_by_byte(reader, transcript(name))] == [type(each) for each in deltas]
 
 
+def test_an_error_that_no_decoder_reads() -> None:
+    """It is a failure all the same, never an exception."""
+    for stream in (b'{"detail":1e400}', b'{"detail":[1e400]}'):
+        (failure,) = reader().feed(b"event: error\ndata: " + stream + b"\n\n")
+        assert isinstance(failure, Failure)
+        assert "1e400" in failure.error.message
+
+
 def test_error_as_text() -> None:
     """An error may be plain text, and one of the filter is known."""
     (failure,) = reader().feed(b"event: error\ndata: NSFW content detected\n\n")

@@ -149,6 +149,13 @@ def test_deepinfra_wants_the_query_with_each_document() -> None:
     }
 
 
+def test_deepinfra_gets_no_query_that_fills_the_memory() -> None:
+    """A query is written once for each document: a small question could be a huge call."""
+    many = tuple([DOCUMENTS[0]] * 1000)
+    with pytest.raises(BadRequest, match="too long"):
+        written("deepinfra", asked(query="q" * 33_000, documents=many))
+
+
 @pytest.mark.parametrize("provider", ["together_ai", "voyage", "deepinfra"])
 def test_a_limit_for_each_document_is_cohere_s_alone(provider: str) -> None:
     """Others refuse it, or drop it."""

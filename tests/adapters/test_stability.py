@@ -90,6 +90,12 @@ def test_one_form_for_each_picture() -> None:
     }
     assert fields(request) == [expected, expected]
     assert fields(ASKED, "core") == [{"prompt": "a cat", "output_format": "png"}]
+    (call,) = stability.IMAGES.write(
+        replace(ASKED, style="vivid"), replace(TARGET, allowed=frozenset({"style"}))
+    )
+    assert read_form(call.content_type, call.body).fields["style"] == "vivid"
+    odd = replace(ASKED, extra={"seed": Raw(b"null"), "strength": Raw(b"1e400")})
+    assert fields(odd, "core") == [{"prompt": "a cat", "output_format": "png", "strength": "1e400"}]
 
 
 @pytest.mark.parametrize(

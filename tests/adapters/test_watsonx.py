@@ -26,6 +26,7 @@ from adapters.types import (
     EmbeddingsRequest,
     Failure,
     Message,
+    Opaque,
     Ranked,
     Reasoning,
     Reply,
@@ -315,3 +316,21 @@ def test_rerank() -> None:
     assert answer.usage == Usage(input=31)
     with pytest.raises(UpstreamMalformed):
         watsonx.RERANK.read((Reply({}, b'{"results":[{"index":2,"score":1.0}]}'),), request, TARGET)
+
+
+def test_what_a_caller_adds_is_not_read() -> None:
+    """Numbers that no decoder knows pass as they are, and so do tools of another shape."""
+    tool = Tool("t", Raw(b'{"maximum":1e400}'), strict=True)
+    odd = Opaque("openai", "custom", Raw(b'{"type":"custom","function":null}'))
+    request = replace(QUESTION, tools=(tool, odd), extra={"factor": Raw(b"1e400")})
+    body = watsonx.write_request(request, TARGET)
+    assert b'"factor":1e400' in body
+    assert b'{"maximum":1e400}' in body
+    assert b'{"type":"custom","function":null}' in body
+    assert b"strict" not in body
+
+
+def test_what_texts_are_for_cannot_be_said() -> None:
+    """It is refused, and not left out silently."""
+    with pytest.raises(Unsupported):
+        EMBEDDINGS["watsonx"].write(replace(TEXTS, input_type="search_query"), TARGET)

@@ -158,3 +158,10 @@ def test_recorded(recording: Recording) -> None:
         assert answer.choices[0].parts == (Text("2"),)
         assert answer.choices[0].finish == "stop"
         assert answer.usage == Usage(input=7, output=2)
+
+
+def test_what_is_null_is_absent() -> None:
+    """Whole and in a stream."""
+    body = b'{"model_id":null,"results":[{"generated_text":null,"stop_reason":null}]}'
+    assert watsonx_text.read_response(body, QUESTION, TARGET).choices[0].parts == ()
+    assert not any(isinstance(delta, Failure) for delta in reader().feed(b"data: " + body + b"\n\n"))
