@@ -264,5 +264,5 @@ def _number(text: str) -> float | None:
 def _date(text: str) -> datetime | None:
     try:
         return parsedate_to_datetime(text).replace(tzinfo=None)  # HTTP dates are always GMT
-    except (ValueError, IndexError, TypeError):
+    except (ValueError, IndexError, TypeError, OverflowError):
         return None

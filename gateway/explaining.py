@@ -115,11 +115,11 @@ def _found(gateway: Gateway, name: str, route: Route | None) -> dict[str, Any]:
 
 
 def _way(gateway: Gateway, name: str) -> str:
+    alias = gateway.config.router.model_group_alias.get(name)
+    if alias is not None and any(gateway.routes.find(target) for target in alias.targets):
+        return f"an alias of {', '.join(alias.targets)}"
     if any(entry.model_name == name for entry in gateway.config.model_list):
         return "a name of model_list"
-    alias = gateway.config.router.model_group_alias.get(name)
-    if alias is not None:
-        return f"an alias of {', '.join(alias.targets)}"
     pattern = next((pattern for pattern, _ in gateway.routes.wildcards() if matches(pattern, name)), None)
     return f"the wildcard {pattern}" if pattern else "a provider whose key is in the environment"
 
@@ -192,11 +192,11 @@ def credential_of(deployment: Deployment, environ: Mapping[str, str]) -> str:
 
 
 def _retries(config: Config, route: Route) -> dict[str, Any]:
-    """How many more attempts than one, most by the kind of error; a deployment's own number wins over the rest."""
+    """How many more attempts than one at most, and by the kind of error; a deployment's own number wins over the rest."""
     policy = policy_of(config.router, route)
-    own = [one.max_retries for one in route.deployments if one.max_retries is not None]
     general = config.router.num_retries if policy.max_retries is None else policy.max_retries
-    told: dict[str, Any] = {"most": own[0] if own else general}
+    own = [general if one.max_retries is None else one.max_retries for one in route.deployments]
+    told: dict[str, Any] = {"most": max(own)}
     if policy.retries:
         told["by_error"] = policy.retries
     return told

@@ -453,6 +453,7 @@ def rates_from_params(params: Mapping[str, object]) -> Rates:
 def completed(own: Price, listed: Price | None) -> Price:
     """An operator's price, with what it leaves open taken from the `listed` one: that of words, and of what is no token.
 
+    Where the words of one side are open, so are the kinds of them (cached, thought, spoken …), long prompts and service tiers.
     Who gives a price per picture, second or character alone has said what an answer costs: then nothing is open.
     """
     by_unit = own.image or own.pixel or own.millisecond or own.character
@@ -461,15 +462,32 @@ def completed(own: Price, listed: Price | None) -> Price:
     open_fields = [name for name in _COMPLETED if getattr(own, name) is None]
     if own.image is None and own.pixel is None:
         open_fields.append("images")
+    open_sides = [side for side in _KINDS if getattr(own, side) is None]
+    open_fields += [kind for side in open_sides for kind in _KINDS[side] if getattr(own, kind) is None]
+    tiers = [(tier.above, tier.price, _flat(_tier(listed, tier.above + 1))) for tier in own.tiers]
+    services = {name: (price, listed.services.get(name, listed)) for name, price in own.services.items()}
+    if open_sides:
+        tiers = tiers or [(tier.above, _flat(own), tier.price) for tier in listed.tiers]
+        usual = msgspec.structs.replace(own, services={})
+        services = {name: (usual, price) for name, price in listed.services.items()} | services
     return msgspec.structs.replace(
         own,
         **{name: getattr(listed, name) for name in open_fields},
-        tiers=tuple(Tier(tier.above, completed(tier.price, listed)) for tier in own.tiers),
-        services={name: completed(price, listed) for name, price in own.services.items()},
+        tiers=tuple(Tier(above, completed(price, other)) for above, price, other in tiers),
+        services={name: completed(price, other) for name, (price, other) in services.items()},
     )
 
 
 _COMPLETED = ("input", "output", "image", "pixel", "millisecond", "character", "search")
+_KINDS = {
+    "input": ("cache_read", "cache_write", "cache_write_1h", "audio_input", "image_input"),
+    "output": ("reasoning", "audio_output", "image_output"),
+}
+
+
+def _flat(price: Price) -> Price:
+    """The same for prompts of any length, in the ordinary service tier."""
+    return msgspec.structs.replace(price, tiers=(), services={})
 
 
 def readable_prices(info: Mapping[str, object]) -> dict[str, object]:

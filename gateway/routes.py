@@ -3,7 +3,7 @@
 `compile_routes` makes this once from what was written (`Config`), the environment and the price table; at run time it is
 only read. A *deployment* is one model at one provider with one key. A *route* is a public name and its deployments.
 
-A name is looked up in this order: a name of `model_list`, an alias, the most specific wildcard, and last a provider
+A name is looked up in this order: an alias, a name of `model_list`, the most specific wildcard, and last a provider
 whose key is in the environment, if that is allowed: an operator's list stays closed (`general_settings.env_providers`).
 """
 

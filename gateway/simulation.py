@@ -259,7 +259,9 @@ class Replay:
             return route
         if len(self._without) >= _MOST_KEPT:
             self._without.clear()
-        return self._without.setdefault((route.name, *(one.id for one in left)), Route(route.name, left))
+        return self._without.setdefault(
+            (route.name, *(one.id for one in left)), self._router.part_of(route, left)
+        )
 
     def _answered(
         self, row: LedgerRow, answers: Sequence[tuple[Deployment, int]], *, fell_back: bool

@@ -70,7 +70,7 @@ async def global_spend(records: Records, max_budget: float | None = None) -> dic
 
 async def global_spend_logs(records: Records, now: float) -> list[dict[str, Any]]:
     """`GET /global/spend/logs`: dollars per day of the last thirty, oldest first. `now` is unix seconds."""
-    month = LedgerQuery(since=now - 30 * 86_400)
+    month = LedgerQuery(since=now // 86_400 * 86_400 - 29 * 86_400)  # whole days, today among them
     return [
         {"date": total.group[0], "spend": usd(total.cost_nano)}
         for total in await records.totals(["day"], month)

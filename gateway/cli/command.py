@@ -319,13 +319,17 @@ def _serve(parsed: argparse.Namespace) -> int:
     return supervise(environment.num_workers, work, _print, spare=environment.data_dir)
 
 
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt  # by itself: SIGINT is ignored where a shell has started the gateway in the background
+
+
 @contextmanager
 def _until_it_listens() -> Iterator[None]:
     """Signals that come before the server has an ear for them. SIGTERM is like control-C: the first process of a container does
     not die of a signal that nobody handles, and would go on starting, and serve until it is killed. SIGHUP is what is done anyway.
     """
     before = (
-        (signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))),
+        (signal.SIGTERM, signal.signal(signal.SIGTERM, _interrupted)),
         (signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN)),
     )
     try:

@@ -153,13 +153,14 @@ def context_filter(settings: RouterSettings, health: Health, route: Route) -> Fi
     limits = {one.id: most for one in route.deployments if (most := most_input(one)) is not None}
     if not limits:
         return None
-    estimated: list[tuple[int, int, int]] = []
+    estimated: list[tuple[int, int, float, int]] = []
 
-    def tokens(envelope: Mapping[str, Raw], size: int) -> int:
-        # Milliseconds for megabytes: once for all deployments that are asked about one request.
-        if not estimated or estimated[0][:2] != (id(envelope), size):
-            estimated[:] = [(id(envelope), size, tokens_asked(envelope))]
-        return estimated[0][2]
+    def tokens(envelope: Mapping[str, Raw], size: int, now: float) -> int:
+        # Milliseconds for megabytes: once for all deployments that are asked about one request. The place in memory of one
+        # that is over is soon another's, so the moment belongs to it.
+        if not estimated or estimated[0][:3] != (id(envelope), size, now):
+            estimated[:] = [(id(envelope), size, now, tokens_asked(envelope))]
+        return estimated[0][3]
 
     def refuses(deployment: Deployment, wants: Wants, now: float) -> WhyNot | None:
         most = limits.get(deployment.id)
@@ -169,7 +170,7 @@ def context_filter(settings: RouterSettings, health: Health, route: Route) -> Fi
         size = sum(memoryview(raw).nbytes for raw in envelope.values())
         if size <= most * _BYTES_PER_TOKEN:  # the longest that it can be, without a look at it
             return None
-        asked = tokens(envelope, size)
+        asked = tokens(envelope, size, now)
         if asked <= most * MARGIN:
             return None
         return WhyNot("context", f"it reads {most} tokens, and the question has about {asked}")
@@ -188,15 +189,21 @@ def limit_filter(settings: RouterSettings, health: Health, route: Route) -> Filt
 
     def refuses(deployment: Deployment, wants: Wants, now: float) -> WhyNot | None:
         own = checks.get(deployment.id)
+        longest: WhyNot | None = None
         if own is not None:
             condition = health.of(deployment.id)
             for check in own:
                 why = check(condition, now)
                 if why is not None:
-                    return why
-        return None
+                    longest = _longer(longest, why)
+        return longest
 
     return refuses
+
+
+def _longer(known: WhyNot | None, other: WhyNot) -> WhyNot:
+    """Who is at two limits can be asked when both have passed."""
+    return other if known is None or (other.seconds or 0.0) > (known.seconds or 0.0) else known
 
 
 _Check: TypeAlias = Callable[[Condition, float], WhyNot | None]
@@ -307,12 +314,13 @@ def budget_filter(settings: RouterSettings, health: Health, route: Route) -> Fil
         return None
 
     def refuses(deployment: Deployment, wants: Wants, now: float) -> WhyNot | None:
+        longest: WhyNot | None = None
         for tally in tallies.get(deployment.id, ()):
             left = spending.now(tally)
             if tally.is_used_up:
                 cause: Cause = "budget" if tally.allowance.measure == "dollars" else "limit"
-                return WhyNot(cause, str(tally), left)
-        return None
+                longest = _longer(longest, WhyNot(cause, str(tally), left))
+        return longest
 
     return refuses
 

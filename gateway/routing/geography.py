@@ -50,15 +50,15 @@ _COUNTRIES: Final = {
 _PATTERNS: Final = tuple(
     (continent, re.compile(pattern))
     for continent, pattern in {
-        "oceania": r"^(ap-southeast-[246]|australia|newzealand|oceania|(syd|mel|akl)$)",
-        "south america": r"^(sa-|southamerica|south-america|brazil|chile|(gru|gig|scl|eze|bog)$)",
+        "oceania": r"^(ap-southeast-[246]|au-|australia|newzealand|oceania|(syd|mel|akl)$)",
+        "south america": r"^(sa-|br-|southamerica|south-america|brazil|chile|(gru|gig|scl|eze|bog)$)",
         "north america": r"^(us-|us\d*$|usgov|ca-|mx-|northamerica|north-america|na-|.*us\d*$"
         r"|canada|mexico|(iad|ewr|ord|dfw|den|lax|sjc|sea|atl|mia|bos|phx|yyz|yul)$)",
         "middle east": r"^(me-|il-|uae|qatar|israel|saudi|middle-?east)",
         "africa": r"^(af-|africa|southafrica|jnb$)",
-        "europe": r"^(eu-|eu\d*$|europe|(north|west)europe|uk|france|germany|swiss|switzerland|sweden|norway|poland|italy|spain|"
+        "europe": r"^(eu-|eusc-|eu\d*$|europe|(north|west)europe|uk|france|germany|swiss|switzerland|sweden|norway|poland|italy|spain|"
         r"austria|belgium|denmark|finland|greece|(fra|ams|lhr|cdg|mad|arn|waw|otp|mil)$)",
-        "asia": r"^(ap-|ap$|apac|asia|.*asia$|japan|korea|jio|.*india$|indonesia|malaysia|taiwan|china|cn-|(nrt|hkg|sin|bom|icn)$)",
+        "asia": r"^(ap-|ap$|jp-|in-|kr-|apac|asia|.*asia$|japan|korea|jio|.*india$|indonesia|malaysia|taiwan|china|cn-|(nrt|hkg|sin|bom|icn)$)",
     }.items()
 )
 """How regions of AWS, Azure, Google, Fly and IBM begin or end; the first that fits."""

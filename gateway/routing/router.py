@@ -107,6 +107,10 @@ class Router:
             found += [Considered(deployment, share, later, later) for deployment, share in ranked]
         return [*found, *refused]
 
+    def part_of(self, route: Route, deployments: tuple[Deployment, ...]) -> Route:
+        """The route with these of its deployments alone; what decides among all of them (tags) does so as before."""
+        return Route(route.name, deployments, route.hidden, {"filters": self._filters(route)})
+
     def soonest(self, route: Route, wants: Wants, now: float) -> float | None:
         """Seconds until a deployment may have room, 0 if nobody can tell; None if all are left out for other reasons."""
         found = []

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from math import ceil
 
 from adapters.errors import GatewayError, NoDeployment, Unsupported, UpstreamError
 from gateway.attempting import ask_one, may_go_on
@@ -141,10 +142,16 @@ async def _again(
     settings = rt.config.router
     policy = policy_of(settings, route)
     queue = queue_after(rt, last)
+    attempts = len(asked)
+    # A key that was refused is refused again; cooldowns say so too, where there are any.
+    vain = {
+        one.deployment for one in x.attempts if one.error is not None and not may_repeat(one.error, policy)
+    }
+    asked = [one for one in asked if one not in vain]
     if not may_repeat(last, policy) or (queue is None and rt.router.again(route, x, rt.now(), asked) is None):
         return None
     pause = rt.limits.retry_pause
-    wait = wait_before(len(asked), last, policy, least=settings.retry_after, pause=pause)
+    wait = wait_before(attempts, last, policy, least=settings.retry_after, pause=pause)
     longest = 0.0 if queue is None else patience(queue, x)
     if wait > max(rt.limits.longest_retry_wait, settings.retry_after, longest):
         return None
@@ -204,7 +211,7 @@ def _told(errors: Sequence[GatewayError], x: Exchange) -> GatewayError:
     exhausted = len(x.attempts) > 1
     if isinstance(error, UpstreamError):
         if error.retry_after is not None:
-            error.headers["retry-after"] = str(round(min(max(1, error.retry_after), 86_400)))
+            error.headers["retry-after"] = str(ceil(min(max(1, error.retry_after), 86_400)))
         elif exhausted:
             error.headers["x-should-retry"] = "false"  # the gateway has done what SDKs would do again
     if exhausted:

@@ -224,6 +224,10 @@ def test_one_that_sends_elsewhere() -> None:
         ({"retry-after": "Wed, 19 Aug 2026 14:34:52 GMT", "date": "Wed, 19 Aug 2026 14:34:22 GMT"}, 30.0),
         ({"retry-after": "Wed, 19 Aug 2026 14:34:02 GMT", "date": "Wed, 19 Aug 2026 14:34:22 GMT"}, 0.0),
         ({"retry-after": "Wed, 19 Aug 2026 14:34:52 GMT"}, None),
+        (
+            {"retry-after": "Wed, 19 Aug 99999999999 14:34:52 GMT", "date": "Wed, 19 Aug 2026 14:34:22 GMT"},
+            None,
+        ),
         ({"retry-after": "Wed, 99 Aug 2026 14:34:52 GMT", "date": "Wed, 19 Aug 2026 14:34:22 GMT"}, None),
     ],
 )

@@ -119,7 +119,7 @@ async def test_what_a_connection_remembers_is_bounded(provider: FakeProvider, tm
     async with gateway(config, tmp_path) as gw, gw.connect() as (reader, writer):
         for number in range(250):
             body = json.dumps(question(model=f"openai/m{number:06}")).encode()
-            writer.write(written(CHAT, body, {"traceparent": "x"}))
+            writer.write(written(CHAT, body, {"openai-beta": "x"}))
             assert (await receive(reader)).status == 200
         (head,) = {c._head for c in connections() if c._head and c._head.written}
         assert len(head.written) <= 101

@@ -130,6 +130,32 @@ def test_limits_retries_and_fallbacks() -> None:
     assert found["fallbacks"] == {"fallbacks": ["spare"], "context_window_fallbacks": ["long"]}
 
 
+def test_retries_are_those_of_the_most_patient_deployment() -> None:
+    """A deployment that has no number of its own gets the general one, wherever in the list another stands that has."""
+    settings = {"num_retries": 4}
+    one = entry("m", "openai/gpt-4o-mini")
+    for models in (
+        (one, entry("m", "openai/gpt-4o", max_retries=0)),
+        (entry("m", "openai/gpt-4o", max_retries=0), one),
+    ):
+        assert told(of(*models, router_settings=settings), "m")["retries"]["most"] == 4
+    strict = of(entry("m", "openai/gpt-4o", max_retries=1), router_settings=settings)
+    assert told(strict, "m")["retries"]["most"] == 1
+
+
+def test_an_alias_goes_before_the_list() -> None:
+    """A name that is both is the alias; one whose targets nobody serves is the list's."""
+    gateway = of(
+        entry("a", "openai/gpt-4o"),
+        entry("b", "openai/gpt-4o-mini"),
+        router_settings={"model_group_alias": {"a": "b", "b": "nobody"}},
+    )
+    for name, way in (("a", "an alias of b"), ("b", "a name of model_list")):
+        found = told(gateway, name)
+        assert found["as"] == way
+        assert [one["deployment"] for one in found["deployments"]] == ["openai/gpt-4o-mini"]
+
+
 def test_a_key_learns_of_its_own_models_alone() -> None:
     """Its limits and aliases hold; of what it may not use it hears only that; addresses and places are the operator's."""
     key = {

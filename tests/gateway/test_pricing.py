@@ -664,8 +664,14 @@ def test_prices_among_other_facts() -> None:
 def test_what_an_operator_leaves_open_is_as_listed() -> None:
     """An operator's price takes from the list what it does not say, unless it says what an answer costs as a whole."""
     listed = Price(input=1, output=2, reasoning=3, search=4, images={"1024x1024": 5})
-    assert completed(Price(input=7), listed) == Price(input=7, output=2, search=4, images={"1024x1024": 5})
-    assert completed(Price(search=7), listed) == Price(input=1, output=2, search=7, images={"1024x1024": 5})
+    pictures = {"1024x1024": 5}
+    assert completed(Price(input=7), listed) == Price(
+        input=7, output=2, reasoning=3, search=4, images=pictures
+    )
+    assert completed(Price(output=7), listed) == Price(input=1, output=7, search=4, images=pictures)
+    assert completed(Price(search=7), listed) == Price(
+        input=1, output=2, reasoning=3, search=7, images=pictures
+    )
     assert completed(Price(image=7), listed) == Price(image=7)
     assert completed(Price(input=7), None) == Price(input=7)
     tiers = Price(tiers=(Tier(9, Price(input=8)),), services={"flex": Price(output=6)})
@@ -676,6 +682,27 @@ def test_what_an_operator_leaves_open_is_as_listed() -> None:
         tiers=(Tier(9, Price(input=8, output=2)),),
         services={"flex": Price(input=1, output=6)},
     )
+
+
+def test_an_operator_who_gives_one_price_changes_no_other() -> None:
+    """Cached tokens, long prompts and service tiers cost what is listed, as far as the words they are of are left open."""
+    listed = Price(
+        input=10,
+        output=20,
+        cache_read=1,
+        tiers=(Tier(9, Price(input=30, output=40, cache_read=3)),),
+        services={"flex": Price(input=5, output=6, cache_read=2)},
+    )
+    assert completed(Price(output=7), listed) == Price(
+        input=10,
+        output=7,
+        cache_read=1,
+        tiers=(Tier(9, Price(input=30, output=7, cache_read=3)),),
+        services={"flex": Price(input=5, output=7, cache_read=2)},
+    )
+    own_tier = completed(Price(tiers=(Tier(9, Price(input=33)),)), listed)
+    assert own_tier.tiers == (Tier(9, Price(input=33, output=40)),)
+    assert completed(Price(input=7, output=8), listed) == Price(input=7, output=8)
 
 
 def test_parameters_without_prices_give_none() -> None:

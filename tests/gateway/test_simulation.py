@@ -107,6 +107,24 @@ def test_lines_of_an_export_are_rows() -> None:
 # -- who answers, and what it costs ----------------------------------------------------------------------------------
 
 
+async def test_tags_look_at_those_that_failed_too() -> None:
+    """A deployment that fails leaves its requests to the fallbacks, not to those that are not meant for them."""
+    settings = {"enable_tag_filtering": True, "fallbacks": [{"smart": ["cheap"]}]}
+    attempts = (
+        AttemptRow("d1", "gpt-4o", "openai", 503, "upstream_overloaded", 10),
+        AttemptRow("d3", "gpt-4.1", "openai", 200, "", 10),
+    )
+    for tag, other, tags in (("default", "paid", ()), ("eu", "default", ("eu",))):
+        side = replay(
+            entry("smart", "openai/gpt-4o", tags=[tag]),
+            entry("smart", "openai/gpt-4o-mini", tags=[other]),
+            entry("cheap", "openai/gpt-4.1", tags=["eu", "default"]),
+            router_settings=settings,
+        )
+        outcome = await side.outcome(at(1, attempts=attempts, model="gpt-4.1", tags=tags))
+        assert ([name for name, _, _ in outcome.by], outcome.fell_back) == (["openai/gpt-4.1"], True)
+
+
 async def test_a_share_of_each_request() -> None:
     """Deployments get their shares of every request, and the sum is exact: nothing is drawn."""
     side = replay(entry("smart", "openai/gpt-4o-mini", weight=2), entry("smart", "openai/gpt-4o", weight=1))

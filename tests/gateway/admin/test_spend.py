@@ -182,6 +182,13 @@ async def test_global_spend_by_day_and_model() -> None:
         await spend.global_spend_models(records, {"limit": "-1"})
 
 
+async def test_the_last_thirty_days_are_whole() -> None:
+    """The first of thirty days counts from its first second, and the day before it not at all."""
+    first = NOON // 86_400 * 86_400 - 29 * 86_400
+    records = await records_of(row("a", started_at=first), row("b", started_at=first - 1))
+    assert [day["date"] for day in await spend.global_spend_logs(records, NOON)] == ["2026-10-23"]
+
+
 async def test_many_rows() -> None:
     """A long report is complete although it is made in portions."""
     records = await records_of(*(row(f"r{n}") for n in range(450)))

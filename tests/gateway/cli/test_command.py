@@ -207,7 +207,11 @@ def test_a_sigterm_before_the_server_listens(monkeypatch: pytest.MonkeyPatch, tm
         return 0
 
     monkeypatch.setattr(command, "_work", terminated)
-    assert main(["serve"]) == 130
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a shell's background
+    try:
+        assert main(["serve"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
 
 

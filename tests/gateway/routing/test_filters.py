@@ -18,6 +18,8 @@ from gateway.keyring import Caller
 from gateway.routes import Route
 from gateway.routing.filters import filters_of, most_input
 from gateway.routing.health import Health
+from gateway.routing.refusals import WhyNot
+from gateway.routing.spending import Spending
 from gateway.state.keys import KeyRow
 from tests.gateway.routing.choosing import Asked, head, route_of
 
@@ -231,3 +233,49 @@ def test_what_was_learnt() -> None:
     assert empty is not None
     assert (empty.cause, empty.seconds) == ("limit", 3.0)
     assert refuses(route.deployments[1], Asked(), 104.0) is None
+
+
+# -- several reasons -------------------------------------------------------------------------------------------------
+
+
+def reasons(route: Route, health: Health, **settings: Any) -> list[WhyNot]:
+    """Why its first deployment cannot take a request."""
+    filters = filters_of(RouterSettings(**settings), health, route)
+    found = [refuses(route.deployments[0], Asked(), 100.0) for refuses in filters]
+    return [why for why in found if why is not None]
+
+
+def test_of_two_limits_the_longer_wait_counts() -> None:
+    """A deployment without a place that has used up its minute too has room when the minute is over."""
+    route, health = route_of({"rpm": 1, "max_parallel_requests": 1}), Health()
+    health.began(route.deployments[0].id, 100.0)
+    (why,) = reasons(route, health)
+    assert (why.text, why.seconds) == ("it was asked 1 of 1 requests in the last minute", 60.0)
+
+
+def test_of_two_budgets_the_longer_wait_counts() -> None:
+    """A deployment that has used up its day and its month is back with the month."""
+    route, health = route_of({"max_budget": 1, "budget_duration": "30d", "rpd": 1}), Health()
+    health.spending = Spending(lambda: 10 * 86_400.0)
+    filters = filters_of(RouterSettings(), health, route)
+    health.spending.add(route.deployments[0], 10 * 86_400.0, 10**9, None)
+    (why,) = [why for refuses in filters if (why := refuses(route.deployments[0], Asked(), 100.0))]
+    assert (why.cause, why.seconds) == ("budget", 21 * 86_400.0)
+    route, health = route_of({"max_budget": 1, "budget_duration": "1h", "rpd": 1}), Health()
+    health.spending = Spending(lambda: 10 * 86_400.0)
+    filters = filters_of(RouterSettings(), health, route)
+    health.spending.add(route.deployments[0], 10 * 86_400.0, 10**9, None)
+    (why,) = [why for refuses in filters if (why := refuses(route.deployments[0], Asked(), 100.0))]
+    assert (why.cause, why.seconds) == ("limit", 86_400.0)
+
+
+def test_an_estimate_is_of_its_own_question() -> None:
+    """Another question in the same place of memory, with as many bytes, is estimated anew: a file is short, words are long."""
+    route = route_of({}, info={"max_input_tokens": 1_000})
+    (refuses,) = filters_of(RouterSettings(enable_pre_call_checks=True), Health(), route)
+    envelope: dict[str, Raw] = {}
+    found = []
+    for now, text in enumerate(("x" * 40_000, "x " * 20_000, "x" * 40_000)):
+        envelope |= asking(text).envelope
+        found.append(refuses(route.deployments[0], Asked(envelope=envelope), float(now)) is not None)
+    assert found == [False, True, False]

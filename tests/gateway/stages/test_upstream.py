@@ -256,7 +256,8 @@ async def test_a_single_attempt_leaves_retrying_to_the_client(provider: FakeProv
     ("headers", "seconds"),
     [
         ({"retry-after": "7"}, "7"),
-        ({"retry-after-ms": "2500"}, "2"),
+        ({"retry-after-ms": "2500"}, "3"),
+        ({"retry-after": "1.2"}, "2"),
         ({"retry-after": "Wed, 21 Oct 2026 07:28:09 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, "9"),
         ({"retry-after": "0"}, "1"),
         ({"retry-after": "-1"}, None),
@@ -282,6 +283,15 @@ async def test_retry_after_beyond_reason(provider: FakeProvider, gw: Gateway) ->
     assert answer.status == 429
     assert 1 <= int(answer.headers["retry-after"]) <= 301
     assert len(provider.requests) == 1
+
+
+async def test_who_cannot_answer_is_not_asked_again(provider: FakeProvider, tmp_path: Path) -> None:
+    """After a refused key another deployment is asked, and the one with the key not even when that one has failed too."""
+    provider.will(by_model({"a": refusal(401), "b": refusal(503)}))
+    settings = two(provider, disable_cooldowns=True)
+    async with gateway(settings, tmp_path) as gw:
+        await gw.post(CHAT, question(num_retries=3))
+    assert models(provider) == ["a", "b", "b", "b"]
 
 
 async def test_all_are_cooling(provider: FakeProvider, tmp_path: Path) -> None:
