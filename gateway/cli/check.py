@@ -15,10 +15,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.cli.common import config_path, environ_here
+from gateway.cli.common import config_path, environ_here, with_own
 from gateway.config.load import Loaded, load
 from gateway.config.model import Config, ModelEntry
 from gateway.config.problems import ConfigInvalid, Problem
+from gateway.config.source import environment_of
 from gateway.explaining import asked, explain_all, unstarted
 from gateway.keyfields import configured_keys
 from gateway.keyring import MASTER
@@ -48,6 +49,8 @@ def check(file: str | None, *, as_json: bool = False) -> int:
             doubts = strict.problems
             loaded = load(path, environ)  # what a start would let pass does not end the report
         keys = configured_keys(loaded.config)
+        environ = with_own(loaded.config, environ)
+        environment_of(loaded, environ)
     except ConfigInvalid as invalid:
         problems = (*doubts, *(problem for problem in invalid.problems if problem not in doubts))
         if as_json:

@@ -37,7 +37,7 @@ from gateway.app import CannotStart, allow_many_files, claim, open_runtime, serv
 from gateway.banner import banner, reachable
 from gateway.cli.check import add_arguments as add_check_arguments
 from gateway.cli.check import check, told_once
-from gateway.cli.common import add_command, config_path, directly, environ_here
+from gateway.cli.common import add_command, config_path, directly, environ_here, seconds
 from gateway.cli.keys import add_commands as add_key_commands
 from gateway.cli.ledger import add_commands as add_ledger_commands
 from gateway.cli.routing import add_commands as add_routing_commands
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("--url", help="ask there (default: /health at the host and port of the environment)")
     health.add_argument("--host", help="where it listens, if a flag told it so (LITELLM_HOST, HOST)")
     health.add_argument("-p", "--port", type=_port, help="likewise (LITELLM_PORT, PORT)")
-    health.add_argument("--timeout", type=float, default=4.0, help="seconds (default: 4)")
+    health.add_argument("--timeout", type=seconds, default=4.0, help="seconds (default: 4)")
     health.set_defaults(run=_health)
     add_key_commands(
         add_command(
@@ -220,7 +220,7 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     add("--drop_params", action="store_true", help="drop parameters that a provider does not support")
     add("--num_retries", type=_count, metavar="N", help="attempts after the first one (0 to 100; default 2)")
     add("--num_workers", type=_workers, metavar="N", help="processes on this port (NUM_WORKERS; default 1)")
-    add("--request_timeout", type=_seconds, metavar="SECONDS", help="seconds until an answer must begin")
+    add("--request_timeout", type=seconds, metavar="SECONDS", help="seconds until an answer must begin")
     add("--validate_config", action="store_true", help="the same as `penstock check`")
     add("--health", action="store_true", help="the same as `penstock health`")
     for flag, values in _HISTORIC.items():
@@ -248,13 +248,6 @@ def _workers(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= MOST_WORKERS:
         raise argparse.ArgumentTypeError(f"must be between 1 and {MOST_WORKERS}")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 86_400:
-        raise argparse.ArgumentTypeError("must be more than 0 and at most 86400")
-    return number
 
 
 class _Historic(argparse.Action):

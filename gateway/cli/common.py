@@ -23,7 +23,7 @@ from gateway.app import database_of
 from gateway.banner import reachable
 from gateway.config.environment import load_dotenv, read_environment
 from gateway.config.load import load
-from gateway.config.model import GeneralSettings
+from gateway.config.model import Config, GeneralSettings
 from gateway.config.problems import ConfigInvalid
 from gateway.state.open import FILE, open_records
 from gateway.state.records import Records, RecordsUnavailable
@@ -94,9 +94,18 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", type=Path, metavar="FOLDER", help="where penstock.db is (PENSTOCK_DATA_DIR)")
 
 
-def general_settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> GeneralSettings:
-    """Those of the configuration that is meant. Raises `ConfigInvalid`."""
-    return load(config_path(parsed.config, environ), environ).config.general
+def general_settings(
+    parsed: argparse.Namespace, environ: Mapping[str, str]
+) -> tuple[GeneralSettings, dict[str, str]]:
+    """Those of the configuration that is meant, and the environment with what it sets. Raises `ConfigInvalid`."""
+    config = load(config_path(parsed.config, environ), environ).config
+    return config.general, with_own(config, environ)
+
+
+def with_own(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the `environment_variables` of a configuration."""
+    own = {name: secret.reveal() for name, secret in config.environment_variables.items()}
+    return {**environ, **own}
 
 
 def data_folder(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Path:
@@ -142,25 +151,38 @@ directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _WHICH_KEY = " (the key that is sent is LITELLM_MASTER_KEY of the environment or of .env)"
 
 
-def ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None) -> Any:
-    """What the gateway at `parsed.url` answers within `parsed.timeout` seconds. Raises `NotDone`."""
+def seconds(text: str) -> float:
+    """A time to wait as an argument."""
+    number = float(text)
+    if not 0 < number <= 86_400:
+        raise argparse.ArgumentTypeError("must be more than 0 and at most 86400")
+    return number
+
+
+def ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None, *, wanted: str = "") -> Any:
+    """What the gateway at `parsed.url` answers within `parsed.timeout` seconds, which has the field `wanted`. Raises `NotDone`."""
     environment = read_environment(environ_here())
     base = parsed.url or f"http://{reachable(environment.host)}:{environment.port}"
     if not base.startswith(("http://", "https://")):
         raise NotDone(f"not a URL: {base}")
     headers = {"content-type": "application/json"}
     if environment.master_key:
+        if not environment.master_key.reveal().isprintable():
+            raise NotDone("LITELLM_MASTER_KEY has a line break or another character in it that no key has")
         headers["authorization"] = f"Bearer {environment.master_key.reveal()}"
     body = None if fields is None else json.dumps(fields).encode()
-    request = urllib.request.Request(base.rstrip("/") + path, body, headers, method=method)  # noqa: S310 - looked at above
     try:
+        request = urllib.request.Request(base.rstrip("/") + path, body, headers, method=method)  # noqa: S310 - looked at above
         with directly.open(request, timeout=parsed.timeout) as response:
-            return json.loads(response.read())
+            told = json.loads(response.read())
     except urllib.error.HTTPError as error:
         hint = _WHICH_KEY if error.code == 401 else ""
         raise NotDone(f"{base} answered {error.code}: {_message(error)}{hint}") from None
     except (OSError, ValueError, HTTPException) as error:
         raise NotDone(f"{base}: {getattr(error, 'reason', None) or error}") from None
+    if not isinstance(told, dict) or (wanted and wanted not in told):
+        raise NotDone(f"{base} answered something that no gateway says; is it one?")
+    return told
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -12,7 +12,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from gateway.cli.common import add_command, ask, carry_out, table
+from gateway.cli.common import add_command, ask, carry_out, seconds, table
 
 _PAGE = 100
 
@@ -66,7 +66,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
     add = parser.add_argument
     add("--url", help="where the gateway is (default: this machine, as LITELLM_HOST and LITELLM_PORT say)")
-    add("--timeout", type=float, default=10.0, metavar="SECONDS", help="how long to wait (default 10)")
+    add("--timeout", type=seconds, default=10.0, metavar="SECONDS", help="how long to wait (default 10)")
     parser.set_defaults(run=lambda parsed: carry_out(lambda: run(parsed)))
 
 
@@ -81,7 +81,7 @@ def _create(parsed: argparse.Namespace) -> None:
     fields = {name: getattr(parsed, name) for name in _FIELDS if getattr(parsed, name) is not None}
     if parsed.models:
         fields["models"] = [name.strip() for name in parsed.models.split(",") if name.strip()]
-    made = ask(parsed, "POST", "/key/generate", fields)
+    made = ask(parsed, "POST", "/key/generate", fields, wanted="key")
     print(json.dumps(made, indent=2) if parsed.json else made["key"])
 
 
@@ -90,7 +90,7 @@ def _list(parsed: argparse.Namespace) -> None:
     page = pages = 1
     while page <= pages:
         path = f"/key/list?return_full_object=true&size={_PAGE}&page={page}"
-        told = ask(parsed, "GET", path)
+        told = ask(parsed, "GET", path, wanted="total_pages")
         found += told["keys"]
         page, pages = page + 1, told["total_pages"]
     if parsed.json:
@@ -115,6 +115,6 @@ def _info(parsed: argparse.Namespace) -> None:
 
 def _revoke(parsed: argparse.Namespace) -> None:
     name = "key_aliases" if parsed.alias else "keys"
-    told = ask(parsed, "POST", "/key/delete", {name: parsed.keys})
+    told = ask(parsed, "POST", "/key/delete", {name: parsed.keys}, wanted="deleted_keys")
     count = len(told["deleted_keys"])
     print(f"{count} key{'' if count == 1 else 's'} revoked")

@@ -71,16 +71,20 @@ def _finish(parser: argparse.ArgumentParser, work: Work) -> None:
     parser.set_defaults(run=lambda parsed: carry_out(lambda: asyncio.run(_with_records(work, parsed))))
 
 
+_LONGEST = 1000 * 366 * 86400.0
+"""Seconds: before that there are no dates."""
+
+
 def _span(text: str) -> float:
     found = seconds_of(text)
-    if not found:
+    if not found or found > _LONGEST:
         raise argparse.ArgumentTypeError(f"not a span like 90d: {text!r}")
     return found
 
 
 async def _with_records(work: Work, parsed: argparse.Namespace) -> int:
-    environ = environ_here()
-    records = open_store(data_folder(parsed, environ), general_settings(parsed, environ))
+    general, environ = general_settings(parsed, environ_here())
+    records = open_store(data_folder(parsed, environ), general)
     try:
         return await work(records, parsed)
     finally:

@@ -27,7 +27,9 @@ from gateway.cli.common import (
     moment,
     open_file,
     open_store,
+    seconds,
     table,
+    with_own,
 )
 from gateway.config.environment import read_environment
 from gateway.config.load import load
@@ -79,7 +81,7 @@ def add_commands(commands: Any) -> None:
     add("--url", help="ask the gateway that runs there instead; it knows health and all keys")
     add(
         "--timeout",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="with --url: how long to wait (default 10)",
@@ -120,8 +122,7 @@ def _rows(text: str) -> int:
 def _compiled(file: Path | None, environ: Mapping[str, str]) -> tuple[Config, Routes]:
     """A configuration and its routes, with the variables that it sets itself. Raises `ConfigInvalid`."""
     config = load(file, environ).config
-    own = {name: secret.reveal() for name, secret in config.environment_variables.items()}
-    return config, compile_routes(config, {**environ, **own}, PriceTable.load())
+    return config, compile_routes(config, with_own(config, environ), PriceTable.load())
 
 
 # -- explain ---------------------------------------------------------------------------------------------------------
@@ -143,7 +144,9 @@ def _asked_there(parsed: argparse.Namespace) -> dict[str, Any]:
     words += [("tag", tag) for tag in parsed.tag]
     words += [("stream", "true")] if parsed.stream else []
     query = urlencode([(name, value) for name, value in words if value])
-    found: dict[str, Any] = ask(parsed, "GET", f"/router/explain?{query}")
+    found: dict[str, Any] = ask(
+        parsed, "GET", f"/router/explain?{query}", wanted="model" if parsed.model else "models"
+    )
     return found
 
 
@@ -275,7 +278,7 @@ def _ledger(
     put into a store for as long as they are needed.
     """
     if named is None:
-        return open_store(read_environment(environ).data_dir, config.general), iter(())
+        return open_store(read_environment(with_own(config, environ)).data_dir, config.general), iter(())
     path = Path(named)
     if not path.is_file():
         url = environ.get(named, "")
@@ -285,8 +288,12 @@ def _ledger(
             return open_store(Path(), GeneralSettings(database_url=Secret(url))), iter(())
         except PostgresUrlInvalid as error:
             raise NotDone(f"the URL of the database cannot be used: {error}") from None
-    file = stack.enter_context(path.open("rb"))
-    if file.read(len(_SQLITE)) == _SQLITE:
+    try:
+        file = stack.enter_context(path.open("rb"))
+        is_sqlite = file.read(len(_SQLITE)) == _SQLITE
+    except OSError as error:
+        raise NotDone(f"{named} cannot be read: {error.strerror}") from None
+    if is_sqlite:
         return open_file(path), iter(())
     file.seek(0)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-"))

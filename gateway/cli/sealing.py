@@ -56,8 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _rotate(parsed: argparse.Namespace) -> None:
-    environ = environ_here()
-    general = general_settings(parsed, environ)
+    general, environ = general_settings(parsed, environ_here())
     old, new = Sealer(_old(parsed.from_env, environ, general)), Sealer(_salt(parsed.to_env, environ))
     if old.key_id == new.key_id:
         raise NotDone("the old salt and the new one are the same")
@@ -84,4 +83,14 @@ def _salt(name: str, environ: Mapping[str, str]) -> str:
     found = sys.stdin.readline() if name == _STDIN else environ.get(name, "")
     if not found.strip():
         raise NotDone("standard input is empty" if name == _STDIN else f"{name} is not set")
+    if not _is_text(found):
+        raise NotDone(f"{'standard input' if name == _STDIN else name} is not UTF-8 text")
     return found.strip()
+
+
+def _is_text(found: str) -> bool:
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

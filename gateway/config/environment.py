@@ -239,6 +239,9 @@ def _authority(user: str | None, password: str | None, host: str, port: str | No
 
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*)", re.DOTALL)
 
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPE = re.compile(r'\\([n"\\])')
+
 
 def load_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` and what the `.env` file at `path` adds to it: names that are there already are left as they are.
@@ -268,11 +271,10 @@ def load_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 def _unquote(value: str, environ: Mapping[str, str]) -> str:
     quote_mark = value[:1]
-    if quote_mark in {"'", '"'} and (end := value.find(quote_mark, 1)) > 0:
-        value = value[1:end]
-        if quote_mark == "'":
-            return value
-        value = value.replace("\\n", "\n")
+    if quote_mark == "'" and (end := value.find(quote_mark, 1)) > 0:
+        return value[1:end]
+    if match := _QUOTED.match(value):
+        value = _ESCAPE.sub(lambda escape: "\n" if escape[1] == "n" else escape[1], match[1])
     else:
         value = re.split(r"(?:^|\s)#", value, maxsplit=1)[0].strip()
     return substitute(value, environ)[0] or ""

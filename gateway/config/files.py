@@ -28,7 +28,12 @@ class Files:
         self._read(path, Place(str(path), 0, 0))
         folder = path.parent / "models"
         self._looked_at[str(folder)] = digest_of_file(folder)
-        for file in models_in(folder):
+        try:
+            files = models_in(folder)
+        except OSError as error:
+            self._report.error(Place(str(folder), 0, 0), "", f"cannot be read: {error.strerror}")
+            return
+        for file in files:
             self._read_models(file)
 
     def _read(self, path: Path, wanted_at: Place) -> None:

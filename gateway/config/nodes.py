@@ -29,6 +29,8 @@ _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
 _SECRETISH = re.compile(r"key|secret|passw|token|credential|auth|url|sk-", re.IGNORECASE)
+_KEYLIKE = re.compile(r"sk-|pk-|AIza|(?=[A-Za-z_\-+/=]*[0-9])[A-Za-z0-9_\-+/=]{16}")
+"""In what is left of a line: a key of a list, or a line of a key that has several."""
 
 
 class Scalar(Struct, frozen=True):
@@ -89,7 +91,7 @@ def parse(text: str, file: str, report: Report) -> Node | None:
         context = f", {error.context}" if error.context else ""
         report.error(place, "", f"not valid YAML: {error.problem}{context}{_excerpt(text, place.line)}")
     except yaml.reader.ReaderError as error:
-        before = text[: error.position]
+        before = text.encode()[: error.position].decode(errors="replace")  # libyaml counts bytes
         place = Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         report.error(place, "", f"not valid YAML: {error.reason}")
     except UnicodeEncodeError as error:
@@ -99,12 +101,12 @@ def parse(text: str, file: str, report: Report) -> Node | None:
 
 
 def _excerpt(text: str, line: int) -> str:
-    """The offending line, cut short where it might hold a key."""
+    """The offending line, cut short where it might hold a key, and not at all where it might be one."""
     lines = text.splitlines()
     words = lines[min(line, len(lines)) - 1].strip() if lines else ""
     if _SECRETISH.search(words):
         words = words.split(":")[0].split("=")[0][:30] + ": …"
-    return f": {words[:60]}" if words else ""
+    return f": {words[:60]}" if words and not _KEYLIKE.search(words) else ""
 
 
 class _Composer:

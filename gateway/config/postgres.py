@@ -65,7 +65,9 @@ def read_postgres_url(url: str) -> PostgresUrl:
     scheme, found, rest = url.strip().partition("://")
     if not found or scheme.lower() not in {"postgres", "postgresql"}:
         raise PostgresUrlInvalid("it must begin with postgresql:// or postgres://")
-    parts = _STRICT.fullmatch(rest) or _LENIENT.fullmatch(rest)
+    parts = _STRICT.fullmatch(rest)
+    if parts is None or _cuts_a_password(parts):
+        parts = _LENIENT.fullmatch(rest) or parts
     if parts is None:
         raise PostgresUrlInvalid("it must look like postgresql://user:password@host:5432/database")
     words = dict(parse_qsl(parts["query"] or "", keep_blank_values=True))
@@ -93,6 +95,18 @@ def read_postgres_url(url: str) -> PostgresUrl:
         command_seconds=seconds["socket_timeout"],
         ignored=tuple(sorted(words)),
     )
+
+
+def _cuts_a_password(parts: re.Match[str]) -> bool:
+    """An `@` behind what `_STRICT` took for the whole address: its `/` or `?` is one of the password."""
+    if parts["login"] is not None:
+        return False
+    words = (parts["query"] or "").split("&")
+    behind = [parts["database"] or "", *(word.partition("=")[0] for word in words)]
+    _, colon, port = parts["hosts"].rpartition(":")
+    if colon and not re.fullmatch(r"[0-9A-Fa-f\]]*", port):
+        behind.append(parts["query"] or "")
+    return any("@" in text for text in behind)
 
 
 def _hosts(named: str, ports: str, authority: str) -> list[tuple[str, str]]:

@@ -35,6 +35,7 @@ _STRUCTS: dict[Section, type[Struct]] = {
 }
 
 _NUMBER: dict[str, Any] = {"type": ["number", "string"]}
+_TEXT: dict[str, Any] = {"type": ["string", "number", "null"]}
 _NAMES: dict[str, Any] = {"type": ["array", "string"], "items": {"type": "string"}}
 _SCHEMAS: dict[Kind, dict[str, Any]] = {
     "text": {"type": ["string", "number"]},
@@ -48,8 +49,8 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
     "price": _NUMBER,
     "duration": _NUMBER,
     "texts": _NAMES,
-    "texts_by_name": {"type": "object", "additionalProperties": {"type": "string"}},
-    "secrets_by_name": {"type": "object", "additionalProperties": {"type": "string"}},
+    "texts_by_name": {"type": "object", "additionalProperties": _TEXT},
+    "secrets_by_name": {"type": "object", "additionalProperties": _TEXT},
     "object": {"type": "object"},
     "any": {},
     "fallbacks": {"type": ["array", "object"], "items": {"type": ["string", "object"]}},

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Struct
@@ -73,6 +73,18 @@ class Sections:
         if not {"redis_url", "redis_host"} & values.keys():
             values |= self._redis_of_cache(settings)
         values["redis_url"] = values.get("redis_url") or _redis_of_parts(values) or environment.redis_url
+        if values["redis_url"] and (why := _redis_problem(values["redis_url"].reveal())):
+            named = next(
+                (
+                    name
+                    for name in ("redis_url", "redis_port", "redis_host", "cache_params")
+                    if name in settings
+                ),
+                "",
+            )
+            self._report.error(
+                *where_of(settings, named or "redis_url"), f"the address of Redis cannot be used: {why}"
+            )
         return RouterSettings(**values)
 
     def _redis_of_cache(self, settings: Settings) -> dict[str, Any]:
@@ -246,6 +258,17 @@ def _redis_of_parts(values: dict[str, Any]) -> Secret | None:
     scheme = "rediss" if is_tls else "redis"
     address = f"{f'[{host}]' if ':' in host else host}:{port or 6379}"
     return Secret(f"{scheme}://{login if user or password else ''}{address}{f'/{db}' if db else ''}")
+
+
+def _redis_problem(url: str) -> str:
+    """Why this is no address, without a word of it; empty if it is one."""
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        return "it must begin with redis://, rediss:// or unix://"
+    try:
+        urlsplit(url).port  # noqa: B018 - reading it is the check
+    except ValueError:
+        return "its host or its port cannot be read; a password is percent-encoded"
+    return ""
 
 
 def _is_user_limit(written: object) -> bool:

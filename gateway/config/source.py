@@ -78,11 +78,7 @@ class Source:
         loaded = load(self.path, environ, strict=self._strict, seen=seen)
         environ |= {name: secret.reveal() for name, secret in loaded.config.environment_variables.items()}
         environ |= self._told
-        environment = read_environment(environ)
-        errors = tuple(problem for problem in environment.problems if problem.severity == "error")
-        if errors:
-            raise ConfigInvalid(errors)
-        _refuse_separate_counts(loaded, environment.num_workers)
+        environment = environment_of(loaded, environ)
         config = self._amend(loaded.config) if self._amend else loaded.config
         return Written(config, environment, environ, (*environment.problems, *loaded.notices), seen)
 
@@ -92,6 +88,16 @@ class Source:
             seen[str(self.path)] = digest_of_file(self.path)
             raise ConfigInvalid((Problem(Place(str(self.path), 1, 1), "", "is empty"),))
         return self.read(seen)
+
+
+def environment_of(loaded: Loaded, environ: Mapping[str, str]) -> Environment:
+    """What the environment says beside this configuration. Raises ConfigInvalid for what no gateway starts with."""
+    environment = read_environment(environ)
+    errors = tuple(problem for problem in environment.problems if problem.severity == "error")
+    if errors:
+        raise ConfigInvalid(errors)
+    _refuse_separate_counts(loaded, environment.num_workers)
+    return environment
 
 
 def _refuse_separate_counts(loaded: Loaded, workers: int) -> None:

@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?)(?:[eE][
 _OCTAL = re.compile(r"[-+]?0[0-9_]+")
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 _PRICE = re.compile(r"(?:[0-9]{1,20}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][-+]?[0-9]{1,2})?")
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d|w|mo)?")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\s*(ms|s|m|h|d|w|mo)?")
 _SECONDS = {
     "ms": 0.001,
     None: 1.0,
@@ -52,6 +52,7 @@ _NULL = frozenset(("", "~", "null"))
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 _REFERENCE = re.compile(r"\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ENVIRON = "os.environ/"
 _KEYLIKE = re.compile(r"sk-|pk-|AIza|[A-Za-z0-9_\-+/=]{24,}|://[^/]*@")
 
@@ -255,7 +256,11 @@ class Reader:
         return None if found is None else {name: text for name, text in found.items() if text is not None}
 
     def secrets_by_name(self, node: Node, path: str) -> dict[str, Secret] | None:
+        """Headers."""
         found = self.each(node, path, self.secret)
+        for name in found or ():
+            if not _HEADER.fullmatch(name):
+                self.report.error(node.place, path, "has a name with characters that no header may have")
         return None if found is None else {name: text for name, text in found.items() if text is not None}
 
     def object(self, node: Node, path: str) -> dict[str, Any] | None:

@@ -250,3 +250,35 @@ def test_a_blueprint_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert "blueprint-config.json: ok, 1 model" in told
     assert "ollama/llama3.2:latest  http://ollama:11434" in told
     assert "litellm is not needed: a blueprint's word for the container" in told
+
+
+def test_keys_that_the_file_sets_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A provider whose key stands in `environment_variables` is not off."""
+    (tmp_path / "c.yaml").write_text(
+        "environment_variables: {OPENAI_API_KEY: sk-proj-zq}\n"
+        "model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o}}]\n"
+    )
+    assert main(["check", "c.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert ("off" in out, "sk-proj-zq" in out) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("NUM_WORKERS", "2", "c.yaml:1:"), ("LITELLM_PORT", "http", "LITELLM_PORT must be a port")],
+)
+def test_what_no_start_takes(
+    name: str,
+    value: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the environment says beside the file is looked at as a start looks at it."""
+    (tmp_path / "c.yaml").write_text(
+        "model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o, api_key: k, rpd: 5}}]\n"
+    )
+    monkeypatch.setenv(name, value)
+    assert main(["check", "c.yaml"]) == 1
+    assert told in capsys.readouterr().out

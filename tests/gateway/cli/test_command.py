@@ -92,7 +92,7 @@ def test_version(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str])
         (("--log-level", "loud"), "invalid choice: 'LOUD'"),
         (("config",), "COMMAND"),
         (("config", "scheme"), "invalid choice"),
-        (("health", "--timeout", "soon"), "invalid float value"),
+        (("health", "--timeout", "soon"), "invalid seconds value"),
         (("--conf", "config.yaml"), "--conf"),
     ],
 )

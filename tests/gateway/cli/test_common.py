@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 import pytest
 
-from gateway.cli.common import NotDone, carry_out, config_path, moment, open_store, table
+from gateway.cli.common import NotDone, ask, carry_out, config_path, moment, open_store, seconds, table
 from gateway.config.model import GeneralSettings, Place
 from gateway.config.problems import ConfigInvalid, Problem
 from gateway.state.open import FILE
@@ -81,3 +82,39 @@ def test_moments() -> None:
 def test_tables() -> None:
     """Columns stand under each other, numbers end alike, and what is empty in every row takes no room."""
     assert table([("A", "", "N"), ("bee", "", "10")], right=[2]) == ["A     N", "bee  10"]
+
+
+class _Answers:
+    """Stands in for the gateway."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def open(self, *_: object, **__: object) -> io.BytesIO:
+        return io.BytesIO(self._body)
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"{}", b'"x"'])
+def test_an_answer_of_something_else(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server that answers with JSON is no reason for a traceback."""
+    monkeypatch.setattr("gateway.cli.common.directly", _Answers(body))
+    with pytest.raises(NotDone, match="something that no gateway says"):
+        ask(argparse.Namespace(url="http://h", timeout=1.0), "GET", "/", wanted="key")
+
+
+def test_what_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that is none and a key that no header can carry are told, the key not."""
+    there = argparse.Namespace(url="http://[::1", timeout=1.0)
+    with pytest.raises(NotDone, match="Invalid IPv6 URL"):
+        ask(there, "GET", "/")
+    monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-zq\nword")
+    with pytest.raises(NotDone) as refused:
+        ask(there, "GET", "/")
+    assert "zq" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "0", "-1", "1e30"])
+def test_a_time_to_wait(text: str) -> None:
+    """What no timer takes is not understood."""
+    with pytest.raises(argparse.ArgumentTypeError):
+        seconds(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -234,6 +235,13 @@ def test_a_ledger_in_postgres(
     assert (told["rows"], told["reasons"]["cheap.yaml"]) == (2, {"model_denied": 1})
 
 
+class _Broken:
+    """Stands in for a disk that fails at the first look."""
+
+    def __len__(self) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
 def test_what_cannot_be_replayed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,6 +250,9 @@ def test_what_cannot_be_replayed(
     assert "there is no store" in refused(capsys, *words)
     assert "neither a file nor a variable" in refused(capsys, *words, "--ledger", "nothing")
     (folder / "bad.jsonl").write_text("no\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.cli.routing._SQLITE", _Broken())
+        assert "bad.jsonl cannot be read" in refused(capsys, *words, "--ledger", "bad.jsonl")
     assert "line 1 is no row" in refused(capsys, *words, "--ledger", "bad.jsonl")
     (folder / "broken.yaml").write_text("model_list: 7\n")
     assert refused(capsys, "simulate", "-c", "broken.yaml").startswith("broken.yaml:1:13")

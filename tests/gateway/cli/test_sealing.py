@@ -110,11 +110,24 @@ def test_from_the_master_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert stored(tmp_path, NEW) == KEYS
 
 
+def test_what_the_configuration_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The salt and the data folder of `environment_variables` are those that the gateway takes."""
+    store(tmp_path)
+    monkeypatch.delenv("LITELLM_SALT_KEY")
+    monkeypatch.setenv("PENSTOCK_DATA_DIR", "elsewhere")
+    Path("c.yaml").write_text(
+        f"environment_variables: {{LITELLM_SALT_KEY: {OLD}, PENSTOCK_DATA_DIR: '{tmp_path}'}}\n"
+    )
+    assert run("--to-env", "NEXT_SALT", "-c", "c.yaml") == 0
+    assert stored(tmp_path, NEW) == KEYS
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (("--to-env", "NOWHERE"), "NOWHERE is not set"),
         (("--to-env", "-"), "standard input is empty"),
+        (("--to-env", "BROKEN_SALT"), "BROKEN_SALT is not UTF-8 text"),
         (("--from-env", "NOWHERE", "--to-env", "NEXT_SALT"), "NOWHERE is not set"),
         (("--to-env", "LITELLM_SALT_KEY"), "the old salt and the new one are the same"),
         (("--to-env", "NEXT_SALT", "--data-dir", "nowhere"), "there is no store at nowhere/penstock.db"),
@@ -133,6 +146,7 @@ def test_refusals(
     store(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     monkeypatch.setenv("THIRD_SALT", "drittes.Salz.3")
+    monkeypatch.setenv("BROKEN_SALT", "\udcff")
     assert run(*arguments) == 1
     said = capsys.readouterr()
     assert (said.out, told in said.err) == ("", True), said.err

@@ -116,6 +116,7 @@ SET=from file
 E=
 F=a#b
 G=${NOPE:-default}
+H="{\\"a\\": \\"b\\\\n\\"}"
 """,
         encoding="utf-8",
     )
@@ -128,6 +129,7 @@ G=${NOPE:-default}
         "E": "",
         "F": "a#b",
         "G": "default",
+        "H": '{"a": "b\\n"}',
     }
 
 

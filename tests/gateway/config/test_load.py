@@ -764,3 +764,29 @@ def test_redis_in_parts(tmp_path: Path, parts: str, url: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(f"router_settings: {parts}\n")
     assert load(file, {}).config.router.redis_url == Secret(url)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{redis_url: zqword}", "must begin with redis://"),
+        ("{redis_url: 'redis://u:zqword/x@h:1'}", "cannot be read"),
+        ("{redis_host: h, redis_port: 70000}", "cannot be read"),
+    ],
+)
+def test_an_address_of_redis_that_is_none(folder: Path, settings: str, message: str) -> None:
+    """What the gateway could not start with is told with its line, and without a word of it."""
+    (line,) = errors(f"router_settings: {settings}")
+    assert line.startswith("config.yaml:1:")
+    assert (message in line, "zqword" in line) == (True, False)
+
+
+def test_a_folder_of_models_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told like a file that cannot be read."""
+    Path("models").mkdir()
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert errors("model_list: []") == ["models: cannot be read: Permission denied"]

@@ -107,6 +107,27 @@ def test_the_offending_line_is_not_shown_where_it_may_hold_a_key() -> None:
     assert line.endswith(": api_key: …")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keys:\n  - sk-proj-Zq8hT5wPx2 x: ]\n",
+        "a:\n  key: |\n      MIIE\n   Zq8hT5wPx2LmR9vKc4Nd\n  b: 1\n",
+        'a: "-----BEGIN\nZq8hT5wPx2LmR9vKc4Nd\n',
+    ],
+)
+def test_the_offending_line_is_not_shown_where_it_may_be_a_key(text: str) -> None:
+    """A key of a list, or a line of a key that has several, is not shown."""
+    (line,) = told(text)
+    assert "not valid YAML" in line
+    assert "Zq8h" not in line
+
+
+def test_a_control_character_is_found_behind_letters_of_several_bytes() -> None:
+    """Where something stands is counted in characters."""
+    (line,) = told("# üüüüüüüüüüüüüüüü\na: 1\nb: 'x\x01'\nc: 1\n")
+    assert line == "f.yaml:3:6: not valid YAML: control characters are not allowed"
+
+
 @given(st.text(max_size=200))
 def test_no_text_does_more_than_report(text: str) -> None:
     """Any text is either read or reported."""

@@ -41,3 +41,11 @@ def test_the_schema_lets_numbers_come_from_the_environment() -> None:
     """A number may be written as a text with a name in it."""
     port = config_schema()["properties"]["router_settings"]["properties"]["redis_port"]
     assert port["type"] == ["integer", "string", "null"]
+
+
+def test_the_schema_lets_headers_be_numbers() -> None:
+    """What `check` reads as a text an editor takes as well."""
+    params = config_schema()["properties"]["model_list"]["items"]["properties"]["litellm_params"][
+        "properties"
+    ]
+    assert params["extra_headers"]["additionalProperties"]["type"] == ["string", "number", "null"]
