@@ -3,7 +3,7 @@
 A request comes through one of two doors, `gateway.server` straight from the socket or aiohttp's handler, and looks the same
 behind them. The head is kept apart from the request because clients repeat it: an SDK sends the same headers with each
 question, and only the length changes. So a connection keeps the head of the request before, and stages keep in it what
-they found out about it (`caller`, `controls` …): a sixth of a request's opcodes are for heads that are not like the one before.
+they found out about it (`caller`, `controls` …): a head that is not like the one before costs a request a sixth more opcodes.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _STEERING = frozenset({
     "x-litellm-num-retries", "x-litellm-max-retries", "x-litellm-timeout", "x-litellm-stream-timeout",
     "x-litellm-priority", "x-litellm-tags", "x-litellm-session-id", "x-claude-code-session-id",
 })  # fmt: skip
-"""The same of a head. Most heads have none of them, and to read each that is not there takes 10 us."""
+"""The same of a head. Most heads have none of them, and to read each that is not there takes 5 us."""
 _REFUSED = frozenset({
     "api_base", "api_key", "api_version", "azure_ad_token", "base_url", "custom_llm_provider", "extra_headers",
     "headers", "models", "organization", "region_name",
