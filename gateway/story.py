@@ -139,8 +139,7 @@ class Story(Struct, eq=False):
             if self._error is None:
                 waited = self._coroutine.send(None)
             else:
-                error, self._error = self._error, None
-                waited = self._coroutine.throw(error)
+                waited = self._coroutine.throw(self._told())
         except (StopIteration, asyncio.CancelledError) as end:
             end.__traceback__ = None  # it holds the frames that hold it
             self._over()
@@ -154,6 +153,11 @@ class Story(Struct, eq=False):
             waited.resume = self._step
         else:
             self._task = self._loop.create_task(self._rest(waited))
+
+    def _told(self) -> asyncio.CancelledError | None:
+        """What to raise, handed over: its traceback comes to hold the frame of who raises it, which must not hold it."""
+        error, self._error = self._error, None
+        return error
 
     async def _rest(self, waited: Any) -> None:
         try:
@@ -184,7 +188,7 @@ class Story(Struct, eq=False):
 
     def _meant(self, error: BaseException) -> BaseException:
         """A task can only be told that it is cancelled; the story is told why."""
-        meant, self._error = self._error, None
+        meant = self._told()
         if meant is None or not isinstance(error, asyncio.CancelledError):
             return error
         if self._task is not None:

@@ -44,13 +44,19 @@ class KeepAlive:
         while True:
             seconds = self._seconds()
             await asyncio.sleep(min(_EVERY, seconds / 4))
-            before, seen = seen, {}
-            now = monotonic()
-            for number, x in enumerate(list(self._open)):
-                if number % _AT_ONCE == _AT_ONCE - 1:
-                    await asyncio.sleep(0)
-                if x.wants_stream and not x.client.ended:
-                    seen[x] = self._look(x, before.get(x), now, seconds)
+            seen = await self._look_at_all(seen, seconds)
+
+    async def _look_at_all(
+        self, before: dict[Exchange, tuple[int, float]], seconds: float
+    ) -> dict[Exchange, tuple[int, float]]:
+        seen: dict[Exchange, tuple[int, float]] = {}
+        now = monotonic()
+        for number, x in enumerate(list(self._open)):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+            if x.wants_stream and not x.client.ended:
+                seen[x] = self._look(x, before.get(x), now, seconds)
+        return seen
 
     def _look(
         self, x: Exchange, before: tuple[int, float] | None, now: float, seconds: float

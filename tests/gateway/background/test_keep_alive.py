@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
@@ -82,3 +83,24 @@ async def test_one_that_fails_does_not_take_the_others_along() -> None:
         done.set()
 
     await _until(KeepAlive([broken, fine], lambda: 0.01, comment), done)
+
+
+async def test_a_request_that_is_over_is_not_kept() -> None:
+    """Between two looks nothing holds what was looked at last."""
+    looked, wanted = asyncio.Event(), True
+
+    def seconds() -> float:
+        if not wanted:
+            looked.set()
+        return 0.01
+
+    streams = {_request(wants_stream=False)}
+    running = spawn(KeepAlive(streams, seconds, lambda x: None).run(), name="keep-alive")
+    await asyncio.sleep(0.05)
+    ended = weakref.ref(streams.pop())
+    wanted = False
+    await asyncio.wait_for(looked.wait(), 30)
+    assert ended() is None
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
