@@ -107,6 +107,10 @@ def allow_many_files() -> int:
 async def open_runtime(config: Config, environment: Environment, environ: Mapping[str, str]) -> Runtime:
     """Build what requests need. Nothing here waits for another machine."""
     general = config.general
+    try:
+        proxies = proxies_from_environment(environ)
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
     records, warnings = await asyncio.to_thread(
         open_records, Path(environment.data_dir), database_of(general)
     )
@@ -137,7 +141,7 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
         environment=environment,
         keyring=keyring,
         outbox=outbox,
-        upstreams=Upstreams(proxy=proxies_from_environment(environ), outbox=outbox),
+        upstreams=Upstreams(proxy=proxies, outbox=outbox),
         signers=Signers(),
         health=Health(),
         records=records,

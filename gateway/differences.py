@@ -28,15 +28,21 @@ NEEDS_RESTART: frozenset[str] = frozenset(
     {
         *("database_url", "database_connection_pool_limit"),
         *("database_connect_timeout", "database_socket_timeout"),
-        *("redis_url", "redis_host", "redis_port", "redis_password"),
+        *("redis_url", "redis_host", "redis_port", "redis_db", "redis_ssl"),
+        *("redis_username", "redis_password"),
         *("maximum_spend_logs_retention_period", "maximum_spend_logs_retention_interval", "on_orphan"),
         *("allowed_origins", "cors_allow_credentials", "set_verbose"),
     }
 )
 """Settings that are read once, at the start."""
 
-_PROCESS = ("host", "port", "num_workers", "data_dir", "log_level", "json_logs", "salt_key", "fast_path")
+_PROCESS = (
+    *("host", "port", "num_workers", "data_dir", "log_level", "json_logs", "salt_key", "fast_path"),
+    *("redis_timeout", "drain_delay", "drain_timeout"),
+)
 """What `environment_variables` may say of the process itself; it is read once too."""
+_CONNECTING = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+"""And what they may say of connections to providers."""
 
 _SECTIONS = {"router_settings": "router", "litellm_settings": "litellm", "general_settings": "general"}
 _MOST_TOLD = 12
@@ -137,7 +143,8 @@ def _of_settings(before: Config, after: Config) -> Iterator[Difference]:
         former, latter = before.environment_variables.get(name), after.environment_variables.get(name)
         if former != latter:
             how: How = "added" if former is None else "removed" if latter is None else "changed"
-            yield Difference("environment", f"environment_variables.{name}", how)
+            needs_restart = name.upper() in _CONNECTING
+            yield Difference("environment", f"environment_variables.{name}", how, needs_restart=needs_restart)
 
 
 def _of_keys(before: Iterable[VirtualKey], after: Iterable[VirtualKey]) -> Iterator[Difference]:

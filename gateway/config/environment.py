@@ -49,6 +49,7 @@ VARIABLES: dict[str, str] = {
     "PENSTOCK_DRAIN_DELAY": "Seconds after a signal in which new requests are still taken; default 0.",
     "PENSTOCK_FAST_PATH": "`off`: aiohttp reads every request, where ordinary ones are else read without it; default `on`.",
     "PENSTOCK_DRAIN_TIMEOUT": "Seconds that open requests get to end after a signal; default 120.",
+    "LITELLM_ENVIRONMENT": "Which entries are served that have `model_info.supported_environments`: those that list it.",
 }
 """What works, for the reference. Keys and addresses of providers are in the providers' own variables."""
 
@@ -59,12 +60,24 @@ LATER: dict[str, str] = {
     "WEBHOOK_URL": "no alerts are sent",
     "SLACK_WEBHOOK_URL": "no alerts are sent",
     "ALERTING_WEBHOOK_URL": "no alerts are sent",
+    "MS_TEAMS_WEBHOOK_URL": "no alerts are sent",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "no traces are sent",
+    "OTEL_SERVICE_NAME": "no traces are sent",
     "LANGFUSE_PUBLIC_KEY": "no traces are sent",
     "LANGFUSE_SECRET_KEY": "no traces are sent",
+    "LANGFUSE_HOST": "no traces are sent",
+    "STORE_MODEL_IN_DB": "models are those of the configuration",
+    "LITELLM_CONFIG_BUCKET_NAME": "the configuration is a file",
+    "REDIS_CLUSTER_NODES": "Redis is what REDIS_URL or REDIS_HOST names",
+    "REDIS_SENTINEL_NODES": "Redis is what REDIS_URL or REDIS_HOST names",
+    "REQUEST_TIMEOUT": "write request_timeout under litellm_settings",
     "SERVER_ROOT_PATH": "paths begin at the root",
 }
 """Known variables without an effect yet, and how things are instead."""
+
+_TLS = "TLS is ended by the reverse proxy; serving it is not available"
+REFUSED: dict[str, str] = {"SSL_KEYFILE_PATH": _TLS, "SSL_CERTFILE_PATH": _TLS}
+"""Variables that somebody would rely on, and why they cannot; the flags and settings of these names are refused too."""
 
 
 class Environment(Struct, frozen=True, kw_only=True):
@@ -108,6 +121,9 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
     for name, instead in LATER.items():
         if environ.get(name):
             report.notice(PLACE, "", f"{name} has no effect yet: {instead}")
+    for name, why in REFUSED.items():
+        if environ.get(name):
+            report.error(PLACE, "", f"{name}: {why}")
     default = Environment()
     config_path = environ.get("CONFIG_FILE_PATH")
     environment = Environment(

@@ -13,7 +13,8 @@ from typing import Any
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields
 
-from gateway.config.environment import LATER, VARIABLES
+from adapters.providers import PROVIDERS
+from gateway.config.environment import LATER, REFUSED, VARIABLES
 from gateway.config.model import GeneralSettings, LiteLLMSettings, RouterSettings, Secret
 from gateway.config.values import Kind
 from gateway.config.vocabulary import (
@@ -209,7 +210,8 @@ server: there, unknown keys and names that lead nowhere are errors.
 
 _DEFAULTS = """\
 Any other key is a default request parameter (`temperature`, `max_tokens` …): requests that do not set it get it. Further
-prices (`…_cost_per_token_above_200k_tokens`, `…_batches` …) are taken where the bucket is known.
+prices (`…_cost_per_token_above_200k_tokens`, `…_batches` …) are taken where the bucket is known. A variable's name in the
+column "default" stands for its value.
 """
 
 
@@ -226,11 +228,16 @@ def reference() -> str:
 
 
 def _environment() -> str:
-    lines = ["## The environment\n", "`.env` in the working directory adds what is not set.\n"]
+    lines = [
+        "## The environment\n",
+        "`.env` in the working directory adds the names that the environment does not have.\n",
+    ]
     lines += ["| variable | meaning |", "|---|---|"]
     for names, meaning in VARIABLES.items():
         lines.append(f"| {', '.join(f'`{name}`' for name in names.split(', '))} | {meaning} |")
     lines += ["", "Known, without effect yet:", "", ", ".join(f"`{name}`" for name in LATER) + "."]
+    lines += ["", "Refused, because somebody would rely on it:", ""]
+    lines += [f"* `{name}`: {why}" for name, why in REFUSED.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -263,6 +270,14 @@ def _cell(key: Key) -> str:
 
 def _shown_default(key: Key) -> str:
     default = _default(key)
-    if default is None or default is False:
-        return "" if default is None else "`false`"
+    if default is None:
+        return ", ".join(f"`{name}`" for name in _variables(key.name))
+    if default is False:
+        return "`false`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{str(default).lower()}`"
+
+
+def _variables(option: str) -> list[str]:
+    """Those of the environment that providers read where a setting of theirs is not written."""
+    found = (name for row in PROVIDERS.values() for name in row.option_env.get(option, ()))
+    return list(dict.fromkeys(found))

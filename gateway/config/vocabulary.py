@@ -63,9 +63,9 @@ PARAMS: tuple[Key, ...] = (
     Key("model", "text", "`provider/model`, for instance `openai/gpt-4o`; a `*` takes what the `*` of `model_name` matched."),
     Key("custom_llm_provider", "text", "The provider, if `model` does not begin with it."),
     Key("api_key", "secret", "The provider's key; default: the provider's usual environment variable."),
-    Key("api_base", "url", "The provider's address, if it is not the usual one."),
+    Key("api_base", "url", "The provider's address, if it is not the usual one; default: a variable like `GROQ_API_BASE`, or `OPENAI_BASE_URL` and `ANTHROPIC_BASE_URL`."),
     Key("base_url", "url", "Another spelling of `api_base`."),
-    Key("api_version", "text", "Azure: the API version."),
+    Key("api_version", "text", "Azure: the API version; default: `AZURE_API_VERSION`, else one that the gateway chooses."),
     Key("organization", "text", "OpenAI: the organization to bill."),
     Key("litellm_credential_name", "text", "A named credential, of `credential_list` or of `POST /credentials`: it says what this entry does not say itself."),
     Key("weight", "number", "Share of the load among entries of one name; default: `rpm`, else `tpm`, else equal shares."),
@@ -106,41 +106,43 @@ PARAMS: tuple[Key, ...] = (
     *_refused("TLS settings of one deployment are not available", "ssl_verify ssl_certificate"),
 )  # fmt: skip
 
-OPTIONS: dict[str, Kind] = {
-    "vertex_project": "text",
-    "vertex_location": "text",
-    "vertex_credentials": "secret_text",
-    "vertex_ai_project": "text",
-    "vertex_ai_location": "text",
-    "vertex_ai_credentials": "secret_text",
-    "azure_ad_token": "secret",
-    "tenant_id": "text",
-    "client_id": "text",
-    "client_secret": "secret",
-    "azure_scope": "text",
-    "azure_username": "text",
-    "azure_password": "secret",
-    "azure_credential": "text",
-    "azure_authority_host": "text",
-    "aws_region_name": "text",
-    "aws_access_key_id": "secret",
-    "aws_secret_access_key": "secret",
-    "aws_session_token": "secret",
-    "aws_role_name": "text",
-    "aws_session_name": "text",
-    "aws_profile_name": "text",
-    "aws_web_identity_token": "secret",
-    "aws_external_id": "text",
-    "aws_sts_endpoint": "url",
-    "aws_bedrock_runtime_endpoint": "url",
-    "watsonx_region_name": "text",
-    "watsonx_api_version": "text",
-    "project_id": "text",
-    "space_id": "text",
-    "token": "secret",
-    "zen_api_key": "secret",
-    "account_id": "text",
-}
+_OPTIONS: tuple[Key, ...] = (
+    Key("vertex_project", "text", "Vertex AI: the Google Cloud project; else the one that the credentials name."),
+    Key("vertex_location", "text", "Vertex AI: a region, or `global`; else `us-central1`."),
+    Key("vertex_credentials", "secret_text", "Vertex AI: a file of credentials, or its JSON; else what `google-auth` finds."),
+    Key("vertex_ai_project", "text", "Another spelling of `vertex_project`."),
+    Key("vertex_ai_location", "text", "Another spelling of `vertex_location`."),
+    Key("vertex_ai_credentials", "secret_text", "Another spelling of `vertex_credentials`."),
+    Key("azure_ad_token", "secret", "Azure: a token of Entra ID, in place of a key."),
+    Key("tenant_id", "text", "Azure: the tenant of Entra ID; with `client_id` and `client_secret` it stands in place of a key."),
+    Key("client_id", "text", "Azure: the application's id, or a managed identity's."),
+    Key("client_secret", "secret", "Azure: the application's secret."),
+    Key("azure_scope", "text", "Azure: what the token is for; else `https://cognitiveservices.azure.com/.default`."),
+    Key("azure_username", "text", "Azure: a user, with `azure_password` and `client_id` in place of a key."),
+    Key("azure_password", "secret", "Azure: the user's password."),
+    Key("azure_credential", "text", "Azure: a credential of `azure-identity` in place of a key, for instance `ManagedIdentityCredential`; `default`: whatever it finds."),
+    Key("azure_authority_host", "text", "Azure: where tokens come from; else `https://login.microsoftonline.com`."),
+    Key("aws_region_name", "text", "Bedrock, SageMaker: the region."),
+    Key("aws_access_key_id", "secret", "Bedrock, SageMaker: a key, with `aws_secret_access_key`. Without any of these settings AWS's own search decides: variables, `~/.aws`, the machine's role."),
+    Key("aws_secret_access_key", "secret", "Bedrock, SageMaker: its secret."),
+    Key("aws_session_token", "secret", "Bedrock, SageMaker: its session's token, if it is a temporary one."),
+    Key("aws_role_name", "text", "Bedrock, SageMaker: the ARN of a role that is assumed with those credentials."),
+    Key("aws_session_name", "text", "Bedrock, SageMaker: what the role's session is called."),
+    Key("aws_profile_name", "text", "Bedrock, SageMaker: a profile of `~/.aws`."),
+    Key("aws_web_identity_token", "secret", "Bedrock, SageMaker: a web identity's token, or the file that holds it; with `aws_role_name`."),
+    Key("aws_external_id", "text", "Bedrock, SageMaker: the external id that the role asks for."),
+    Key("aws_sts_endpoint", "url", "Bedrock, SageMaker: where roles are assumed."),
+    Key("aws_bedrock_runtime_endpoint", "url", "Bedrock: as `api_base`."),
+    Key("watsonx_region_name", "text", "watsonx: the region; else `us-south`."),
+    Key("watsonx_api_version", "text", "watsonx: the API's date."),
+    Key("project_id", "text", "watsonx: the project; it needs this or `space_id`."),
+    Key("space_id", "text", "watsonx: the deployment space."),
+    Key("token", "secret", "watsonx: a token of IBM Cloud, in place of a key."),
+    Key("zen_api_key", "secret", "watsonx: the key of a Cloud Pak for Data."),
+    Key("account_id", "text", "Cloudflare, Snowflake: the account."),
+)  # fmt: skip
+
+OPTIONS: dict[str, Kind] = {key.name: key.kind for key in _OPTIONS}
 """Settings of `litellm_params` that one provider has alone: read into `ModelParams.options`."""
 
 SAME_SETTING = {
@@ -410,7 +412,7 @@ VIRTUAL_KEY: tuple[Key, ...] = (
     Key("budget_duration", "text", "When `max_budget` begins anew: `1h`, `1d`, `30d`, `1mo` …; default: never."),
     Key("budget_limits", "any", "Further budgets that all hold at once: `[{max_budget, budget_duration}]`."),
     Key("model_max_budget", "object", "Budgets by model: `{gpt-4o: {budget_limit, time_period}}`."),
-    Key("soft_budget", "price", "Dollars after which somebody is told; nothing is refused."),
+    Key("soft_budget", "price", "Dollars that it should not spend: kept and shown. Nothing is refused, and nobody is told yet."),
     Key("tpm_limit", "integer", "Tokens in any minute."),
     Key("rpm_limit", "integer", "Requests in any minute."),
     Key("max_parallel_requests", "integer", "Requests at the same time."),
@@ -488,10 +490,7 @@ LIMITS = frozenset(
 """Words, of settings, of `litellm_params` and of `virtual_keys`, for which somebody has to count what all workers do."""
 
 ENTRY_KEYS: dict[str, Key] = {key.name: key for key in ENTRY}
-PARAM_KEYS: dict[str, Key] = {key.name: key for key in PARAMS} | {
-    name: Key(name, kind, "A setting of one provider: where the model is, or how its requests are signed.")
-    for name, kind in OPTIONS.items()
-}
+PARAM_KEYS: dict[str, Key] = {key.name: key for key in (*PARAMS, *_OPTIONS)}
 
 VIRTUAL_KEY_KEYS: dict[str, Key] = {key.name: key for key in VIRTUAL_KEY}
 

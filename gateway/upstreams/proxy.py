@@ -67,8 +67,12 @@ def proxies_from_environment(environ: Mapping[str, str]) -> Proxies:
 
     listed = tuple(entry.strip() for entry in read("NO_PROXY").split(",") if entry.strip())
     proxies = Proxies(read("HTTP_PROXY") or None, read("HTTPS_PROXY") or None, (*listed, *_LOCAL))
-    for url in filter(None, (proxies.http, proxies.https)):
-        parse_proxy(url)
+    for name, url in (("HTTP_PROXY", proxies.http), ("HTTPS_PROXY", proxies.https)):
+        try:
+            if url:
+                parse_proxy(url)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     return proxies
 
 

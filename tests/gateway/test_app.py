@@ -73,6 +73,14 @@ def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.code == 98
 
 
+async def test_a_proxy_that_cannot_be_used(tmp_path: Path) -> None:
+    """A proxy of another kind is one sentence too."""
+    known = {"PENSTOCK_DATA_DIR": str(tmp_path), "HTTPS_PROXY": "socks5://far:1080"}
+    with pytest.raises(CannotStart, match=r"^HTTPS_PROXY: a proxy must be") as caught:
+        await open_runtime(load(None, known).config, read_environment(known), known)
+    assert caught.value.code == 1
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int) -> None:
     """SIGTERM: readiness says 503, an open stream finishes (or, at a second signal, ends with an error), rows are kept."""

@@ -96,6 +96,32 @@ def test_settings(tmp_path: Path) -> None:
     assert "port 4000 -> 4001 (needs a restart)" in told
 
 
+def test_all_of_redis_needs_a_restart(tmp_path: Path) -> None:
+    """Whichever part of its address is another."""
+    for part in ({"redis_db": 1}, {"redis_ssl": True}, {"redis_username": "u"}):
+        old, new = ({"router_settings": {"redis_host": "h", **more}} for more in ({}, part))
+        assert all(one.needs_restart for one in found(tmp_path, old, new)), part
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PENSTOCK_DRAIN_DELAY", "5"),
+        ("PENSTOCK_DRAIN_TIMEOUT", "5"),
+        ("PENSTOCK_REDIS_TIMEOUT", "0.5"),
+        ("HTTPS_PROXY", "http://proxy:3128"),
+        ("no_proxy", "a.example"),
+        ("SSL_CERT_FILE", "/ca.pem"),
+    ],
+)
+def test_variables_that_a_start_alone_reads(tmp_path: Path, variable: str, value: str) -> None:
+    """What the process or its connections are told in the file says that it needs a restart; other variables do not."""
+    known = {"environment_variables": {variable: value, "OTHER": "x"}}
+    listed = found(tmp_path, {}, known)
+    assert any(one.needs_restart for one in listed)
+    assert [one.name for one in listed if one.name.endswith("OTHER") and one.needs_restart] == []
+
+
 def test_a_secret_that_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Local servers take any key, `1` for instance: what else is 1 is then not told, and is no reason to refuse a reload."""
     redactor = Redactor()

@@ -76,6 +76,11 @@ def test_variables_and_their_precedence(environ: dict[str, str], field: str, val
         ({"LITELLM_LOG": "loud"}, "warning", 'environment: LITELLM_LOG must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, not "LOUD"'),
         ({"JSON_LOGS": "maybe"}, "warning", 'environment: JSON_LOGS must be true or false, not "maybe"'),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, "notice", "environment: OTEL_EXPORTER_OTLP_ENDPOINT has no effect yet: no traces are sent"),
+        ({"OTEL_SERVICE_NAME": "gateway"}, "notice", "environment: OTEL_SERVICE_NAME has no effect yet: no traces are sent"),
+        ({"LANGFUSE_HOST": "http://x"}, "notice", "environment: LANGFUSE_HOST has no effect yet: no traces are sent"),
+        ({"REDIS_CLUSTER_NODES": "[]"}, "notice", "environment: REDIS_CLUSTER_NODES has no effect yet: Redis is what REDIS_URL or REDIS_HOST names"),
+        ({"SSL_KEYFILE_PATH": "/key.pem"}, "error", "environment: SSL_KEYFILE_PATH: TLS is ended by the reverse proxy; serving it is not available"),
+        ({"SSL_CERTFILE_PATH": "/cert.pem"}, "error", "environment: SSL_CERTFILE_PATH: TLS is ended by the reverse proxy; serving it is not available"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_the_environment_is_told(

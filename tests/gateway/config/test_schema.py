@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+from adapters import PROVIDERS
 from gateway.config.schema import config_schema, reference
-from gateway.config.vocabulary import PARAM_KEYS, SETTINGS, TOP
+from gateway.config.vocabulary import OPTIONS, PARAM_KEYS, SETTINGS, TOP
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "CONFIGURATION.md"
 
@@ -20,6 +22,17 @@ def test_every_word_is_in_the_reference() -> None:
     """No key is undocumented."""
     page = reference()
     assert [name for name in TOP | SETTINGS | PARAM_KEYS if f"`{name}`" not in page] == []
+
+
+def test_variables_of_providers_are_in_the_reference() -> None:
+    """A setting that one provider has alone stands there with the variables that say it too, and means something of its own."""
+    page = reference()
+    for row in PROVIDERS.values():
+        for option, variables in row.option_env.items():
+            (line,) = re.findall(rf"(?m)^\| `{option}` .*$", page)
+            assert [name for name in variables if f"`{name}`" not in line] == []
+    texts = [PARAM_KEYS[option].text for option in OPTIONS]
+    assert len(set(texts)) == len(texts)
 
 
 def test_the_schema_holds_every_word_in_its_section() -> None:

@@ -27,6 +27,14 @@ def test_an_empty_environment_means_no_proxy() -> None:
     assert proxies_from_environment({"HTTPS_PROXY": " "}).choose("https", "x.example", 443) is None
 
 
+def test_a_proxy_that_cannot_be_used_is_named() -> None:
+    """Which variable it is, and what it should be; without the password."""
+    with pytest.raises(
+        ValueError, match=r"^HTTPS_PROXY: a proxy must be http://host:port, not socks5://far$"
+    ):
+        proxies_from_environment({"HTTP_PROXY": "http://near:1", "HTTPS_PROXY": "socks5://u:secret@far:2"})
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "models.localhost"])
 def test_this_machine_needs_no_proxy(host: str) -> None:
     """A proxy elsewhere could not reach it."""
