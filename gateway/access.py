@@ -31,6 +31,8 @@ PAGES: Mapping[str, tuple[str, ...]] = {
     "/router/explain": ("info_routes", "management_routes"),
 }
 """The groups that a management page belongs to, as far as keys may see it at all."""
+_SINGLE = ("/openai/", "/anthropic/", "/v2/", "/key/", "/router/")
+"""What lies below these is not there with `/v1` in front too, so `/v1/*` does not mean it."""
 
 
 class ModelDenied(GatewayError):
@@ -56,7 +58,7 @@ def _check(key: KeyRow, path: str, groups: Iterable[str]) -> None:
     allowed = key.allowed_routes
     if not allowed:
         return
-    same = {path, path.removeprefix("/v1"), f"/v1{path}"}
+    same = {path} if path.startswith(_SINGLE) else {path, path.removeprefix("/v1"), f"/v1{path}"}
     for name in allowed:
         if name in same or name in groups or ("*" in name and any(matches(name, other) for other in same)):
             return

@@ -45,7 +45,7 @@ from gateway.config.model import Config, GeneralSettings
 from gateway.config.postgres import read_postgres_url
 from gateway.credentials import Signers
 from gateway.endpoints import ENDPOINTS
-from gateway.keyring import ANONYMOUS, Keyring
+from gateway.keyring import ANONYMOUS, Keyring, held_out
 from gateway.logs import RefusalLog, log_requests, redactor
 from gateway.metrics import DeploymentState, Metrics
 from gateway.named_credentials import AWAY, Credentials, credentials_of
@@ -164,7 +164,7 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     metrics.watch_concurrency = rt.health.learnt
     rt.queue.on_waited = metrics.waited
     metrics.watch_retries = lambda: rt.retry_budget.refused
-    metrics.watch_cooldowns = partial(_cooldowns, rt)
+    metrics.watch_cooldowns = partial(_cooldowns, rt, {})
     metrics.watch_shared = lambda: shared.available
     metrics.watch_config = lambda: rt.reloader.state if rt.reloader else (True, 0.0)
     metrics.watch_credentials = lambda: len(rt.credentials.unreadable)
@@ -229,12 +229,17 @@ def _deployment_states(rt: Runtime) -> Iterator[DeploymentState]:
             )
 
 
-def _cooldowns(rt: Runtime) -> Iterator[tuple[tuple[str, ...], int]]:
-    """How often each deployment that is configured was left out, by the labels of its series."""
-    known = {one.id: one for route in rt.routes.configured() for one in route.deployments}
+def _cooldowns(rt: Runtime, known: dict[str, tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """How often each deployment that is configured was left out, by the labels of its series.
+
+    `known` remembers those that a reload took away: what several workers have counted must not fall.
+    """
+    for route in rt.routes.configured():
+        for one in route.deployments:
+            known[one.id] = (one.model_name, one.id, one.origin, one.provider)
     for deployment_id, status, times in rt.health.cooldowns():
-        if (one := known.get(deployment_id)) is not None:
-            yield (one.model_name, one.id, one.origin, one.provider, str(status)), times
+        if (labels := known.get(deployment_id)) is not None:
+            yield (*labels, str(status)), times
 
 
 # -- what is bound ---------------------------------------------------------------------------------------------------
@@ -286,7 +291,13 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamResponse:
     """One management page: who may is decided by its row, on the matched route."""
-    await _authorize(rt, page, http)
+    try:
+        await _authorize(rt, page, http)
+    except GatewayError as error:
+        rt.metrics.refused(error.reason)
+        credential = held_out(http.headers)
+        rt.refusals.refused(reason=error.reason, credential=credential, path=page.path, client_ip=http.remote)
+        raise
     try:
         shown = await aio.time(rt.metrics.management(page.path), page.show(rt, http))
     except GatewayError:

@@ -48,3 +48,9 @@ def allow(app: web.Application, origins: tuple[str, ...], *, credentials: bool) 
     for route in list(app.router.routes()):
         if route.method != "HEAD":
             cors.add(route)
+    app.on_response_prepare.append(_vary)
+
+
+async def _vary(request: web.Request, response: web.StreamResponse) -> None:
+    """The library does not say that an answer for one origin is none for another: a cache would give it to both."""
+    response.headers["vary"] = "Origin"

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
+from multidict import MultiMapping
 
 from adapters.errors import BadRequest, GatewayError, Unauthorized
 from gateway.config.model import Secret
@@ -36,6 +37,8 @@ from gateway.state.shared import Shared, SharedAway
 log = logging.getLogger("penstock.keys")
 
 CHANNEL = "keys"
+HEADERS = ("x-litellm-api-key", "authorization", "api-key", "x-api-key", "x-goog-api-key")
+"""Where a request may hold out its key; the first that is there counts."""
 _OFTEN, _SELDOM = (0.5, 5.0), (5.0, 60.0)
 """Seconds from one reading of everything to the next: without the channel, and with it."""
 _SHARE = 50
@@ -260,12 +263,15 @@ class Keyring:
     async def change(self, digest: str, make: Callable[[KeyRow | None], KeyRow]) -> KeyRow:
         """Write what `make` makes of the stored row, its `version` too, and let everybody know.
 
-        `make` may raise. Raises `RecordsUnavailable`, `AliasTaken`, and `BadRequest` for a key of the configuration.
+        `make` may raise. Raises `RecordsUnavailable`, `AliasTaken`, and `BadRequest` for a key of the configuration and for
+        the master key.
         """
         if self._records is None or digest in self._configured:
             raise BadRequest("This key stands in the configuration; it is changed there.", param="key")
         for _ in range(_ATTEMPTS):
             row = make(await self._records.key(digest))
+            if digest == self._master and row.deleted_at is None:  # it would go on when that is another one
+                raise BadRequest("This is the master key, which no limit binds.", param="key")
             self._check_alias(row)
             if await self._records.put_key(row):
                 self.take(row)
@@ -365,6 +371,13 @@ class Keyring:
         except TimeoutError:
             self._all_stale = True
         self._told.clear()
+
+
+def held_out(headers: MultiMapping[str]) -> str | None:
+    """What a request holds out as its key, in whatever form; None if it has none. For who only shows the end of it."""
+    value = next((headers[name].strip() for name in HEADERS if name in headers), None)
+    scheme, _, rest = (value or "").partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else value
 
 
 def _ignore(row: KeyRow) -> None:

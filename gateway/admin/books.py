@@ -197,7 +197,7 @@ def _numbers(row: LedgerRow) -> dict[str, int]:
 
 def _of(row: LedgerRow, dimension: Dimension) -> str:
     if dimension == "day":
-        return datetime.fromtimestamp(row.started_at, UTC).date().isoformat()
+        return datetime.fromtimestamp(int(row.started_at), UTC).date().isoformat()
     return str(getattr(row, dimension) or "")
 
 

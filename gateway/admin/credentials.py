@@ -23,7 +23,7 @@ from adapters.errors import BadRequest, GatewayError
 from gateway.config.vocabulary import CREDENTIAL_VALUES
 from gateway.keyring import Caller
 from gateway.logs import redactor
-from gateway.named_credentials import checked, is_hidden, is_secret
+from gateway.named_credentials import checked, is_hidden
 from gateway.runtime import Runtime
 from gateway.state.credentials import CredentialRow, opened, sealed
 from gateway.state.records import name_taken
@@ -192,10 +192,9 @@ def _configured(rt: Runtime) -> dict[str, dict[str, Any]]:
 
 
 def _masked(word: str, text: str) -> str:
-    """The value as LiteLLM shows it; of what is known to be no secret, all."""
-    known = CREDENTIAL_VALUES.get(word)
-    hidden = is_secret(word) if known is not None else any(part in word.lower() for part in _MASKED)
-    if not hidden:
+    """The value as LiteLLM shows it; all of what logs may show too, unless its name says that it is a secret."""
+    sounds_secret = word not in CREDENTIAL_VALUES and any(part in word.lower() for part in _MASKED)
+    if not (sounds_secret or is_hidden(word, text)):
         return text
     return _UNKNOWN if len(text) <= 4 else f"{text[:2]}****{text[-2:]}"
 

@@ -31,6 +31,8 @@ from gateway.stages import auth
 CALLER = web.RequestKey("caller", Caller)
 """Who asks for a page."""
 _BODY_SECONDS = 30.0
+_LEVELS = 8
+"""How much deeper than it came an answer may show what was sent; orjson reads 1,024 levels and writes 254."""
 
 Access = Literal["public", "caller", "admin"]
 Show = Callable[[Runtime, web.Request], Awaitable[Any]]
@@ -138,6 +140,13 @@ async def _fields(http: web.Request) -> dict[str, Any]:
         raise MalformedJson(f"Invalid JSON payload: {error}", param="request_body") from None
     if not isinstance(value, dict):
         raise MalformedJson("Invalid JSON payload: it must be an object", param="request_body")
+    shown: Any = value
+    for _ in range(_LEVELS):
+        shown = [shown]
+    try:
+        orjson.dumps(shown)
+    except TypeError:  # what is kept now could never be shown again, nor the page that it stands on
+        raise MalformedJson("Invalid JSON payload: it is nested too deeply", param="request_body") from None
     return value
 
 

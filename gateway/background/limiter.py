@@ -201,8 +201,7 @@ class Limiter:
         windows = [budget(counter.name, worst, counter.limit, counter.ends) for counter in bound.budgets]
         windows += bound.fixed
         if bound.tokens:
-            tokens = _tokens(x)
-            windows += [rate(name, min(tokens, limit), limit) for name, limit in bound.tokens]
+            windows += _rates(x, bound.tokens)
         store, answer = await self._take(bound, windows)
         if type(answer) is Refusal:
             raise refusal(self.settings, bound, answer, self._wall())
@@ -247,8 +246,7 @@ class Limiter:
         )
         windows = [budget(counter.name, hold.worst, counter.limit, counter.ends) for counter in wanted]
         windows += fixed
-        tokens = _tokens(x) if counted else 0
-        windows += [rate(name, min(tokens, limit), limit) for name, limit in counted]
+        windows += _rates(x, counted) if counted else ()
         store, ticket = self._in_force(hold)
         try:
             answer = await self._ask(store, bound, windows, ticket)
@@ -533,6 +531,12 @@ class Limiter:
 def _places(hold: Hold) -> tuple[tuple[Shared, Ticket], ...]:
     """The stores that know of it, that from which it was taken first, each with its ticket."""
     return (hold.store, hold.ticket), *hold.others
+
+
+def _rates(x: Exchange, limits: Iterable[tuple[str, int]]) -> list[Window]:
+    """What a request takes of limits of tokens: all of one at most, and of one that is 0 more than there is."""
+    tokens = _tokens(x)
+    return [rate(name, min(tokens, max(1, limit)), limit) for name, limit in limits]
 
 
 def _tokens(x: Exchange) -> int:

@@ -6,6 +6,7 @@ environment, `~/.aws`, the container's or the machine's role). A role that is na
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -111,8 +112,8 @@ def _keys(settings: Mapping[str, str]) -> Any:
 
 def _token(token: str) -> str:
     """A token, or what stands in the file of that name: it is written anew from time to time."""
-    path = Path(token)
-    return path.read_text(encoding="utf-8").strip() if len(token) < 1000 and path.is_file() else token
+    # `Path.is_file` raises where a text is too long for a file's name.
+    return Path(token).read_text(encoding="utf-8").strip() if os.path.isfile(token) else token  # noqa: PTH113
 
 
 def _region_in(url: str) -> str:

@@ -42,7 +42,9 @@ class Web:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=seconds),
             ) as response:
-                data = await response.content.read(_MOST)
+                data = b""
+                while len(data) < _MOST and (more := await response.content.read(_MOST - len(data))):
+                    data += more  # each is what has arrived by now
                 return response.status, response.headers, data
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             host = urlsplit(url).hostname

@@ -163,7 +163,8 @@ SERIES: tuple[Series, ...] = (
         "penstock_unidentified_refusals_total",
         "counter",
         ("reason",),
-        "Requests refused before it was known who asked; they leave no ledger row",
+        "Requests refused before it was known who asked, and those to pages that the caller may not see; they leave no "
+        "ledger row",
     ),
     Series("penstock_ledger_queue", "gauge", (), "Ledger rows that are not in the store yet"),
     Series("penstock_records_away", "gauge", (), "1 while the store of keys and spend cannot be used"),

@@ -16,6 +16,7 @@ from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
 from adapters.types import NO_UNITS, Usage
 from gateway.estimates import of_cut_stream, unreported
 from gateway.exchange import Attempt, Exchange
+from gateway.keyring import held_out
 from gateway.logs import scrub
 from gateway.pricing import cost
 from gateway.routes import Deployment
@@ -108,7 +109,7 @@ def _refused(rt: Runtime, x: Exchange) -> None:
     """Nobody knows who asked: a counter and a log line, no row."""
     reason = x.error.reason if x.error else "client_disconnected"
     rt.metrics.refused(reason)
-    credential = x.http.headers.get("authorization") or x.http.headers.get("x-api-key")
+    credential = held_out(x.http.headers)
     rt.refusals.refused(reason=reason, credential=credential, path=x.endpoint.path, client_ip=x.http.remote)
 
 

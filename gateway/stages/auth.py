@@ -14,7 +14,7 @@ from multidict import MultiMapping
 from adapters.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from gateway import access
 from gateway.exchange import Exchange
-from gateway.keyring import ANONYMOUS, Caller, check_time
+from gateway.keyring import ANONYMOUS, HEADERS, Caller, check_time
 from gateway.runtime import Runtime
 
 
@@ -24,7 +24,6 @@ class NotAdmin(Unauthorized):
     reason = "not_admin"
 
 
-_KEY_HEADERS = ("x-litellm-api-key", "authorization", "api-key", "x-api-key", "x-goog-api-key")
 _FORWARDED = frozenset({"forwarded", "via", "x-real-ip", "cf-connecting-ip", "true-client-ip", "x-client-ip"})
 
 
@@ -104,7 +103,7 @@ async def is_admin(rt: Runtime, http: Asked, route: str = "") -> bool:
 def _credential(http: Asked, *, needed: bool) -> str | None:
     headers = http.headers
     found = None
-    for name in _KEY_HEADERS:
+    for name in HEADERS:
         if name not in headers:
             continue
         values = headers.getall(name)

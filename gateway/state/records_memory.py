@@ -26,7 +26,7 @@ from gateway.state.records import (
 CAPACITY = 20_000
 
 _DIMENSIONS: dict[Dimension, Callable[[LedgerRow], str]] = {
-    "day": lambda row: datetime.fromtimestamp(row.started_at, UTC).date().isoformat(),
+    "day": lambda row: datetime.fromtimestamp(int(row.started_at), UTC).date().isoformat(),
     "model": lambda row: row.model,
     "model_group": lambda row: row.model_group,
     "provider": lambda row: row.provider,

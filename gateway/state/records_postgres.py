@@ -122,7 +122,7 @@ _PUT_CREDENTIAL = (
 )
 
 _OWN_DIMENSIONS: dict[Dimension, str] = {
-    "day": "to_char(to_timestamp(started_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "day": "to_char(to_timestamp(floor(started_at)) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",  # which rounds, to microseconds
     "end_user": "coalesce(end_user, '')",
 }
 _OF_DAY = "to_char(to_timestamp({}) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"

@@ -110,7 +110,7 @@ _ADD_USUAL, _ADD_WHOLE = _insert(_USUAL, 1), _insert((*_USUAL, *_RARE), 1)
 _ADD_USUAL_TOGETHER = _insert(_USUAL, _TOGETHER)
 
 _OWN_DIMENSIONS: dict[Dimension, str] = {
-    "day": "date(started_at, 'unixepoch')",
+    "day": "date(CAST(started_at AS INTEGER), 'unixepoch')",  # which rounds, the last half millisecond into the next day
     "end_user": "coalesce(end_user, '')",
 }
 _KIND_DIMENSIONS: dict[Dimension, str] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.errors import Forbidden
-from gateway.access import ModelDenied, check_endpoint, check_model, check_page, matches, may_use
+from gateway.access import _SINGLE, ModelDenied, check_endpoint, check_model, check_page, matches, may_use
 from gateway.admin.routes import PAGES
 from gateway.config.load import load
 from gateway.endpoints import ENDPOINTS
@@ -33,6 +33,13 @@ def key(**limits: tuple[str, ...]) -> KeyRow:
         (("/v1/chat",), "/v1/chat/completions", False),
         (("/v1/chat/*",), "/v1/chat/completions", True),
         (("/v1/*",), "/v1/messages", True),
+        (("/v1/*",), "/messages", True),
+        (("/v1/*",), "/engines/{model}/chat/completions", True),
+        (("/v1/*",), "/openai/v1/chat/completions", False),
+        (("/v1/*",), "/openai/deployments/{model}/chat/completions", False),
+        (("/v1/*",), "/anthropic/v1/messages", False),
+        (("/v1/*",), "/v2/rerank", False),
+        (("/openai/*",), "/openai/v1/chat/completions", True),
         (("/engines/*",), "/engines/{model}/chat/completions", True),
         (("llm_api_routes",), "/v1/messages", True),
         (("openai_routes",), "/v1/chat/completions", True),
@@ -59,6 +66,21 @@ def test_endpoints(allowed: tuple[str, ...], path: str, may: bool) -> None:
         f"[{told}]. Tried to call route: {path}"
     )
     assert (refused.value.status, refused.value.type) == (403, "auth_error")
+
+
+@pytest.mark.parametrize("path", ["/key/info", "/key/health", "/router/explain", "/anthropic/v1/models"])
+def test_pages_that_are_not_below_v1(path: str) -> None:
+    """A pattern that begins with `/v1` does not mean what is there without it alone."""
+    with pytest.raises(Forbidden):
+        check_page(key(allowed_routes=("/v1/*",)), path)
+    check_page(key(allowed_routes=("/v1/*", path)), path)
+
+
+def test_what_is_there_twice() -> None:
+    """With and without `/v1`: every path that a key may call, but for those of `_SINGLE`."""
+    paths = {endpoint.path for endpoint in ENDPOINTS} | {p.path for p in PAGES if p.access == "caller"}
+    twice = {path for path in paths if f"/v1{path}" in paths or path.removeprefix("/v1") in paths - {path}}
+    assert {path for path in paths if not path.startswith(_SINGLE)} == twice
 
 
 @pytest.mark.parametrize(

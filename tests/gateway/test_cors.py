@@ -77,6 +77,8 @@ async def test_pages(listed: Gateway) -> None:
     assert answer.headers["access-control-allow-origin"] == PAGE
     other = await listed.get("/health", headers={"origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
+    asked = await preflight(listed, "/key/generate", PAGE)
+    assert {answer.headers["vary"] for answer in (answer, other, asked)} == {"Origin"}  # for caches
 
 
 async def test_anybody(provider: FakeProvider, tmp_path: Path) -> None:

@@ -254,6 +254,24 @@ async def test_what_is_known_of_deployments_stays(provider: FakeProvider, tmp_pa
         assert not gw.rt.health.is_available(route.deployments[0].id, gw.rt.now())
 
 
+async def test_what_was_counted_of_deployments_stays(provider: FakeProvider, tmp_path: Path) -> None:
+    """How often one was left out is still told when it is gone: a sum over workers of which some have reloaded must not fall."""
+    base = f"{provider.url}/v1"
+    gone, stays = entry("m", "openai/gone", base), entry("m", "openai/stays", base)
+    async with gateway(config_of(gone, stays), tmp_path) as gw:
+        deployment = next(
+            one for one in next(gw.rt.routes.configured()).deployments if one.target.model == "gone"
+        )
+        gw.rt.health.of(deployment.id).cooldowns[503] = 2
+        for text in (config_of(gone, stays), config_of(stays)):
+            await now(gw, tmp_path, text)
+            told = await (await gw.get("/metrics")).text()
+            (line,) = [
+                line for line in told.splitlines() if line.startswith("litellm_deployment_cooled_down_total{")
+            ]
+            assert line.endswith(" 2.0")
+
+
 async def test_secrets_are_known_before_they_are_used(provider: FakeProvider, tmp_path: Path) -> None:
     """A key that came with a reload is in no log line from then on, nor is the one that went."""
     base = f"{provider.url}/v1"

@@ -106,6 +106,15 @@ async def test_from_its_making_to_its_end(gw: Gateway, provider: FakeProvider) -
     assert await gw.rt.records.credentials() == []
 
 
+async def test_what_nobody_knows_is_a_secret(gw: Gateway) -> None:
+    """Under a word that no model is asked with may stand anything: what logs hide is not shown here either."""
+    values = {"vendor_pat": "pat.0123456789abcdef", "note": "all"}
+    made = {"credential_name": "odd", "credential_values": values}
+    assert (await ask(gw, "POST", "/credentials", made))[0] == 200
+    _, told = await ask(gw, "GET", "/credentials/by_name/odd")
+    assert told["credential_values"] == {"vendor_pat": "pa****ef", "note": "all"}
+
+
 async def test_it_is_used_from_the_next_start_on(provider: FakeProvider, tmp_path: Path) -> None:
     """The entry that names it is off until then, says why, and is served with its key and address afterwards."""
     provider.will(whole(chat_answer()))

@@ -149,6 +149,22 @@ async def test_mistakes(keyed: Gateway, fields: Any, param: str) -> None:
     assert (await call(keyed, "/key/list"))[1]["total_count"] == 0
 
 
+async def test_the_master_key_is_no_virtual_key(keyed: Gateway) -> None:
+    """Nobody can make one of its text, which would go on when the master key is another; one that is there can be deleted."""
+    for path, fields in (
+        ("/key/generate", {"key": MASTER}),
+        ("/key/regenerate", {"key": await made(keyed), "new_key": MASTER}),
+    ):
+        status, told = await call(keyed, path, fields)
+        assert (status, told["error"]["param"]) == (400, "key")
+        assert "master key" in told["error"]["message"]
+    assert (await call(keyed, "/key/list"))[1]["total_count"] == 1
+    kept = KeyRow(digest=digest_of(MASTER), name="sk-...6789")
+    assert await keyed.rt.records.put_key(kept)
+    assert (await call(keyed, "/key/update", {"key": MASTER, "max_budget": 1}))[0] == 400
+    assert (await call(keyed, "/key/delete", {"keys": [MASTER]}))[0] == 200
+
+
 async def test_an_alias_is_there_once(keyed: Gateway) -> None:
     """Among keys that live; LiteLLM's words."""
     key = await made(keyed, key_alias="bot")

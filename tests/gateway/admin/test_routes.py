@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.admin.routes import PAGES
-from tests.harness import FakeProvider, Gateway, chat_answer, whole
+from tests.harness import FakeProvider, Gateway, chat_answer, config_for, gateway, whole
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.method == "GET"], ids=lambda page: page.path)
@@ -57,3 +59,34 @@ async def test_a_body_that_cannot_be_unpacked(gw: Gateway, coding: str) -> None:
         told = await answer.json()
     assert (answer.status, told["error"]["type"]) == (400, "invalid_request_error")
     assert "content-encoding" in told["error"]["message"]
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/key/generate", '{"metadata":{"a":%s}}'),
+        ("/key/generate", '{"unread":%s}'),
+        ("/key/bulk_update", '{"keys":[{"key":%s}]}'),
+        (
+            "/credentials",
+            '{"credential_name":"@","credential_values":{"api_key":"k"},"credential_info":{"a":%s}}',
+        ),
+        ("/credentials", '{"credential_name":"@","credential_values":{"api_key":%s}}'),
+    ],
+)
+async def test_what_is_nested_deeply(provider: FakeProvider, tmp_path: Path, path: str, body: str) -> None:
+    """Whatever is taken can be shown, and the page that lists it too; what could not be is refused."""
+    async with gateway(config_for(provider), tmp_path, {"LITELLM_SALT_KEY": "salt-0123456789"}) as gw:
+        for levels in (10, *range(235, 256), 900):
+            answer = await gw.post(path, (body % nested(levels)).replace("@", f"c{levels}").encode())
+            if levels == 10 or answer.status == 200:
+                assert answer.status == 200
+            else:
+                assert (answer.status, (await answer.json())["error"]["param"]) == (400, "request_body")
+        assert answer.status == 400
+        for page in ("/key/list?size=100&return_full_object=true", "/credentials"):
+            assert (await gw.get(page)).status == 200

@@ -229,10 +229,14 @@ async def test_a_role_is_assumed() -> None:
         await signer.close()
 
 
-@pytest.mark.parametrize("in_file", [False, True])
-async def test_a_web_identity_is_shown(in_file: bool, tmp_path: Path) -> None:
-    """A token, or the file that it is in, for a role; nothing else is needed, and nothing is signed there."""
-    token = "eyJhbGciOi.J9.x"
+@pytest.mark.parametrize(
+    ("in_file", "token"),
+    [(False, "eyJhbGciOi.J9.x"), (True, "eyJhbGciOi.J9.x"), (False, "eyJhbGciOi.J9." + "x" * 600)],
+)
+async def test_a_web_identity_is_shown(in_file: bool, token: str, tmp_path: Path) -> None:
+    """A token, or the file that it is in, for a role; nothing else is needed, and nothing is signed there. A token may be longer
+    than a file's name.
+    """
     if in_file:
         (tmp_path / "token").write_text(token + "\n")
     async with fake_provider() as provider:

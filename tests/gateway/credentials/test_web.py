@@ -23,6 +23,17 @@ async def test_an_answer_is_given_whatever_its_status() -> None:
     assert (server.requests[0].body, server.requests[0].headers["x-a"]) == (b"grant=1", "b")
 
 
+async def test_an_answer_is_read_to_its_end() -> None:
+    """However many pieces it arrives in, up to a bound."""
+    async with fake_provider() as server:
+        web = Web()
+        for size in (800_000, 3_000_000):
+            server.will(whole(b"x" * size))
+            _, _, body = await web.ask("GET", f"{server.url}/token")
+            assert len(body) == min(size, 1024 * 1024)
+        await web.close()
+
+
 async def test_redirects_are_not_followed() -> None:
     """What is meant for one host is not carried to another."""
     async with fake_provider() as server:

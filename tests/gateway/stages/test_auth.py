@@ -13,6 +13,7 @@ import pytest
 
 from gateway.admin.routes import PAGES
 from gateway.endpoints import ENDPOINTS
+from gateway.logs import RefusalLog
 from gateway.state.records import RecordsUnavailable
 from tests.harness import FakeProvider, Gateway, chat_answer, config_for, gateway, receive, whole, written
 
@@ -299,3 +300,32 @@ async def test_many_refusals_are_one_line(keyed: Gateway, caplog: pytest.LogCapt
     lines = [record for record in caplog.records if record.message == "request refused"]
     assert len(lines) == 1
     assert "canary" not in json.dumps([str(vars(line)) for line in lines])
+
+
+async def test_refusals_of_pages_are_told(keyed: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever tries keys on a page that manages leaves as many traces as on a model route."""
+    key = await made(keyed)
+    for _ in range(3):
+        assert await status(keyed, "GET", "/key/list", {"x-api-key": "sk-canary-0123456789"}) == 401
+    assert await status(keyed, "POST", "/key/generate", {"authorization": f"Bearer {key}"}) == 401
+    metrics = await (await keyed.get("/metrics")).text()
+    assert 'penstock_unidentified_refusals_total{reason="invalid_key"} 3.0' in metrics
+    assert 'penstock_unidentified_refusals_total{reason="not_admin"} 1.0' in metrics
+    told = [vars(record)["fields"] for record in caplog.records if record.message == "request refused"]
+    assert [(one["reason"], one["path"], one["key"]) for one in told] == [
+        ("invalid_key", "/key/list", "sk-...6789"),
+        ("not_admin", "/key/generate", f"sk-...{key[-4:]}"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-litellm-api-key", "api-key", "x-goog-api-key"])
+async def test_the_key_that_was_refused(keyed: Gateway, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """The log has the end of the key that was looked at, wherever it stood, and nothing of a short one."""
+    for key, shown in (("sk-canary-0123456789", "sk-...6789"), ("canary-01", "***")):
+        caplog.clear()
+        keyed.rt.refusals = RefusalLog()
+        value = f"Bearer {key}" if name == "authorization" else key
+        await keyed.wire("/v1/chat/completions", {}, {"x-goog-api-key": "sk-another-0000", name: value})
+        await keyed.quiet()
+        (told,) = [vars(record)["fields"] for record in caplog.records if record.message == "request refused"]
+        assert told["key"] == shown

@@ -110,6 +110,18 @@ async def test_rpm(provider: FakeProvider, tmp_path: Path, environ: dict[str, st
     assert len(provider.requests) == 5
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [{"rpm_limit": 0}, {"tpm_limit": 0}, {"model_tpm_limit": {"m": 0}}, {"max_parallel_requests": 0}],
+)
+async def test_nothing_at_all(provider: FakeProvider, tmp_path: Path, limits: dict[str, Any]) -> None:
+    """A limit of 0 lets nobody in, not even the first."""
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, **limits)
+        assert (await gw.post(CHAT, question(), headers=key)).status == 429
+    assert provider.requests == []
+
+
 async def test_tpm_settles_with_the_truth(
     provider: FakeProvider, tmp_path: Path, environ: dict[str, str]
 ) -> None:

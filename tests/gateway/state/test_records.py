@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -139,6 +140,17 @@ async def test_totals_by_group(records: Records) -> None:
     by_deployment = await records.totals(["deployment_id"], LedgerQuery(since=0.0))
     assert [(t.group, t.requests) for t in by_deployment if t.group == ("d2",)] == [(("d2",), 1)]
     assert sum(t.requests for t in by_deployment) == 5
+
+
+async def test_the_last_moment_of_a_day(records: Records) -> None:
+    """It belongs to that day, however near the next one is."""
+    midnight = NOON + DAY / 2
+    starts = [midnight - 0.0003, math.nextafter(midnight, 0), midnight]
+    await records.append([row(f"r{n}", started_at=start) for n, start in enumerate(starts)])
+    for by in (["day"], ["day", "end_user"]):
+        for since in (None, NOON):
+            totals = await records.totals(by, LedgerQuery(since=since))  # type: ignore[arg-type]  # mypy widens the list
+            assert [total.requests for total in totals] == [2, 1]
 
 
 async def test_totals_of_parts_of_days(records: Records) -> None:
