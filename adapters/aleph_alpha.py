@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from adapters import openai_answers, openai_questions
 from adapters.base import StreamReader, leaves_out
-from adapters.envelope import decode
+from adapters.envelope import count_of, decode
 from adapters.errors import UpstreamError, UpstreamMalformed
-from adapters.flatten import pictures_of, prompt_of, refuse_what_no_prompt_says
+from adapters.flatten import allowed_beyond_prompt, allowed_effort, pictures_of, prompt_of
 from adapters.framing import SseCutter, read_event, whole_events
 from adapters.types import (
     Address,
@@ -74,11 +74,9 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
     """A chat, or the completion of a text. Raises `Unsupported`."""
     if not _completes(target):
         return openai_questions.write_request(request, target)
-    refuse_what_no_prompt_says(request, target, "seed")
+    allowed = allowed_beyond_prompt(request, target, "seed") | allowed_effort(request, target)
     if pictures_of(request):
         leaves_out(target, "messages", what="pictures")
-    if request.reasoning is not None and request.reasoning.mode != "disabled":
-        leaves_out(target, "reasoning_effort")
     fields = {
         "maximum_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -92,7 +90,7 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
     prompt = prompt_of(request, target, with_system=True)
     body: dict[str, Any] = {"model": target.model, "prompt": [{"type": "text", "data": prompt}]}
     body |= {name: value for name, value in fields.items() if value is not None}
-    return _encode(body | request.extra)
+    return _encode(body | allowed | request.extra)
 
 
 # -- an answer ---------------------------------------------------------------------------------------------------------
@@ -122,7 +120,7 @@ def _is_error(raw: Raw) -> bool:
 def _usage(tokens_in: int | None, tokens_out: int | None) -> Usage | None:
     if tokens_in is None and tokens_out is None:
         return None
-    return Usage(input=max(0, tokens_in or 0), output=max(0, tokens_out or 0))
+    return Usage(input=count_of(tokens_in), output=count_of(tokens_out))
 
 
 def read_stream(request: ChatRequest, target: Target) -> StreamReader:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from adapters.base import StreamReader
-from adapters.envelope import PLAIN_STRING, decode, is_utf8
+from adapters.envelope import PLAIN_STRING, count_of, decode, is_utf8
 from adapters.errors import UpstreamError, UpstreamMalformed
 from adapters.framing import NEVER, read_event, whole_events
 from adapters.types import (
@@ -47,6 +48,8 @@ from adapters.types import (
 )
 from adapters.upstream_errors import classify
 from adapters.wire import anthropic as wire
+
+S = TypeVar("S", bound=Struct)
 
 _KIND = msgspec.json.Decoder(wire.Kind)
 _EVENT = msgspec.json.Decoder(wire.Event)
@@ -113,17 +116,17 @@ def read_finish(stop_reason: str | None) -> FinishReason:
 def read_usage(counts: wire.Usage) -> Usage:
     """Anthropic's counts, each token in one bucket. What was written to the cache is for five minutes unless said."""
     ages = counts.cache_creation or wire.CacheCreation()
-    hour = _count(ages.ephemeral_1h_input_tokens)
+    hour = count_of(ages.ephemeral_1h_input_tokens)
     written = counts.cache_creation_input_tokens
-    written = hour + _count(ages.ephemeral_5m_input_tokens) if written is None else _count(written)
+    written = hour + count_of(ages.ephemeral_5m_input_tokens) if written is None else count_of(written)
     hour = min(hour, written)
-    output = _count(counts.output_tokens)
+    output = count_of(counts.output_tokens)
     thinking = counts.output_tokens_details.thinking_tokens if counts.output_tokens_details else None
-    reasoning = min(_count(thinking), output)
-    searches = _count(counts.server_tool_use.web_search_requests) if counts.server_tool_use else 0
+    reasoning = min(count_of(thinking), output)
+    searches = count_of(counts.server_tool_use.web_search_requests) if counts.server_tool_use else 0
     return Usage(
-        input=_count(counts.input_tokens),
-        cache_read=_count(counts.cache_read_input_tokens),
+        input=count_of(counts.input_tokens),
+        cache_read=count_of(counts.cache_read_input_tokens),
         cache_write=written - hour,
         cache_write_1h=hour,
         output=output - reasoning,
@@ -133,23 +136,25 @@ def read_usage(counts: wire.Usage) -> Usage:
     )
 
 
-def _count(count: int | None) -> int:
-    """A count; what is absent or makes no sense is zero."""
-    return count if count is not None and count > 0 else 0
-
-
 _TIERS = {"batch": "batch", "priority": "priority"}
 """Service tiers with prices of their own, https://docs.claude.com/en/api/service-tiers; `standard` is the ordinary one."""
 
 
-def newer(known: wire.Usage, given: wire.Usage | None) -> wire.Usage:
-    """Running totals: what is given replaces what is known, what is left out stays."""
+def newer(known: S, given: S | None) -> S:
+    """Running totals: what is given replaces what is known, what is left out stays.
+
+    No total falls to zero: where a server says so at the end, it has told that count at the beginning.
+    """
     if given is None:
         return known
     fields = msgspec.structs.asdict(given)
-    return msgspec.structs.replace(
-        known, **{name: value for name, value in fields.items() if value is not None}
-    )
+    for name, value in fields.items():
+        before = getattr(known, name)
+        if isinstance(value, Struct) and before is not None:
+            fields[name] = newer(before, value)
+        elif not value:
+            fields[name] = before
+    return msgspec.structs.replace(known, **fields)
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:

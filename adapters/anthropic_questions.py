@@ -330,8 +330,10 @@ def _write_output(body: dict[str, Any], request: ChatRequest, target: Target) ->
     wanted = request.response_format
     if wanted is not None and wanted.schema is not None:
         config["format"] = {"type": "json_schema", "schema": wanted.schema}
-    elif wanted is not None:
-        leaves_out(target, "response_format", why="it writes JSON to a schema only (`json_schema`)")
+    elif wanted is not None and not leaves_out(
+        target, "response_format", why="it writes JSON to a schema only (`json_schema`)"
+    ):
+        body["response_format"] = {"type": wanted.kind}
     if config:
         body["output_config"] = config
 
@@ -341,7 +343,8 @@ def _write_no_thinking(
 ) -> None:
     """Only models that think adaptively do so unasked; of the others, not all know the word."""
     if "thinking_always_on" in target.flags:
-        leaves_out(target, "reasoning_effort", why="it always thinks")
+        if not leaves_out(target, "reasoning_effort", why="it always thinks"):
+            body["reasoning_effort"] = "none"
         return
     if "supports_adaptive_thinking" in target.flags:
         body["thinking"] = {"type": "disabled"}

@@ -17,7 +17,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.base import Task
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
 from adapters.fields import allowed_fields, other_fields, read_fields
 from adapters.multipart import write_form
@@ -398,10 +398,10 @@ def read_usage(said: wire.Transcript, target: Target) -> Usage | None:
         seconds = said.duration if counts.seconds is None else counts.seconds
         return None if seconds is None else Usage(units=_milliseconds(seconds))
     if counts.input_tokens is not None:
-        prompt = max(0, counts.input_tokens)
+        prompt = count_of(counts.input_tokens)
         inside = counts.input_token_details or counts.input_tokens_details
-        audio = min(prompt, max(0, inside.audio_tokens or 0)) if inside else 0
-        return Usage(input=prompt - audio, audio_input=audio, output=max(0, counts.output_tokens or 0))
+        audio = min(prompt, count_of(inside.audio_tokens)) if inside else 0
+        return Usage(input=prompt - audio, audio_input=audio, output=count_of(counts.output_tokens))
     usage = read_chat_usage(raw, target.provider)
     seconds = _find_seconds(counts.prompt_audio_seconds)
     return usage if usage is None or seconds is None else replace(usage, units=_milliseconds(seconds))

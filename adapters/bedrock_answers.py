@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import StreamReader
-from adapters.envelope import PLAIN_STRING, decode, is_utf8
+from adapters.envelope import PLAIN_STRING, count_of, decode, is_utf8
 from adapters.errors import UpstreamError, UpstreamMalformed
 from adapters.eventstream import payload_behind, read_frames
 from adapters.types import (
@@ -143,19 +143,17 @@ def read_usage(counts: wire.Usage, tier: wire.ServiceTier | None = None) -> Usag
     """Bedrock's counts, each token in one bucket. What was written to the cache is for five minutes unless said."""
     read = counts.cache_read_input_tokens
     written = counts.cache_write_input_tokens
-    read = max(0, (counts.cache_read_input_token_count if read is None else read) or 0)
-    written = max(0, (counts.cache_write_input_token_count if written is None else written) or 0)
-    hour = sum(
-        max(0, detail.input_tokens or 0) for detail in counts.cache_details or () if detail.ttl == "1h"
-    )
+    read = count_of(counts.cache_read_input_token_count if read is None else read)
+    written = count_of(counts.cache_write_input_token_count if written is None else written)
+    hour = sum(count_of(detail.input_tokens) for detail in counts.cache_details or () if detail.ttl == "1h")
     hour = min(hour, written)
     served = tier.type if tier else None
     return Usage(
-        input=max(0, counts.input_tokens or 0),
+        input=count_of(counts.input_tokens),
         cache_read=read,
         cache_write=written - hour,
         cache_write_1h=hour,
-        output=max(0, counts.output_tokens or 0),
+        output=count_of(counts.output_tokens),
         tier=served if served and served != "default" else "",
     )
 

@@ -6,16 +6,17 @@ written as the text that they learned from. They see words only, and call no too
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
-from adapters.base import leaves_out
 from adapters.bedrock_questions import family
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import Unsupported, UpstreamMalformed
+from adapters.fields import allowed_fields
+from adapters.flatten import allowed_beyond_prompt, allowed_effort
 from adapters.types import (
     ChatRequest,
     ChatResponse,
@@ -35,11 +36,9 @@ from adapters.types import (
     Usage,
     UsageDelta,
 )
-from adapters.wire import anthropic as anthropic_wire
+from adapters.wire import Count
 from adapters.wire import bedrock as wire
-from adapters.wire import openai as openai_wire
 
-_HINTS = openai_wire.HINTS | anthropic_wire.HINTS
 _COMPLETION = msgspec.json.Decoder(wire.Completion)
 _encode = msgspec.json.Encoder().encode
 
@@ -49,34 +48,15 @@ _encode = msgspec.json.Encoder().encode
 
 def write_completion(request: ChatRequest, target: Target) -> bytes:
     """The request in the words of the model's vendor. Raises `Unsupported`."""
-    for field, is_meant in _WITHOUT_WORD:
-        if is_meant(request):
-            leaves_out(target, field)
-    unspoken = {name: value for name, value in request.unspoken.items() if name not in _HINTS}
-    allowed = {name: value for name, value in unspoken.items() if not leaves_out(target, name)}
+    penalties = (name for name in ("frequency_penalty", "presence_penalty") if getattr(request, name))
+    allowed = allowed_beyond_prompt(request, target, "seed", *penalties) | allowed_effort(request, target)
     write = {"meta": _llama, "amazon": _titan, "cohere": _cohere}.get(family(target), _mistral)
     body = {name: value for name, value in write(request, target).items() if value is not None}
     return seal(body | allowed | request.extra)
 
 
-_WITHOUT_WORD: tuple[tuple[str, Callable[[ChatRequest], bool]], ...] = (
-    ("tools", lambda request: bool(request.tools)),
-    ("n", lambda request: request.n not in {None, 1}),
-    ("response_format", lambda request: request.response_format is not None),
-    ("reasoning_effort", lambda request: request.reasoning is not None),
-    ("logprobs", lambda request: bool(request.logprobs)),
-    ("seed", lambda request: request.seed is not None),
-    ("frequency_penalty", lambda request: bool(request.frequency_penalty)),
-    ("presence_penalty", lambda request: bool(request.presence_penalty)),
-    ("logit_bias", lambda request: request.logit_bias not in (None, wire.NULL)),
-)
-
-
 def _llama(request: ChatRequest, target: Target) -> dict[str, Any]:
-    if request.stop:
-        leaves_out(target, "stop")
-    if request.top_k is not None:
-        leaves_out(target, "top_k")
+    without_word = ("stop", "top_k") if request.stop else ("top_k",)
     head, end = "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"
     if "llama4" in target.model:
         head, end = "<|header_start|>{}<|header_end|>\n\n", "<|eot|>"
@@ -86,6 +66,7 @@ def _llama(request: ChatRequest, target: Target) -> dict[str, Any]:
         "max_gen_len": request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
+        **allowed_fields(request, target, *without_word),
     }
 
 
@@ -109,8 +90,6 @@ def _mistral(request: ChatRequest, target: Target) -> dict[str, Any]:
 
 
 def _titan(request: ChatRequest, target: Target) -> dict[str, Any]:
-    if request.top_k is not None:
-        leaves_out(target, "top_k")
     config = {
         "maxTokenCount": request.max_tokens,
         "temperature": request.temperature,
@@ -120,6 +99,7 @@ def _titan(request: ChatRequest, target: Target) -> dict[str, Any]:
     return {
         "inputText": _dialogue(request, "User", "Bot"),
         "textGenerationConfig": {name: value for name, value in config.items() if value is not None} or None,
+        **allowed_fields(request, target, "top_k"),
     }
 
 
@@ -178,8 +158,8 @@ class _Said(Struct):
     """What an answer or an event says: texts with their reasons, and the tokens so far."""
 
     texts: list[tuple[str, str | None]]
-    input: int | None = None
-    output: int | None = None
+    input: Count = None
+    output: Count = None
 
 
 def read_completion(body: bytes, request: ChatRequest, target: Target) -> ChatResponse:
@@ -194,7 +174,7 @@ def read_completion(body: bytes, request: ChatRequest, target: Target) -> ChatRe
 
 def _said(answer: wire.Completion) -> _Said:
     if answer.results is not None:
-        output = sum(result.token_count or 0 for result in answer.results)
+        output = sum(count_of(result.token_count) for result in answer.results)
         texts = [(result.output_text, result.completion_reason) for result in answer.results]
         return _Said(texts, answer.input_text_token_count, output)
     if answer.output_text is not None:
@@ -216,7 +196,7 @@ def _said(answer: wire.Completion) -> _Said:
 
 
 def _usage(said: _Said) -> Usage:
-    return Usage(input=max(0, said.input or 0), output=max(0, said.output or 0))
+    return Usage(input=count_of(said.input), output=count_of(said.output))
 
 
 def _finish(reason: str | None) -> FinishReason:

@@ -29,7 +29,7 @@ from adapters.bedrock_answers import error_in, read_error
 from adapters.bedrock_completions import CompletionReader, read_completion, write_completion
 from adapters.bedrock_questions import address, family
 from adapters.bedrock_questions import write_request as write_converse
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import BadRequest, UpstreamError, UpstreamMalformed
 from adapters.eventstream import read_frames
 from adapters.types import ChatRequest, ChatResponse, Delta, Failure, Target, Usage, UsageDelta
@@ -220,10 +220,10 @@ def _inside(payload: bytes) -> bytes:
 def metrics_usage(metrics: wire.Metrics) -> Usage:
     """What Bedrock counted: the cache is outside the input."""
     return Usage(
-        input=max(0, metrics.input_token_count or 0),
-        cache_read=max(0, metrics.cache_read_input_token_count or 0),
-        cache_write=max(0, metrics.cache_write_input_token_count or 0),
-        output=max(0, metrics.output_token_count or 0),
+        input=count_of(metrics.input_token_count),
+        cache_read=count_of(metrics.cache_read_input_token_count),
+        cache_write=count_of(metrics.cache_write_input_token_count),
+        output=count_of(metrics.output_token_count),
     )
 
 

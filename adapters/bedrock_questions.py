@@ -99,8 +99,8 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
     if inference:
         body["inferenceConfig"] = inference
     _write_tools(body, fields, request, target)
-    _write_format(body, request, target)
-    _write_unspoken(body, request, target)
+    _write_format(body, fields, request, target)
+    _write_unspoken(body, fields, request, target)
     _add_extra(body, fields, request.extra)
     if fields:
         body["additionalModelRequestFields"] = fields
@@ -388,7 +388,8 @@ def _object(schema: Raw) -> dict[str, Any]:
 def _write_one_by_one(config: dict[str, Any], fields: dict[str, Any], target: Target) -> None:
     """One call at a time: Converse has no word for it, Claude has. Both may not say which kind of choice it is."""
     if family(target) != "anthropic":
-        leaves_out(target, "parallel_tool_calls")
+        if not leaves_out(target, "parallel_tool_calls"):
+            fields["parallel_tool_calls"] = False
         return
     kind = {} if "toolChoice" in config else {"type": "auto"}
     fields["tool_choice"] = {**kind, "disable_parallel_tool_use": True}
@@ -490,8 +491,9 @@ def _write_reasoning(fields: dict[str, Any], reasoning: Reasoning, target: Targe
     elif owner == "openai" and "gpt-oss" not in model:
         fields["reasoning"] = {"effort": "none" if silent else effort}
     elif silent:
-        if "gpt-oss" in model or "deepseek.r1" in model:
-            leaves_out(target, "reasoning_effort", why="it always thinks")
+        always_thinks = "gpt-oss" in model or "deepseek.r1" in model
+        if always_thinks and not leaves_out(target, "reasoning_effort", why="it always thinks"):
+            fields["reasoning_effort"] = "none"
     elif owner == "openai" or "deepseek.v3" in model:
         fields["reasoning_effort"] = _LOW_TO_HIGH.get(effort, effort)
     elif not leaves_out(target, "reasoning_effort"):
@@ -504,7 +506,7 @@ def _effort(budget: int | None) -> str:
     return next((word for word, tokens in _EFFORTS if budget <= tokens), "high")
 
 
-def _write_format(body: dict[str, Any], request: ChatRequest, target: Target) -> None:
+def _write_format(body: dict[str, Any], fields: dict[str, Any], request: ChatRequest, target: Target) -> None:
     wanted = request.response_format
     if wanted is not None and wanted.schema is not None:
         schema: dict[str, Any] = {"schema": bytes(wanted.schema).decode()}
@@ -514,8 +516,10 @@ def _write_format(body: dict[str, Any], request: ChatRequest, target: Target) ->
             schema["description"] = wanted.description
         text_format = {"type": "json_schema", "structure": {"jsonSchema": schema}}
         body["outputConfig"] = {"textFormat": text_format}
-    elif wanted is not None:
-        leaves_out(target, "response_format", why="it writes JSON to a schema only (`json_schema`)")
+    elif wanted is not None and not leaves_out(
+        target, "response_format", why="it writes JSON to a schema only (`json_schema`)"
+    ):
+        fields["response_format"] = {"type": wanted.kind}
     if request.stop and family(target) == "anthropic":
         body["additionalModelResponseFieldPaths"] = _STOP_SEQUENCE
 
@@ -529,14 +533,20 @@ _TIERS = {
 }
 
 
-def _write_unspoken(body: dict[str, Any], request: ChatRequest, target: Target) -> None:
+def _write_unspoken(
+    body: dict[str, Any], fields: dict[str, Any], request: ChatRequest, target: Target
+) -> None:
     for field, value in request.unspoken.items():
         if field == "service_tier":
             tier = _TIERS.get(_TEXT.decode(value) if bytes(value).startswith(b'"') else "")
             if tier is not None:
                 body["serviceTier"] = {"type": tier}
-        elif field not in openai_wire.HINTS and field not in anthropic_wire.HINTS:
-            leaves_out(target, field)
+        elif (
+            field not in openai_wire.HINTS
+            and field not in anthropic_wire.HINTS
+            and not leaves_out(target, field)
+        ):
+            fields[field] = value
 
 
 # -- on its way --------------------------------------------------------------------------------------------------------

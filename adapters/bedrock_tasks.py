@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from adapters.base import Task, leaves_out
 from adapters.embeddings import in_order, of_one_type
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import UpstreamError, UpstreamMalformed
 from adapters.fields import allowed_fields
 from adapters.flatten import texts_of
@@ -106,9 +106,7 @@ def _nova_embed(text: str, request: EmbeddingsRequest, target: Target) -> dict[s
 
 
 def _titan_embed(text: str, request: EmbeddingsRequest, target: Target) -> dict[str, Any]:
-    if request.input_type is not None:
-        leaves_out(target, "input_type")
-    body: dict[str, Any] = {"inputText": text}
+    body: dict[str, Any] = {"inputText": text, **allowed_fields(request, target, "input_type")}
     if request.dimensions is None:
         return body
     if "embed-image" in target.model:
@@ -126,7 +124,7 @@ def _read_embeddings(
     for reply in replies:
         answer = decode(reply.body, _EMBEDDED)
         vectors += _vectors(answer)
-        tokens += max(0, answer.input_text_token_count or 0)
+        tokens += count_of(answer.input_text_token_count)
     usage = Usage(input=tokens or _counted(replies, "input"))
     return EmbeddingsResponse(in_order(vectors, request), target.model, usage)
 
@@ -187,9 +185,6 @@ _QUALITIES = {
 
 
 def _write_images(request: ImagesRequest, target: Target) -> list[Call]:
-    for name in ("style", "background"):
-        if getattr(request, name) is not None:
-            leaves_out(target, name)
     if request.response_format == "url":
         leaves_out(target, "response_format", what="url", why="it gives the pictures themselves")
     write: Callable[[ImagesRequest, Target], list[Call]] = _write_amazon
@@ -200,8 +195,6 @@ def _write_images(request: ImagesRequest, target: Target) -> list[Call]:
 
 def _write_amazon(request: ImagesRequest, target: Target) -> list[Call]:
     """Titan and Nova Canvas."""
-    if request.output_format is not None:
-        leaves_out(target, "output_format")
     config: dict[str, Any] = {"numberOfImages": request.n}
     size = size_of(request.size)
     if size is not None:
@@ -212,30 +205,32 @@ def _write_amazon(request: ImagesRequest, target: Target) -> list[Call]:
         "taskType": "TEXT_IMAGE",
         "textToImageParams": {"text": request.prompt},
         "imageGenerationConfig": config,
+        **allowed_fields(request, target, "style", "background", "output_format"),
     }
     return [_call(body, request.extra)]
 
 
 def _write_stability(request: ImagesRequest, target: Target) -> list[Call]:
     """Stable Image and Stable Diffusion 3: one picture for each call, in one of a few shapes."""
-    if request.quality is not None:
-        leaves_out(target, "quality")
     size = size_of(request.size)
     body = {
         "prompt": request.prompt,
         "aspect_ratio": nearest_ratio(size, _RATIOS) if size else None,
         "output_format": request.output_format,
+        **allowed_fields(request, target, "quality", "style", "background"),
     }
     return [_call(body, request.extra)] * request.n
 
 
 def _write_diffusion(request: ImagesRequest, target: Target) -> list[Call]:
     """Stable Diffusion XL."""
-    for name in ("quality", "output_format"):
-        if getattr(request, name) is not None:
-            leaves_out(target, name)
     width, height = size_of(request.size) or (None, None)
-    body = {"text_prompts": [{"text": request.prompt}], "width": width, "height": height}
+    body = {
+        "text_prompts": [{"text": request.prompt}],
+        "width": width,
+        "height": height,
+        **allowed_fields(request, target, "quality", "style", "background", "output_format"),
+    }
     return [_call(body, request.extra)] * request.n
 
 

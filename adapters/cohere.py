@@ -19,10 +19,10 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import Task, leaves_out
-from adapters.cohere_answers import read_error, read_response, read_stream, whole
+from adapters.cohere_answers import read_error, read_response, read_stream
 from adapters.cohere_questions import write_request
 from adapters.embeddings import in_order, of_one_type
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
 from adapters.fields import allowed_fields
 from adapters.framing import SseCutter
@@ -131,9 +131,9 @@ def _read_embeddings(
 def _billed(meta: wire.Meta | None) -> Usage:
     units = (meta and meta.billed_units) or wire.BilledUnits()
     return Usage(
-        input=whole(units.input_tokens),
-        image_input=whole(units.image_tokens),
-        units=Units(images=whole(units.images), searches=whole(units.search_units)),
+        input=count_of(units.input_tokens),
+        image_input=count_of(units.image_tokens),
+        units=Units(images=count_of(units.images), searches=count_of(units.search_units)),
     )
 
 

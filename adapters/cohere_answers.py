@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import StreamReader
-from adapters.envelope import PLAIN_STRING, decode, is_utf8
+from adapters.envelope import PLAIN_STRING, count_of, decode, is_utf8
 from adapters.errors import UpstreamError, UpstreamMalformed
 from adapters.framing import read_event, whole_events
 from adapters.types import (
@@ -113,21 +113,16 @@ def read_usage(counts: wire.Usage | None) -> Usage | None:
     tokens = None if counts is None else counts.tokens or counts.billed_units
     if counts is None or tokens is None:
         return None
-    sent, made = whole(tokens.input_tokens), whole(tokens.output_tokens)
-    cached = min(whole(counts.cached_tokens), sent)
-    reasoning = min(whole(tokens.reasoning_tokens), made)
+    sent, made = count_of(tokens.input_tokens), count_of(tokens.output_tokens)
+    cached = min(count_of(counts.cached_tokens), sent)
+    reasoning = min(count_of(tokens.reasoning_tokens), made)
     return Usage(
         input=sent - cached,
         cache_read=cached,
-        image_input=whole(tokens.image_tokens),
+        image_input=count_of(tokens.image_tokens),
         output=made - reasoning,
         reasoning=reasoning,
     )
-
-
-def whole(count: float | None) -> int:
-    """A count; what is absent or makes no sense is zero."""
-    return max(0, int(count or 0))
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:

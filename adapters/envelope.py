@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters.errors import MalformedJson, UpstreamMalformed
+from adapters.wire import MOST
 
 T = TypeVar("T")
 
@@ -229,18 +230,28 @@ def text_of(envelope: Mapping[str, Raw], key: str) -> str | None:
         return None
 
 
+def count_of(said: Any) -> int:
+    """A provider's count as a whole number that fits into the books; what makes no sense is zero."""
+    if type(said) is int and 0 <= said <= MOST:
+        return said  # as nearly all are; the rest takes three times as long
+    return int(max(0, min(said, MOST))) if isinstance(said, (int, float)) else 0
+
+
+_LOOSE = json.JSONDecoder(strict=False, parse_constant=lambda _: None)
+
+
 def decode(data: bytes | Raw, decoder: msgspec.json.Decoder[T]) -> T:
     """Decode a provider's JSON leniently.
 
     What msgspec refuses is tried again with the standard library's decoder, which knows lone surrogates (they become
-    U+FFFD), NaN and control characters in strings. Raises `UpstreamMalformed`.
+    U+FFFD), NaN and infinities (null), and control characters in strings. Raises `UpstreamMalformed`.
     """
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         first = error
     try:
-        loose = json.loads(bytes(data).decode("utf-8", "replace"), strict=False)
+        loose = _LOOSE.decode(bytes(data).decode("utf-8", "replace"))
         clean = _SURROGATE.sub("\ufffd", json.dumps(loose, ensure_ascii=False))
         return decoder.decode(clean.encode())
     except (ValueError, RecursionError):

@@ -7,6 +7,8 @@ Tools cannot be said at all.
 
 from __future__ import annotations
 
+from typing import Any
+
 from adapters.base import leaves_out
 from adapters.errors import Unsupported
 from adapters.types import (
@@ -54,23 +56,37 @@ def pictures_of(request: ChatRequest) -> list[str]:
     ]
 
 
-def refuse_what_no_prompt_says(request: ChatRequest, target: Target, *names: str) -> None:
-    """Fields that need a chat format, and those of `names` that are set: refused, or dropped as the target allows."""
-    asked = {
-        "tools": request.tools,
-        "response_format": request.response_format,
+def allowed_beyond_prompt(request: ChatRequest, target: Target, *names: str) -> dict[str, Any]:
+    """Fields that need a chat format, and those of `names` that are set: refused, dropped, or as they are where the operator
+    allows them.
+    """
+    for name, value in (("tools", request.tools), ("response_format", request.response_format)):
+        if value:  # a prompt's model could not read them as they came, so to allow them means nothing
+            leaves_out(target, name, what=f"the parameter {name!r}")
+    asked: dict[str, Any] = {
         "logit_bias": request.logit_bias,
         "logprobs": request.logprobs,
         "top_logprobs": request.top_logprobs,
         "n": request.n if request.n != 1 else None,
     }
     asked |= {name: getattr(request, name) for name in names}
-    for name, value in asked.items():
-        if value is not None and value is not False and value != ():
-            leaves_out(target, name)
-    for name in request.unspoken:
-        if name not in _HINTS:
-            leaves_out(target, name)
+    asked |= {name: raw for name, raw in request.unspoken.items() if name not in _HINTS}
+    return {
+        name: value
+        for name, value in asked.items()
+        if value is not None and value is not False and value != () and not leaves_out(target, name)
+    }
+
+
+def allowed_effort(request: ChatRequest, target: Target) -> dict[str, Any]:
+    """The same for how much to think."""
+    reasoning = request.reasoning
+    if reasoning is None or reasoning.mode == "disabled":
+        return {}
+    what = "" if reasoning.effort else "thinking"
+    if leaves_out(target, "reasoning_effort", what=what):
+        return {}
+    return {"reasoning_effort": reasoning.effort}
 
 
 def texts_of(request: EmbeddingsRequest, target: Target) -> list[str]:

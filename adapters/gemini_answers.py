@@ -25,7 +25,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.base import StreamReader
-from adapters.envelope import decode, is_utf8
+from adapters.envelope import count_of, decode, is_utf8
 from adapters.errors import ContentPolicyViolation, UpstreamError, UpstreamMalformed, UpstreamRefused
 from adapters.framing import read_event, whole_events
 from adapters.types import (
@@ -321,7 +321,7 @@ class _Reader:
         around = head, between, end
         if end and around != self._seen:
             self._seen = around
-            words, prompt = Raw(b'"?' + text[1:]), (answer.usage_metadata.prompt_token_count or 0) + 1
+            words, prompt = Raw(b'"?' + text[1:]), count_of(answer.usage_metadata.prompt_token_count) + 1
             content = wire.Content([wire.Part(words)])
             expected = replace(
                 answer,
@@ -540,15 +540,15 @@ def read_usage(counts: wire.Counts, units: Units = NO_UNITS) -> Usage | None:
     """Google's counts, each token in one bucket; None if there are none yet. What is inside never exceeds the whole."""
     if (counts.prompt_token_count, counts.candidates_token_count, counts.total_token_count) == _UNTOLD:
         return None
-    prompt = (counts.prompt_token_count or 0) + (counts.tool_use_prompt_token_count or 0)
-    cached = min(counts.cached_content_token_count or 0, prompt)
+    prompt = count_of(counts.prompt_token_count) + count_of(counts.tool_use_prompt_token_count)
+    cached = min(count_of(counts.cached_content_token_count), prompt)
     left = prompt - cached
     audio = image = audio_output = image_output = 0
     inside = _details(counts), counts.tool_use_prompt_tokens_details
     if any(inside):
         audio = min(max(0, _of("AUDIO", *inside) - _of("AUDIO", counts.cache_tokens_details)), left)
         image = min(max(0, _of("IMAGE", *inside) - _of("IMAGE", counts.cache_tokens_details)), left - audio)
-    output = counts.candidates_token_count or 0
+    output = count_of(counts.candidates_token_count)
     said = counts.candidates_tokens_details
     if said:
         audio_output = min(_of("AUDIO", said), output)
@@ -560,7 +560,7 @@ def read_usage(counts: wire.Counts, units: Units = NO_UNITS) -> Usage | None:
         audio_input=audio,
         image_input=image,
         output=output - audio_output - image_output,
-        reasoning=counts.thoughts_token_count or 0,
+        reasoning=count_of(counts.thoughts_token_count),
         audio_output=audio_output,
         image_output=image_output,
         units=units,
@@ -577,7 +577,7 @@ def _of(modality: str, *details: Sequence[wire.ModalityCount] | None) -> int:
     for several in details:
         for each in several or ():
             if each.modality == modality:
-                total += each.token_count
+                total += count_of(each.token_count)
     return total
 
 

@@ -244,8 +244,9 @@ def _write_tools(body: Json, request: ChatRequest, target: Target) -> None:
     tools = [{"functionDeclarations": functions}, *native] if functions else native
     if tools:
         body["tools"] = tools
-    if request.parallel_tool_calls is False and len(functions) > 1:
-        leaves_out(target, "parallel_tool_calls")
+    one_by_one = request.parallel_tool_calls is False and len(functions) > 1
+    if one_by_one and not leaves_out(target, "parallel_tool_calls"):
+        body["parallel_tool_calls"] = False
     choice = request.tool_choice
     if choice is None or not functions:
         return
@@ -354,8 +355,8 @@ def _write_config(request: ChatRequest, target: Target) -> Json:
         "logprobs": request.top_logprobs if request.logprobs else None,
     }
     config |= {name: value for name, value in plain.items() if value is not None}
-    if request.logit_bias not in (None, wire.NULL, Raw(b"{}")):
-        leaves_out(target, "logit_bias")
+    if request.logit_bias not in (None, wire.NULL, Raw(b"{}")) and not leaves_out(target, "logit_bias"):
+        config["logit_bias"] = request.logit_bias
     wanted = request.response_format
     if wanted is not None:
         config["responseMimeType"] = "application/json"

@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import Task, leaves_out
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import ContentPolicyViolation, Unsupported, UpstreamError, UpstreamMalformed
+from adapters.fields import allowed_fields
 from adapters.gemini_answers import read_error, read_usage
 from adapters.pictures import nearest_ratio, size_of
 from adapters.types import (
@@ -125,7 +126,7 @@ def _read_predict(replies: Sequence[Reply], request: EmbeddingsRequest, target: 
         for reply in replies
         for prediction in decode(reply.body, _PREDICTIONS).predictions or ()
     ]
-    counts = [max(0, int(each.statistics.token_count or 0)) for each in found if each.statistics]
+    counts = [count_of(each.statistics.token_count) for each in found if each.statistics]
     usage = Usage(input=sum(counts)) if counts else None
     return _answered([each.values for each in found], request, usage)
 
@@ -154,33 +155,27 @@ def _shape(request: ImagesRequest, ratios: Sequence[str]) -> Json:
     return shape
 
 
-def _leave_out(request: ImagesRequest, target: Target, *fields: str) -> None:
-    for field in fields:
-        if getattr(request, field) is not None:
-            leaves_out(target, field)
+def _write_images(request: ImagesRequest, target: Target) -> Sequence[Call]:
     if request.response_format == "url":
         leaves_out(target, "response_format", what="url", why="it gives the pictures themselves")
-
-
-def _write_images(request: ImagesRequest, target: Target) -> Sequence[Call]:
     if target.model.startswith("imagen"):
         return [_write_imagen(request, target)]
-    _leave_out(request, target, "quality", "style", "background", "output_format")
+    allowed = allowed_fields(request, target, "quality", "style", "background", "output_format")
     own = {wire.camel(name): value for name, value in request.extra.items()}
     shape = _shape(request, _GEMINI_RATIOS)
     shape |= {name: own.pop(name) for name in ("aspectRatio", "imageSize") if name in own}
     config: Json = {"responseModalities": ["IMAGE"]}
     if shape:
         config["imageConfig"] = shape
-    body = {"contents": [{"role": "user", **_content(request.prompt)}], "generationConfig": config} | own
-    return [Call(seal(body))] * request.n
+    body = {"contents": [{"role": "user", **_content(request.prompt)}], "generationConfig": config}
+    return [Call(seal(body | allowed | own))] * request.n
 
 
 def _write_imagen(request: ImagesRequest, target: Target) -> Call:
-    _leave_out(request, target, "quality", "style", "background")
     parameters: Json = {"sampleCount": request.n} | _shape(request, _IMAGEN_RATIOS)
     if request.output_format is not None:
         parameters["outputOptions"] = {"mimeType": f"image/{request.output_format}"}
+    parameters |= allowed_fields(request, target, "quality", "style", "background")
     parameters |= {wire.camel(name): value for name, value in request.extra.items()}
     return Call(seal({"instances": [{"prompt": request.prompt}], "parameters": parameters}))
 

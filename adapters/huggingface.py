@@ -19,7 +19,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters import openai_questions
-from adapters.base import Task, leaves_out
+from adapters.base import Task
 from adapters.envelope import decode
 from adapters.errors import Unsupported, UpstreamMalformed
 from adapters.fields import allowed_fields
@@ -111,11 +111,9 @@ def address(target: Target, operation: Operation, headers: Mapping[str, str], *,
 
 
 def _write_embeddings(request: EmbeddingsRequest, target: Target) -> Sequence[Call]:
-    for name in ("dimensions", "input_type"):
-        if getattr(request, name) is not None:
-            leaves_out(target, name)
+    allowed = allowed_fields(request, target, "dimensions", "input_type")
     body: dict[str, Any] = {"inputs": texts_of(request, target)}
-    return (Call(_encode(body | request.extra)),)
+    return (Call(_encode(body | allowed | request.extra)),)
 
 
 def _read_embeddings(

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import Task, leaves_out
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import BadRequest, UpstreamMalformed
 from adapters.fields import allowed_fields, other_fields, read_fields
 from adapters.openai_answers import read_error
@@ -151,10 +151,10 @@ def _read(replies: Sequence[Reply], request: ImagesRequest, target: Target) -> I
 def read_usage(raw_usage: Raw, pictures: int, provider: Provider) -> Usage:
     """Tokens of text and of pictures, in and out. Where the output is not taken apart, all of it is pictures."""
     counts = _find_counts(raw_usage)
-    prompt, completion = max(0, counts.input_tokens or 0), max(0, counts.output_tokens or 0)
+    prompt, completion = count_of(counts.input_tokens), count_of(counts.output_tokens)
     inside, outside = counts.input_tokens_details, counts.output_tokens_details
-    image_input = min(prompt, max(0, inside.image_tokens or 0)) if inside else 0
-    text_output = min(completion, max(0, outside.text_tokens or 0)) if outside else 0
+    image_input = min(prompt, count_of(inside.image_tokens)) if inside else 0
+    text_output = min(completion, count_of(outside.text_tokens)) if outside else 0
     bill = None if given(raw_usage) is None else read_chat_usage(raw_usage, provider)
     return Usage(
         input=prompt - image_input,

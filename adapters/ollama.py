@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from adapters import openai_questions
-from adapters.base import Task, leaves_out
+from adapters.base import Task
 from adapters.embeddings import in_order
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import Unsupported, UpstreamMalformed
+from adapters.fields import allowed_fields
 from adapters.framing import LineCutter
 from adapters.ollama_answers import read_error, read_response, read_stream
 from adapters.ollama_questions import with_extra, write_request
@@ -67,9 +68,8 @@ def _write_embeddings(request: EmbeddingsRequest, target: Target) -> Sequence[Ca
     """A question for `/api/embed`: https://docs.ollama.com/api/embed. Raises `Unsupported` for texts as token numbers."""
     if any(not isinstance(text, str) for text in request.input):
         raise Unsupported("Ollama embeds texts, not token numbers", param="input")
-    if request.input_type is not None:
-        leaves_out(target, "input_type")
     body: dict[str, Any] = {"model": target.model, "input": request.input}
+    body |= allowed_fields(request, target, "input_type")
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
     return [Call(seal(with_extra(body, {}, request.extra)))]
@@ -82,7 +82,7 @@ def _read_embeddings(
     if answer.embeddings is None:
         raise UpstreamMalformed("The provider sent no embeddings")
     count = answer.prompt_eval_count
-    usage = None if count is None else Usage(input=max(0, count))
+    usage = None if count is None else Usage(input=count_of(count))
     return EmbeddingsResponse(in_order(answer.embeddings, request), answer.model or "", usage)
 
 

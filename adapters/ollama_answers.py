@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from adapters.base import StreamReader
-from adapters.envelope import PLAIN_STRING, decode, is_utf8
+from adapters.envelope import PLAIN_STRING, count_of, decode, is_utf8
 from adapters.errors import UpstreamError, UpstreamMalformed
 from adapters.types import (
     ChatRequest,
@@ -102,7 +102,7 @@ def read_usage(answer: wire.Answer) -> Usage | None:
     """Ollama's counts. A prompt that was cached as a whole is not counted by older versions: then it is zero."""
     if answer.prompt_eval_count is None and answer.eval_count is None:
         return None
-    return Usage(input=max(0, answer.prompt_eval_count or 0), output=max(0, answer.eval_count or 0))
+    return Usage(input=count_of(answer.prompt_eval_count), output=count_of(answer.eval_count))
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:

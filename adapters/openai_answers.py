@@ -101,7 +101,7 @@ def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResp
     if is_broken(answer) or any(bytes(choice.error) not in _FALSE for choice in answer.choices or ()):
         raise read_error(0, {}, body)
     if not answer.choices:
-        raise UpstreamMalformed("The provider's answer has no choices")
+        raise without_choices(body)
     choices = []
     for at, choice in enumerate(answer.choices):
         reader = _ChoiceReader(at, answer.id or "")
@@ -511,6 +511,14 @@ def is_broken(chunk: wire.Answer | wire.Outline) -> bool:
     if chunk.error is not wire.NOTHING and bytes(chunk.error) not in _FALSE:
         return True
     return chunk.x_groq is not None and bytes(chunk.x_groq.error) not in _FALSE
+
+
+def without_choices(body: bytes) -> UpstreamError:
+    """What an answer without choices is: an error that says so in its own way (`code` and `message`), or nothing at all."""
+    said = decode(body, _ANYTHING)
+    if isinstance(said, dict) and _error_message(_error_fields(said)):
+        return read_error(0, {}, body)
+    return UpstreamMalformed("The provider's answer has no choices")
 
 
 # -- what went wrong -------------------------------------------------------------------------------------------------

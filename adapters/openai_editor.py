@@ -17,7 +17,7 @@ from adapters.envelope import decode, with_model
 from adapters.errors import GatewayError, UpstreamError, UpstreamMalformed
 from adapters.framing import NEVER, on_one_line, read_event, whole_events
 from adapters.mistral import plain_chat, plain_completion
-from adapters.openai_answers import is_broken, parts_of_tail, read_error, read_finish
+from adapters.openai_answers import is_broken, parts_of_tail, read_error, read_finish, without_choices
 from adapters.openai_usage import find_usage
 from adapters.types import FinishReason, Operation, Provider, Target, Usage
 from adapters.wire import openai as wire
@@ -44,6 +44,8 @@ def pass_response(
     outline = decode(body, _OUTLINE)
     if is_broken(outline):
         raise read_error(0, {}, body)
+    if outline.choices is None and operation in _CHOOSING:
+        raise without_choices(body)
     finish = None
     for choice in outline.choices or ():
         if choice.finish_reason is not None:
@@ -51,6 +53,10 @@ def pass_response(
             break
     renamed, _ = with_model(body, outline.model, _encode(model))
     return renamed, find_usage(outline, target.provider), finish, outline.id or ""
+
+
+_CHOOSING = frozenset({"chat", "completions"})
+"""What is answered with choices. An empty list of them says that a filter has withheld them all: that passes."""
 
 
 def _plainly(target: Target, operation: Operation) -> Callable[[bytes], bytes] | None:

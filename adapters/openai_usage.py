@@ -6,14 +6,14 @@ Some say in dollars what the request costs, and in which tier of service it was 
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from adapters.envelope import decode
+from adapters.envelope import count_of, decode
 from adapters.types import Provider, Usage
 from adapters.wire import openai as wire
 from adapters.wire.openai import given
@@ -26,7 +26,7 @@ _NO_PROMPT = wire.PromptDetails()
 _NO_COMPLETION = wire.CompletionDetails()
 _COUNTS = (
     *("completion_tokens", "total_tokens", "cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens"),
-    *("cache_creation_input_tokens", "reasoning_tokens", "prompt_tokens", "cost_in_usd_ticks"),
+    *("cache_creation_input_tokens", "reasoning_tokens", "prompt_tokens"),
 )
 _TIERS = {b'"flex"': "flex", b'"ultrafast"': "ultrafast", b'"priority"': "priority", b'"batch"': "batch"}
 """Service tiers with prices of their own; `default`, `auto`, `on_demand`, `standard` … are the ordinary one."""
@@ -64,7 +64,7 @@ def read_usage(raw_usage: Raw | bytes, provider: Provider, service_tier: Raw = w
 
 
 def _lenient_usage(raw_usage: Raw | bytes) -> wire.Usage | None:
-    """The counts of a `usage` in which something is no count: that is 0."""
+    """The counts of a `usage` in which something is no plain count."""
     usage = decode(raw_usage, _ANYTHING)
     if not isinstance(usage, dict):
         return None
@@ -84,6 +84,7 @@ def _lenient_usage(raw_usage: Raw | bytes) -> wire.Usage | None:
             _count(completion, "image_tokens"),
         ),
         cost=Raw(_encode(usage.get("cost"))),
+        cost_in_usd_ticks=Raw(_encode(usage.get("cost_in_usd_ticks"))),
     )
 
 
@@ -148,8 +149,9 @@ def _read_bill(counts: wire.Usage) -> int | None:
     the vendor's bill comes on top. Perplexity's is an object with a `total_cost`. A tick of xAI's is 10^-10 dollars.
     https://openrouter.ai/docs/use-cases/usage-accounting, https://docs.perplexity.ai, https://docs.x.ai
     """
-    if counts.cost_in_usd_ticks is not None:
-        return (counts.cost_in_usd_ticks + 5) // 10
+    ticks = _nano_dollars(bytes(counts.cost_in_usd_ticks) + b"e-10")
+    if ticks is not None:
+        return ticks
     cost = bytes(counts.cost)
     if cost[:1] == b"{":
         said = decode(cost, _ANYTHING)
@@ -164,10 +166,12 @@ def _nano_dollars(amount: bytes) -> int | None:
     """Dollars as a JSON number, to the nearest nano-dollar; None for what is no sensible amount."""
     if not amount[:1].isdigit() or len(amount) > _LONGEST_AMOUNT:
         return None
-    dollars = Decimal(amount.decode())
-    return int((dollars * 10**9).to_integral_value()) if dollars < 10**6 else None
+    try:
+        dollars = Decimal(amount.decode())
+    except InvalidOperation:  # an exponent of twenty digits, or two of them
+        return None
+    return int((dollars * 10**9).to_integral_value(ROUND_HALF_UP)) if dollars < 10**6 else None
 
 
 def _count(fields: Any, name: str) -> int:
-    value = fields.get(name) if isinstance(fields, dict) else None
-    return max(0, int(value)) if isinstance(value, (int, float)) else 0
+    return count_of(fields.get(name)) if isinstance(fields, dict) else 0

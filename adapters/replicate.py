@@ -21,9 +21,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from adapters.base import Follow, Task, leaves_out
-from adapters.envelope import decode
+from adapters.envelope import count_of, decode
 from adapters.errors import Unsupported, UpstreamError, UpstreamMalformed
-from adapters.flatten import pictures_of, prompt_of, refuse_what_no_prompt_says, system_of
+from adapters.flatten import allowed_beyond_prompt, allowed_effort, pictures_of, prompt_of, system_of
 from adapters.framing import SseCutter, read_event, whole_events
 from adapters.pictures import nearest_ratio, size_of
 from adapters.types import (
@@ -157,7 +157,9 @@ def _owner_of(target: Target) -> _Owner:
 def write_request(request: ChatRequest, target: Target) -> bytes:
     """A prediction of a language model: the conversation as one prompt. Raises `Unsupported`."""
     owner = _owner_of(target)
-    refuse_what_no_prompt_says(request, target, *(name for name in _SAMPLING if name not in owner.sampling))
+    allowed = allowed_beyond_prompt(
+        request, target, *(name for name in _SAMPLING if name not in owner.sampling)
+    )
     asked: dict[str, Any] = {"prompt": prompt_of(request, target, with_system=not owner.system)}
     system = system_of(request)
     if owner.system and system:
@@ -170,13 +172,12 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
             asked[name] = value
     asked |= _write_stop(request, target, owner)
     asked |= _write_pictures(request, target, owner)
-    if request.reasoning is not None and request.reasoning.mode != "disabled":
-        if owner.effort and request.reasoning.effort:
-            asked[owner.effort] = request.reasoning.effort
-        else:
-            leaves_out(target, "reasoning_effort")
-    asked |= request.extra
-    return _body(asked, target, stream=request.stream)
+    reasoning = request.reasoning
+    if owner.effort and reasoning is not None and reasoning.mode != "disabled" and reasoning.effort:
+        asked[owner.effort] = reasoning.effort
+    else:
+        allowed |= allowed_effort(request, target)
+    return _body(asked | allowed | request.extra, target, stream=request.stream)
 
 
 def _write_stop(request: ChatRequest, target: Target, owner: _Owner) -> dict[str, Any]:
@@ -184,8 +185,7 @@ def _write_stop(request: ChatRequest, target: Target, owner: _Owner) -> dict[str
     if not request.stop:
         return {}
     if "stop" not in owner.sampling:
-        leaves_out(target, "stop")
-        return {}
+        return {} if leaves_out(target, "stop") else {"stop": request.stop}
     if any("," in stop for stop in request.stop):
         leaves_out(target, "stop", what="stop sequences with a comma in them")
         return {}
@@ -278,7 +278,7 @@ def _usage(metrics: wire.Metrics | None) -> Usage | None:
     )
     if tokens_in is None and tokens_out is None:
         return None
-    return Usage(input=max(0, tokens_in or 0), output=max(0, tokens_out or 0))
+    return Usage(input=count_of(tokens_in), output=count_of(tokens_out))
 
 
 # -- a stream ----------------------------------------------------------------------------------------------------------

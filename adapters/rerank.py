@@ -15,7 +15,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.base import Task
-from adapters.envelope import decode, seal
+from adapters.envelope import count_of, decode, seal
 from adapters.errors import BadRequest, Unsupported, UpstreamMalformed
 from adapters.fields import allowed_fields, other_fields, read_fields
 from adapters.openai_answers import read_error
@@ -148,9 +148,8 @@ def _read_ranked(ranked: Sequence[wire.Ranked]) -> tuple[Ranked, ...]:
 def _read_usage(answer: wire.Rerank, target: Target) -> Usage | None:
     usage = None if answer.usage is NOTHING else read_usage(answer.usage, target.provider)
     billed = answer.meta.billed_units if answer.meta else None
-    if billed is None or not billed.search_units:
-        return usage
-    return replace(usage or Usage(), units=Units(searches=max(0, round(billed.search_units))))
+    searches = count_of(billed.search_units) if billed is not None else 0
+    return replace(usage or Usage(), units=Units(searches=searches)) if searches else usage
 
 
 _LONGEST_QUERIES = 32_000_000
@@ -174,7 +173,7 @@ def _read_deepinfra(replies: Sequence[Reply], request: RerankRequest, target: Ta
         )
     ranked = [wire.Ranked(at, score) for at, score in enumerate(answer.scores)]
     return RerankResponse(
-        _read_ranked(ranked), answer.request_id or "", Usage(input=max(0, answer.input_tokens or 0))
+        _read_ranked(ranked), answer.request_id or "", Usage(input=count_of(answer.input_tokens))
     )
 
 

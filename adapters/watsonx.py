@@ -19,9 +19,10 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters import openai_answers, openai_questions
-from adapters.base import StreamReader, Task, leaves_out
-from adapters.envelope import decode
+from adapters.base import StreamReader, Task
+from adapters.envelope import count_of, decode
 from adapters.errors import Unsupported, UpstreamError, UpstreamMalformed
+from adapters.fields import allowed_fields
 from adapters.flatten import texts_of
 from adapters.framing import SseCutter
 from adapters.openai_answers import ChatReader
@@ -181,11 +182,11 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
     said = _errors(body)
     if said is None or not said.errors:
         return openai_answers.read_error(status, headers, body)
-    first = said.errors[0]
+    code = str(said.errors[0].code)
     return classify(
         said.status_code if status < 400 else status,
         message="; ".join(problem.message for problem in said.errors if problem.message),
-        code=_CODES.get(first.code, first.code) or None,
+        code=_CODES.get(code, code) or None,
         headers=headers,
         body=body,
     )
@@ -207,12 +208,10 @@ _CODES = {
 
 
 def _write_embeddings(request: EmbeddingsRequest, target: Target) -> Sequence[Call]:
-    for name in ("dimensions", "input_type"):
-        if getattr(request, name) is not None:
-            leaves_out(target, name)
+    parameters = allowed_fields(request, target, "dimensions", "input_type") | request.extra
     body: dict[str, Any] = scope(target) | {"inputs": texts_of(request, target)}
-    if request.extra:
-        body["parameters"] = request.extra
+    if parameters:
+        body["parameters"] = parameters
     return (Call(_encode(body)),)
 
 
@@ -228,7 +227,7 @@ def _read_embeddings(
 
 
 def _tokens(count: int | None) -> Usage | None:
-    return None if count is None else Usage(input=max(0, count))
+    return None if count is None else Usage(input=count_of(count))
 
 
 EMBEDDINGS: Task[EmbeddingsRequest, EmbeddingsResponse] = Task(_write_embeddings, _read_embeddings)

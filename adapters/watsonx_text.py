@@ -14,9 +14,9 @@ from msgspec import Raw
 
 from adapters import watsonx
 from adapters.base import StreamReader, leaves_out
-from adapters.envelope import decode
+from adapters.envelope import count_of, decode
 from adapters.errors import UpstreamError, UpstreamMalformed
-from adapters.flatten import pictures_of, prompt_of, refuse_what_no_prompt_says
+from adapters.flatten import allowed_beyond_prompt, allowed_effort, pictures_of, prompt_of
 from adapters.framing import SseCutter, read_event, whole_events
 from adapters.types import (
     Address,
@@ -61,11 +61,10 @@ def address(target: Target, operation: Operation, headers: Mapping[str, str], *,
 
 def write_request(request: ChatRequest, target: Target) -> bytes:
     """The conversation as one text that is continued. Raises `Unsupported`."""
-    refuse_what_no_prompt_says(request, target, "presence_penalty", "frequency_penalty")
+    allowed = allowed_beyond_prompt(request, target, "presence_penalty", "frequency_penalty")
+    allowed |= allowed_effort(request, target)
     if pictures_of(request):
         leaves_out(target, "messages", what="pictures")
-    if request.reasoning is not None and request.reasoning.mode != "disabled":
-        leaves_out(target, "reasoning_effort")
     fields = {
         "max_new_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -75,7 +74,7 @@ def write_request(request: ChatRequest, target: Target) -> bytes:
         "stop_sequences": list(request.stop) or None,
     }
     parameters: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
-    parameters |= request.extra
+    parameters |= allowed | request.extra
     if {"temperature", "top_p", "top_k", "random_seed"} & parameters.keys():
         parameters.setdefault("decoding_method", "sample")  # otherwise they are ignored
     body: dict[str, Any] = watsonx.scope(target) | {"input": prompt_of(request, target, with_system=True)}
@@ -95,8 +94,8 @@ def read_response(body: bytes, request: ChatRequest, target: Target) -> ChatResp
         for result in answer.results
     )
     usage = Usage(
-        input=sum(max(0, result.input_token_count) for result in answer.results),
-        output=sum(max(0, result.generated_token_count) for result in answer.results),
+        input=sum(count_of(result.input_token_count) for result in answer.results),
+        output=sum(count_of(result.generated_token_count) for result in answer.results),
     )
     return ChatResponse("", answer.model_id or "", choices, usage)
 
@@ -159,8 +158,8 @@ class _TextReader:
         if not self._started:
             self._started = True
             deltas.append(Start(model=answer.model_id or ""))
-        self._input = max(self._input, result.input_token_count)
-        self._output = max(self._output, result.generated_token_count)
+        self._input = max(self._input, count_of(result.input_token_count))
+        self._output = max(self._output, count_of(result.generated_token_count))
         if result.generated_text:
             deltas.append(TextDelta(Raw(_encode(result.generated_text))))
         if (result.stop_reason or "") not in _RUNS_ON:

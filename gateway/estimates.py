@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw
 
-from adapters.types import Operation, Units, Usage
+from adapters.types import NO_UNITS, Operation, Units, Usage
 from gateway.pricing import Price
 
 _BYTES_PER_TOKEN = 4
@@ -32,6 +32,8 @@ _ASKED = ("system", "messages", "tools", "input", "prompt", "query", "documents"
 _DOCUMENTS_PER_SEARCH = 100
 _BYTES_PER_SECOND = 16_000
 _MOST_PICTURES = 100
+_MOST_TOKENS = 10**9
+_MOST_NANO = 10**15
 _SPOKEN_TOKENS_PER_CHARACTER = 1.4
 """OpenAI's voices: some 21 tokens a second (https://platform.openai.com/docs/pricing: $0.015 a minute at $12 a million), in which
 fifteen characters are spoken.
@@ -103,9 +105,25 @@ def tokens_said(deltas: int, chars: int) -> int:
     return deltas if chars <= _SHORT_DELTA * deltas else chars // _BYTES_PER_TOKEN
 
 
+def believed(reported: Usage | None) -> Usage | None:
+    """What a provider reported; nothing if it is more than any request can use, which would not even fit into the books."""
+    if reported is None or reported.total > _MOST_TOKENS:
+        return None
+    if (reported.units is NO_UNITS and reported.billed is None) or _fits(reported):
+        return reported
+    return None
+
+
+def _fits(usage: Usage) -> bool:
+    """Into the books, beside the tokens."""
+    return (
+        0 <= (usage.billed or 0) <= _MOST_NANO and max(msgspec.structs.astuple(usage.units)) <= _MOST_TOKENS
+    )
+
+
 def of_cut_stream(reported: Usage | None, question: Mapping[str, Raw], deltas: int, chars: int) -> Usage:
     """What a stream used of which so many deltas came before it was cut, and what the provider had `reported` by then."""
-    said = tokens_said(deltas, chars)
+    said, reported = tokens_said(deltas, chars), believed(reported)
     if reported is None:
         return Usage(input=tokens_asked(question), output=said, estimated=True)
     missing = said - reported.completion

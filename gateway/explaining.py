@@ -97,8 +97,11 @@ def explain(gateway: Gateway, name: str, request: Asked, *, for_operator: bool) 
     told |= _found(gateway, ours, route)
     if route is None:
         return told
-    considered = gateway.router.consider(route, request, gateway.now)
+    waits = _waits(gateway, route, request)
+    considered = gateway.router.consider(route, request, gateway.now, waits=waits is not None)
     told["strategy"] = gateway.config.router.routing_strategy
+    if waits is not None:
+        told["waits"] = waits
     told["deployments"] = [_deployment(gateway, one, for_operator=for_operator) for one in considered]
     told["retries"] = _retries(gateway.config, route)
     told["limits"] = _limits(gateway, request.caller, route)
@@ -122,6 +125,26 @@ def _way(gateway: Gateway, name: str) -> str:
         return "a name of model_list"
     pattern = next((pattern for pattern, _ in gateway.routes.wildcards() if matches(pattern, name)), None)
     return f"the wildcard {pattern}" if pattern else "a provider whose key is in the environment"
+
+
+def _waits(gateway: Gateway, route: Route, request: Asked) -> float | None:
+    """Seconds that it waits at most for a deployment of the route; None if there is one that it asks, or nothing to wait for."""
+    queue = gateway.config.router.queue
+    soonest = gateway.router.soonest(route, request, gateway.now)
+    if queue is None or soonest is None or soonest > queue.max_wait:
+        return None
+    key = request.caller.key if request.caller is not None else None
+    routes = [route]
+    for one in routes:  # it grows as it goes
+        if any(other.share for other in gateway.router.consider(one, request, gateway.now)):
+            return None
+        found = gateway.routes.stand_ins(one.name)
+        routes += [
+            other
+            for other in found
+            if other not in routes and (key is None or may_use(key, other.name, other))
+        ]
+    return queue.max_wait
 
 
 def _deployment(gateway: Gateway, considered: Considered, *, for_operator: bool) -> dict[str, Any]:

@@ -52,8 +52,8 @@ class Credentials(Struct, frozen=True, kw_only=True):
         ]
 
 
-_LONG_ENOUGH = 8
-"""Characters from which on a text under an unknown word is taken for a secret."""
+LONG_ENOUGH = 8
+"""Characters from which on a text under a word that nobody knows is taken for a secret."""
 
 NOT_ASKED = Credentials(elsewhere="the store was not asked")
 AWAY = Credentials(elsewhere="the store could not be read at the start")
@@ -68,7 +68,7 @@ def is_hidden(word: str, text: str) -> bool:
     """Must this text be taken out of logs and errors? What is short and under a word that nobody knows may be anything: a
     remark that says "all" would take that word out of every sentence.
     """
-    return is_secret(word) and (word in CREDENTIAL_VALUES or len(text) >= _LONG_ENOUGH)
+    return is_secret(word) and (word in CREDENTIAL_VALUES or len(text) >= LONG_ENOUGH)
 
 
 # -- where they come from --------------------------------------------------------------------------------------------

@@ -422,11 +422,13 @@ def price_from_params(params: Mapping[str, object]) -> Price | None:
     """The price that LiteLLM's parameters give (`input_cost_per_token: 0.000002`); None if they give none.
 
     Takes numbers and decimal text; `…_above_200k_tokens` for long prompts, where what is not said is as for short ones;
-    `…_batches`, `…_flex`, `…_priority` for service tiers, where it is as in the ordinary one; `search_context_cost_per_query`
+    `…_batches`, `…_flex`, `…_priority` for service tiers, where it is as in the ordinary one, of which they need not say
+    anything; `search_context_cost_per_query`
     as an amount or by the size of the context, of which the medium one counts. A picture, second, character or pixel is
     paid once: of a price for those that go in and one for those that come out, the second counts unless it is zero. Other keys are left alone. Raises `ValueError` that names the key.
     """
-    return assembled(rates_from_params(params))
+    rates = rates_from_params(params)
+    return _assembled(rates) if rates else None
 
 
 Rates: TypeAlias = dict[str, dict[int, dict[str, int]]]
@@ -510,9 +512,11 @@ def _medium(value: object) -> object:
 
 def assembled(rates: Rates) -> Price | None:
     """The price with all its tiers and services; None if it has nothing in the ordinary service tier."""
+    return _assembled(rates) if any(rates.get("", {}).values()) else None
+
+
+def _assembled(rates: Rates) -> Price:
     base = rates.get("", {})
-    if not any(base.values()):
-        return None
     services = {}
     for service, own in rates.items():
         if service:

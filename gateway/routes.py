@@ -10,6 +10,7 @@ whose key is in the environment, if that is allowed: an operator's list stays cl
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -25,11 +26,13 @@ from adapters.providers import provider as provider_row
 from adapters.types import Provider, Target
 from gateway.config.model import Alias, Config, Fallbacks, ModelEntry, ModelParams, Place, Secret
 from gateway.config.vocabulary import OPTIONS
-from gateway.named_credentials import NOT_ASKED, Credentials, with_credentials
+from gateway.named_credentials import LONG_ENOUGH, NOT_ASKED, Credentials, with_credentials
 from gateway.pricing import FREE, ModelFacts, Price, PriceTable, completed, price_from_params, readable_prices
 from gateway.provider_settings import ProviderSettings, filled, is_set_up, signer_of
 
 _REMEMBERED = 2_000
+_SECRET_HEADER = re.compile(r"auth|cookie|credential|key|passw|secret|signature|token", re.IGNORECASE)
+"""Headers whose values are secrets, however short."""
 
 
 class Mock(Struct, frozen=True):
@@ -217,11 +220,13 @@ class Routes:
         return f"Set {' or '.join(row.env or row.base_env)} to use the models of {row.title or row.name}."
 
     def secrets(self) -> Iterator[Secret]:
-        """Every key that may be sent somewhere, for the redactor."""
+        """Every key that may be sent somewhere, for the redactor. A header's `1` would be taken out of every message."""
         for entry in self._config.model_list:
             if entry.params.api_key:
                 yield entry.params.api_key
-            yield from entry.params.extra_headers.values()
+            for name, value in entry.params.extra_headers.items():
+                if _SECRET_HEADER.search(name) or len(value.reveal()) >= LONG_ENOUGH:
+                    yield value
             yield from (value for value in entry.params.options.values() if isinstance(value, Secret))
         for row in PROVIDERS.values():
             own = (names for option, names in row.option_env.items() if OPTIONS[option] == "secret")
@@ -395,8 +400,6 @@ class Routes:
         self, entry: ModelEntry, name: str, model: str, facts: ModelFacts | None
     ) -> tuple[Price | None, str]:
         params = entry.params
-        if params.mock_response is not None:
-            return FREE, "mock"
         written = {
             "input_cost_per_token": params.input_cost_per_token,
             "output_cost_per_token": params.output_cost_per_token,
@@ -406,8 +409,13 @@ class Routes:
         }
         said = {key: value for key, value in written.items() if value is not None}
         own = price_from_params(readable_prices(entry.info) | said)
-        if own is not None:
-            return completed(own, facts.price if facts else None), "deployment"
+        listed, source = self._listed_price(name, model, facts)
+        if own is not None and (listed is not None or own != Price(services=own.services)):
+            return completed(own, listed), "deployment"
+        return (listed, source) if params.mock_response is None else (FREE, "mock")
+
+    def _listed_price(self, name: str, model: str, facts: ModelFacts | None) -> tuple[Price | None, str]:
+        """What is paid where the entry says nothing."""
         listed = self._config.general.cost_per_token
         flat = listed.get(name) or listed.get(model)
         if flat is not None:

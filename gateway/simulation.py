@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
@@ -36,7 +36,7 @@ from gateway.pricing import cost
 from gateway.reservations import ESTIMATED
 from gateway.routes import Deployment, Route, Routes
 from gateway.routing.health import Health
-from gateway.routing.retries import TABLE, Then
+from gateway.routing.retries import TABLE, Then, policy_of
 from gateway.routing.router import Router
 from gateway.state.keys import KeyRow
 from gateway.state.records import (
@@ -120,7 +120,9 @@ def _row(number: int, line: bytes) -> LedgerRow:
         flat["tags"] = tuple(flat["tags"])
         attempts = msgspec.convert(flat.pop("attempts"), tuple[AttemptRow, ...])
         return make_row(attempts=attempts, **flat)
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise LineUnreadable(f"line {number} is no row of a ledger: it has no {error}") from None
+    except (msgspec.MsgspecError, TypeError) as error:
         raise LineUnreadable(f"line {number} is no row of a ledger: {error}") from None
 
 
@@ -177,7 +179,7 @@ class Replay:
         self.name = name
         self._routes = routes
         self._router = Router(config.router, Health())
-        self._most_fallbacks = config.router.max_fallbacks
+        self._settings_of_router = config.router
         self._settings = settings_of(config)
         self._now = 0.0
         self._shared = MemoryShared(clock=lambda: self._now, wall=lambda: self._now)
@@ -227,34 +229,33 @@ class Replay:
         while True:
             left = self._left(route, failed) if failed else route
             found = [one for one in self._router.consider(left, request, self._now) if one.share]
-            if found:
+            final = next((why for one in found if (why := failed.get(_pair(one.deployment)))), "")
+            if found and not final:
                 parts = _in_parts([one.share for one in found])
                 answers = [(one.deployment, part) for one, part in zip(found, parts, strict=True)]
                 return self._answered(row, answers, fell_back=len(visited) > 1)
-            nearer = self._stand_ins(route, failed, caller)
+            nearer = self._stand_ins(route, final or _last(route, failed), caller)
             waiting = [*nearer, *(other for other in waiting if other not in nearer)]
             waiting = [other for other in waiting if other not in visited]
-            if not waiting or len(visited) > self._most_fallbacks:
+            if not waiting or len(visited) > self._settings_of_router.max_fallbacks:
                 return Outcome("failed", row.reason or "no_deployment")
             route = waiting.pop(0)
             visited.append(route)
 
-    def _stand_ins(
-        self, route: Route, failed: Mapping[tuple[str, str], str], caller: Caller
-    ) -> Sequence[Route]:
-        """The models that the failure of this route's deployments leads to, as far as the caller's key may use them."""
-        pairs = {(one.provider, one.target.model) for one in route.deployments}
-        reasons = [reason for pair, reason in failed.items() if pair in pairs]
-        then = _then(reasons[-1]) if reasons else "fallbacks"
+    def _stand_ins(self, route: Route, reason: str, caller: Caller) -> Sequence[Route]:
+        """The models that such a failure of this route leads to, as far as the caller's key may use them."""
+        then = _then(reason)
         if then == "end":
             return ()
         found = self._routes.stand_ins(route.name, then=then)
         key = caller.key
         return found if key is None else [other for other in found if may_use(key, other.name, other)]
 
-    def _left(self, route: Route, failed: Container[tuple[str, str]]) -> Route:
-        """The route without those that failed."""
-        left = tuple(one for one in route.deployments if (one.provider, one.target.model) not in failed)
+    def _left(self, route: Route, failed: Mapping[tuple[str, str], str]) -> Route:
+        """The route without those that failed, but for failures after which nobody else of it is asked."""
+        counted = policy_of(self._settings_of_router, route).retries
+        gone = {pair for pair, reason in failed.items() if not _is_final(reason, counted)}
+        left = tuple(one for one in route.deployments if _pair(one) not in gone)
         if len(left) == len(route.deployments):
             return route
         if len(self._without) >= _MOST_KEPT:
@@ -279,7 +280,7 @@ class Replay:
         """Nano-dollars of this request there; None if nobody knows its price."""
         if row.usage_source == "none":
             return 0
-        is_same = (deployment.provider, deployment.target.model) == (row.provider, row.model)
+        is_same = _pair(deployment) == (row.provider, row.model)
         if is_same and row.cost_source == "provider":
             return row.cost_nano
         price = deployment.price
@@ -333,6 +334,22 @@ def _then(reason: str) -> Then:
     """Which list of other models an error of this reason leads to."""
     consequence = _CONSEQUENCES.get(reason)
     return "fallbacks" if consequence is None else consequence.then
+
+
+def _is_final(reason: str, counted: Mapping[str, int]) -> bool:
+    """No other deployment of the route is asked after an error of this reason, unless a policy counts it."""
+    consequence = _CONSEQUENCES.get(reason)
+    return consequence is not None and consequence.again == "no" and not counted.get(consequence.name)
+
+
+def _last(route: Route, failed: Mapping[tuple[str, str], str]) -> str:
+    """Why the last of its deployments failed; empty if none did."""
+    pairs = set(map(_pair, route.deployments))
+    return next((failed[pair] for pair in reversed(list(failed)) if pair in pairs), "")
+
+
+def _pair(deployment: Deployment) -> tuple[str, str]:
+    return deployment.provider, deployment.target.model
 
 
 def _in_parts(shares: Sequence[float]) -> list[int]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
+from adapters.wire import Count
+
 NOTHING = Raw(b"")
 
 
@@ -20,8 +22,8 @@ class Answer(Struct):
 
     completions: list[Completion] = []
     model_version: str | None = None
-    num_tokens_prompt_total: int | None = None
-    num_tokens_generated: int | None = None
+    num_tokens_prompt_total: Count = None
+    num_tokens_generated: Count = None
     error: Raw = NOTHING
 
 
@@ -34,6 +36,6 @@ class Event(Struct):
     index: int = 0
     completion: Raw = NOTHING
     finish_reason: str | None = None
-    num_tokens_prompt_total: int | None = None
-    num_tokens_generated: int | None = None
+    num_tokens_prompt_total: Count = None
+    num_tokens_generated: Count = None
     error: Raw = NOTHING

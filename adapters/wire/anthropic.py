@@ -15,6 +15,8 @@ from typing import Any
 from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
+from adapters.wire import Count
+
 NAME = "anthropic"
 
 VERSION = "2023-06-01"
@@ -243,28 +245,28 @@ ANSWER_BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
 
 
 class CacheCreation(Struct):
-    ephemeral_5m_input_tokens: int | None = None
-    ephemeral_1h_input_tokens: int | None = None
+    ephemeral_5m_input_tokens: Count = None
+    ephemeral_1h_input_tokens: Count = None
 
 
 class OutputDetails(Struct):
-    thinking_tokens: int | None = None
+    thinking_tokens: Count = None
 
 
 class ServerTools(Struct):
     """What Anthropic's own tools were used for; searches are billed by the piece."""
 
-    web_search_requests: int | None = None
+    web_search_requests: Count = None
 
 
 class Usage(Struct):
     """Counts. The cache is outside `input_tokens`, thinking is inside `output_tokens`."""
 
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    input_tokens: Count = None
+    cache_read_input_tokens: Count = None
+    cache_creation_input_tokens: Count = None
     cache_creation: CacheCreation | None = None
-    output_tokens: int | None = None
+    output_tokens: Count = None
     output_tokens_details: OutputDetails | None = None
     server_tool_use: ServerTools | None = None
     service_tier: str | None = None

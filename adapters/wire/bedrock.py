@@ -10,6 +10,8 @@ from __future__ import annotations
 from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
+from adapters.wire import Count
+
 NAME = "bedrock"
 
 NULL = Raw(b"null")
@@ -121,18 +123,18 @@ class CacheDetail(Struct, rename="camel"):
     """Tokens that were written to the cache for `ttl` (`5m`, `1h`)."""
 
     ttl: str | None = None
-    input_tokens: int | None = None
+    input_tokens: Count = None
 
 
 class Usage(Struct, rename="camel"):
     """Counts. The cache is outside `inputTokens`. InvokeModel of Nova gives the cache's under the names with `Count` only."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_read_input_token_count: int | None = None
-    cache_write_input_tokens: int | None = None
-    cache_write_input_token_count: int | None = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    cache_read_input_tokens: Count = None
+    cache_read_input_token_count: Count = None
+    cache_write_input_tokens: Count = None
+    cache_write_input_token_count: Count = None
     cache_details: list[CacheDetail] | None = None
 
 
@@ -242,10 +244,10 @@ class Chunk(Struct, rename={"data": "bytes"}):
 class Metrics(Struct, rename="camel"):
     """What Bedrock counted."""
 
-    input_token_count: int | None = None
-    output_token_count: int | None = None
-    cache_read_input_token_count: int | None = None
-    cache_write_input_token_count: int | None = None
+    input_token_count: Count = None
+    output_token_count: Count = None
+    cache_read_input_token_count: Count = None
+    cache_write_input_token_count: Count = None
 
 
 class WithMetrics(Struct, rename={"metrics": "amazon-bedrock-invocationMetrics"}):
@@ -256,7 +258,7 @@ class WithMetrics(Struct, rename={"metrics": "amazon-bedrock-invocationMetrics"}
 
 class TitanResult(Struct, rename="camel"):
     output_text: str = ""
-    token_count: int | None = None
+    token_count: Count = None
     completion_reason: str | None = None
 
 
@@ -288,11 +290,11 @@ class Completion(
     results: list[TitanResult] | None = None
     output_text: str | None = None
     completion_reason: str | None = None
-    input_text_token_count: int | None = None
-    total_output_text_token_count: int | None = None
+    input_text_token_count: Count = None
+    total_output_text_token_count: Count = None
     generation: str | None = None
-    prompt_token_count: int | None = None
-    generation_token_count: int | None = None
+    prompt_token_count: Count = None
+    generation_token_count: Count = None
     stop_reason: str | None = None
     outputs: list[MistralOutput] | None = None
     generations: list[CohereGeneration] | None = None
@@ -310,7 +312,7 @@ class Embedded(Struct, rename={"input_text_token_count": "inputTextTokenCount"})
 
     embedding: Raw = NULL
     embeddings: Raw = NULL
-    input_text_token_count: int | None = None
+    input_text_token_count: Count = None
 
 
 class NovaEmbedding(Struct):

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
+from adapters.wire import Count
+
 NULL = Raw(b"null")
 
 
@@ -24,17 +26,17 @@ def given(raw: Raw) -> Raw | None:
 class Tokens(Struct):
     """`image_tokens` are outside of `input_tokens`, `reasoning_tokens` inside of `output_tokens`."""
 
-    input_tokens: float | None = None
-    output_tokens: float | None = None
-    image_tokens: float | None = None
-    reasoning_tokens: float | None = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    image_tokens: Count = None
+    reasoning_tokens: Count = None
 
 
 class BilledUnits(Tokens):
     """What the bill counts: of a chat much less than `tokens`, because Cohere's own prompt is not on it."""
 
-    images: float | None = None
-    search_units: float | None = None
+    images: Count = None
+    search_units: Count = None
 
 
 class Usage(Struct):
@@ -42,7 +44,7 @@ class Usage(Struct):
 
     tokens: Tokens | None = None
     billed_units: BilledUnits | None = None
-    cached_tokens: float | None = None
+    cached_tokens: Count = None
 
 
 class Function(Struct, frozen=True):

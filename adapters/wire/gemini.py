@@ -10,9 +10,11 @@ The structs are wide and lenient: all is optional, unknown keys are skipped. A J
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
+
+from adapters.wire import Count
 
 NAME = "gemini"
 """The format."""
@@ -142,23 +144,20 @@ class Feedback(Struct, rename="camel"):
     block_reason_message: str | None = None
 
 
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
-
-
 class ModalityCount(Struct, rename="camel"):
     modality: str = ""
-    token_count: Count = 0
+    token_count: Count = None
 
 
 class Counts(Struct, rename="camel"):
     """`usageMetadata`; the counts of a stream are running totals."""
 
-    prompt_token_count: Count | None = None
-    tool_use_prompt_token_count: Count | None = None
-    cached_content_token_count: Count | None = None
-    candidates_token_count: Count | None = None
-    thoughts_token_count: Count | None = None
-    total_token_count: Count | None = None
+    prompt_token_count: Count = None
+    tool_use_prompt_token_count: Count = None
+    cached_content_token_count: Count = None
+    candidates_token_count: Count = None
+    thoughts_token_count: Count = None
+    total_token_count: Count = None
     prompt_tokens_details: list[ModalityCount] | None = None
     prompt_token_details: list[ModalityCount] | None = None
     """As embeddings call it."""
@@ -202,7 +201,7 @@ class Embedded(Struct, rename="camel"):
 
 
 class Statistics(Struct):
-    token_count: float | None = None
+    token_count: Count = None
 
 
 class PredictedVector(Struct):

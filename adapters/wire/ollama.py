@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
+from adapters.wire import Count
+
 NULL = Raw(b"null")
 
 
@@ -42,8 +44,8 @@ class Answer(Struct):
     message: Message | None = None
     done: bool | None = None
     done_reason: str | None = None
-    prompt_eval_count: int | None = None
-    eval_count: int | None = None
+    prompt_eval_count: Count = None
+    eval_count: Count = None
     logprobs: Raw = NULL
     error: Raw = NULL
 
@@ -61,7 +63,7 @@ class ErrorObject(Struct):
 class Embeddings(Struct):
     model: str | None = None
     embeddings: list[Raw] | None = None
-    prompt_eval_count: int | None = None
+    prompt_eval_count: Count = None
 
 
 TOP_LEVEL = frozenset({"format", "keep_alive", "shift", "template", "think", "truncate"})

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from adapters.wire import MOST
+
 _NULL = Raw(b"null")
 NOTHING = Raw(b"")
 """The field is absent: msgspec has no union of `Raw` and None."""
@@ -276,7 +278,8 @@ class Choice(Struct):
     error: Raw = NOTHING
 
 
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=MOST)]
+"""What nearly everybody sends; where anything else stands, the counts are read one by one."""
 
 
 class PromptDetails(Struct, gc=False):
@@ -313,7 +316,7 @@ class Usage(Struct, gc=False):
     cost: Raw = NOTHING
     cost_details: CostDetails | None = None
     is_byok: bool | None = None
-    cost_in_usd_ticks: Count | None = None
+    cost_in_usd_ticks: Raw = NOTHING
 
 
 class GroqExtra(Struct):

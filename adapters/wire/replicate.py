@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
+from adapters.wire import Count
+
 NOTHING = Raw(b"")
 
 
@@ -20,10 +22,10 @@ class Urls(Struct):
 class Metrics(Struct):
     """Tokens of language models, under the two names that they have had; absent before the end."""
 
-    input_token_count: int | None = None
-    output_token_count: int | None = None
-    token_input_count: int | None = None
-    token_output_count: int | None = None
+    input_token_count: Count = None
+    output_token_count: Count = None
+    token_input_count: Count = None
+    token_output_count: Count = None
 
 
 class Prediction(Struct):

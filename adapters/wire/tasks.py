@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
+from adapters.wire import Count
 from adapters.wire.openai import NOTHING
 
 # -- what clients send -----------------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ class Ranked(Struct):
 
 
 class BilledUnits(Struct):
-    search_units: float | None = None
+    search_units: Count = None
 
 
 class RerankMeta(Struct):
@@ -110,7 +111,7 @@ class Scores(Struct):
     """DeepInfra's rerank: https://deepinfra.com/docs/advanced/reranker."""
 
     scores: list[float]
-    input_tokens: int | None = None
+    input_tokens: Count = None
     request_id: str | None = None
 
 
@@ -132,17 +133,17 @@ class Images(Struct):
 class ModalTokens(Struct):
     """Tokens by what they stand for."""
 
-    text_tokens: int | None = None
-    image_tokens: int | None = None
-    audio_tokens: int | None = None
+    text_tokens: Count = None
+    image_tokens: Count = None
+    audio_tokens: Count = None
 
 
 class TaskUsage(Struct):
     """`usage` of pictures and transcriptions; the seconds of Mistral are `{}` where it did not count."""
 
     type: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count = None
+    output_tokens: Count = None
     input_tokens_details: ModalTokens | None = None
     input_token_details: ModalTokens | None = None
     output_tokens_details: ModalTokens | None = None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
+from adapters.wire import Count
+
 
 class Vector(Struct):
     embedding: Raw
@@ -15,7 +17,7 @@ class Vector(Struct):
 class Embeddings(Struct):
     results: list[Vector]
     model_id: str | None = None
-    input_token_count: int | None = None
+    input_token_count: Count = None
 
 
 class Rank(Struct):
@@ -25,12 +27,12 @@ class Rank(Struct):
 
 class Ranks(Struct):
     results: list[Rank]
-    input_token_count: int | None = None
+    input_token_count: Count = None
 
 
 class Problem(Struct):
-    code: str = ""
-    message: str = ""
+    code: str | int = ""
+    message: str | None = None
 
 
 class Errors(Struct):
@@ -42,8 +44,8 @@ class Generated(Struct):
     """A result of the older service that continues a text; in a stream the counts are of all until then."""
 
     generated_text: str | None = None
-    generated_token_count: int = 0
-    input_token_count: int = 0
+    generated_token_count: Count = None
+    input_token_count: Count = None
     stop_reason: str | None = None
 
 

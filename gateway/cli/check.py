@@ -15,10 +15,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from gateway.cli.common import config_path, environ_here, with_own
 from gateway.config.load import Loaded, load
 from gateway.config.model import Config, ModelEntry
-from gateway.config.problems import ConfigInvalid, Problem
+from gateway.config.problems import ConfigInvalid, Problem, in_order
 from gateway.config.source import environment_of
 from gateway.explaining import asked, explain_all, unstarted
 from gateway.keyfields import configured_keys
@@ -41,26 +43,25 @@ def check(file: str | None, *, as_json: bool = False) -> int:
     """Print the report; the exit code."""
     environ = environ_here()
     path = config_path(file, environ) or Path("config.yaml")
-    doubts: tuple[Problem, ...] = ()
+    found: tuple[Problem, ...] = ()
     try:
-        try:
-            loaded = load(path, environ, strict=True)
-        except ConfigInvalid as strict:
-            doubts = strict.problems
-            loaded = load(path, environ)  # what a start would let pass does not end the report
+        loaded = load(path, environ)  # what a start would let pass does not end the report
+        found = loaded.notices
         keys = configured_keys(loaded.config)
         environ = with_own(loaded.config, environ)
         environment_of(loaded, environ)
     except ConfigInvalid as invalid:
-        problems = (*doubts, *(problem for problem in invalid.problems if problem not in doubts))
+        doubts, notices = _parted((*found, *invalid.notices))
+        problems = in_order((*doubts, *invalid.problems))
         if as_json:
-            _print_json({"ok": False, "problems": _problems((*problems, *_beside(doubts, invalid.notices)))})
+            _print_json({"ok": False, "problems": _problems((*problems, *notices))})
         else:
             for problem in problems:
                 print(problem)
         return 1
     routes = compile_routes(loaded.config, environ, PriceTable.load())
-    notices = [*doubts, *told_once(_beside(doubts, loaded.notices), loaded.config, routes)]
+    doubts, notices = _parted(found)
+    notices = [*doubts, *told_once(notices, loaded.config, routes)]
     if as_json:
         gateway = unstarted(loaded.config, routes, environ)
         _print_json(
@@ -79,10 +80,10 @@ def check(file: str | None, *, as_json: bool = False) -> int:
     return 1 if doubts else 0
 
 
-def _beside(doubts: Sequence[Problem], notices: Iterable[Problem]) -> list[Problem]:
-    """The notices that are no doubts: to who serves, a doubt is a warning with the same words."""
-    told = {(doubt.place, doubt.path, doubt.message) for doubt in doubts}
-    return [notice for notice in notices if (notice.place, notice.path, notice.message) not in told]
+def _parted(found: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """The doubts, which are errors here, and the rest."""
+    doubts = [replace(problem, severity="error") for problem in found if problem.is_doubt]
+    return doubts, [problem for problem in found if not problem.is_doubt]
 
 
 def _print_json(value: Any) -> None:

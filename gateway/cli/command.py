@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -95,8 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in _OF_THE_WHOLE):
         arguments.insert(0, "serve")
     _prepare_streams()
-    parsed = _parser().parse_args(arguments)
-    return _ended(lambda: parsed.run(parsed))
+    return _ended(lambda: _carried_out(arguments))
+
+
+def _carried_out(arguments: Sequence[str]) -> int:
+    try:
+        parsed = _parser().parse_args(arguments)
+        code: int = parsed.run(parsed)
+    except SystemExit:  # after --help, --version or a mistake
+        sys.stdout.flush()
+        raise
+    return code
 
 
 def _ended(run: Callable[[], int]) -> int:
@@ -112,11 +122,17 @@ def _ended(run: Callable[[], int]) -> int:
     except BrokenPipeError:
         _discard_output()
         return 141
-    except Exception:  # a bug, or a machine in distress: told whole, but for secrets
+    except Exception as error:  # a bug, or a machine in distress: told whole, but for secrets
+        if isinstance(error, OSError) and error.errno in _FULL:
+            print(f"penstock: cannot write: {error.strerror}", file=sys.stderr)
+            _discard_output()
+            return 1
         print(scrub(traceback.format_exc()), file=sys.stderr)
         return 1
     return code
 
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _OF_THE_WHOLE = ("-h", "--help", "-v", "--version")
 

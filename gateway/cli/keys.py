@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 from urllib.parse import quote
 
@@ -33,7 +34,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="what it may ask for: names, patterns, access groups (default: everything)",
     )
-    add("--max-budget", type=float, metavar="DOLLARS", help="what it may spend")
+    add("--max-budget", type=dollars, metavar="DOLLARS", help="what it may spend")
     add(
         "--budget-duration",
         metavar="SPAN",
@@ -61,6 +62,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     revoke.add_argument("keys", nargs="+", metavar="KEY", help="a key, its digest, or with --alias its name")
     revoke.add_argument("--alias", action="store_true", help="what is named are aliases")
     _finish(revoke, _revoke)
+
+
+def dollars(text: str) -> float:
+    """An amount as an argument."""
+    amount = float(text)
+    if not math.isfinite(amount):
+        raise argparse.ArgumentTypeError(f"not an amount of dollars: {text!r}")
+    return amount
 
 
 def _finish(parser: argparse.ArgumentParser, run: Any) -> None:

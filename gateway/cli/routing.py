@@ -201,7 +201,7 @@ def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
         if health.get("concurrency_limit") is not None:
             bounds.append(f"{health['in_flight']} of about {health['concurrency_limit']} at once")
         bounds.append(f"{health['successes']} ok, {health['failures']} failed{latency}")
-    why = f"not now: {one['why_not']}" if one["why_not"] else ""
+    why = f"{'although' if one['share'] else 'not now:'} {one['why_not']}" if one["why_not"] else ""
     place = f"({one['place']})" if one.get("place") else ""
     about = "  ".join(filter(None, (*bounds, why, place)))
     share = f"{one['share']:.0%}" if one["share"] else "-"
@@ -218,6 +218,8 @@ _BOUNDS = ("order", "weight", "rpm", "tpm", "max_parallel_requests", "max_budget
 def _rules(told: Mapping[str, Any]) -> list[str]:
     """What holds for the name as a whole."""
     lines = []
+    if "waits" in told:
+        lines.append(f"waits for room: {told['waits']:g} s at most")
     if "retries" in told:
         counted = [f"{name} {count}" for name, count in told["retries"].get("by_error", {}).items()]
         lines.append(f"retries: {', '.join([str(told['retries']['most']), *counted])}")

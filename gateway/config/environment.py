@@ -278,7 +278,7 @@ def load_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
         if not words or words.startswith("#"):
             continue
         match = _ASSIGNMENT.fullmatch(words)
-        if match is None:
+        if match is None or "\0" in words:
             log.warning("%s:%d: not of the form NAME=value", path, number)
         elif match.group(1) not in environ:
             whole[match.group(1)] = _unquote(match.group(2), whole)

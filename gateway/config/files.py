@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.config.model import Place
 from gateway.config.nodes import Item, Mapping, Node, Sequence, parse
-from gateway.config.problems import Report
+from gateway.config.problems import Report, hidden
 from gateway.config.seen import Seen, digest_of, digest_of_file, models_in
 from gateway.config.values import Reader, is_null
 
@@ -100,5 +100,5 @@ class Files:
             whole = earlier.value.items + item.value.items
             item = Item(earlier.place, Sequence(whole, earlier.value.place, len(whole)))
         elif earlier:
-            self._report.warning(item.place, name, f"replaces the whole {name} of {earlier.place}")
+            self._report.warning(item.place, name, f"replaces the whole {hidden(name)} of {earlier.place}")
         self.top[name] = item

@@ -7,6 +7,7 @@ What is a *doubt* (an unknown key, a name that leads nowhere) is an error for wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Literal
@@ -27,6 +28,7 @@ class Problem(Struct, frozen=True):
     message: str
     severity: Severity = "error"
     suggestion: str | None = None
+    is_doubt: bool = False
 
     def __str__(self) -> str:
         hint = f', did you mean "{self.suggestion}"?' if self.suggestion else ""
@@ -44,30 +46,43 @@ class ConfigInvalid(Exception):
 
 
 class Report:
-    """Collects problems while reading goes on. `strict` makes errors of doubts."""
+    """Collects problems while reading goes on. `strict` makes errors of doubts.
+
+    What a file says is in the quotes of a message and in its path. A key that stands there, where a name belongs, is not shown.
+    """
 
     def __init__(self, *, strict: bool = False) -> None:
         self._found: dict[Problem, None] = {}
         self._doubt: Severity = "error" if strict else "warning"
 
     def error(self, place: Place, path: str, message: str, suggestion: str | None = None) -> None:
-        self._found[Problem(place, path, message, "error", suggestion)] = None
+        self._add(place, path, message, "error", suggestion)
 
     def warning(self, place: Place, path: str, message: str, suggestion: str | None = None) -> None:
-        self._found[Problem(place, path, message, "warning", suggestion)] = None
+        self._add(place, path, message, "warning", suggestion)
 
     def notice(self, place: Place, path: str, message: str) -> None:
-        self._found[Problem(place, path, message, "notice")] = None
+        self._add(place, path, message, "notice")
 
     def doubt(self, place: Place, path: str, message: str, suggestion: str | None = None) -> None:
-        self._found[Problem(place, path, message, self._doubt, suggestion)] = None
+        self._add(place, path, message, self._doubt, suggestion, is_doubt=True)
+
+    def _add(
+        self,
+        place: Place,
+        path: str,
+        message: str,
+        severity: Severity,
+        suggestion: str | None = None,
+        *,
+        is_doubt: bool = False,
+    ) -> None:
+        told = _QUOTED.sub(lambda quoted: hidden(quoted[0]), message)
+        self._found[Problem(place, hidden(path), told, severity, suggestion, is_doubt)] = None
 
     def problems(self) -> tuple[Problem, ...]:
-        """All of them, by file in the order of reading, then by line and column; the same one once."""
-        files = {problem.place.file: None for problem in self._found}
-        order = {file: position for position, file in enumerate(files)}
-        place = lambda problem: (order[problem.place.file], problem.place.line, problem.place.column)  # noqa: E731 - a sort key
-        return tuple(sorted(self._found, key=place))
+        """All of them in order; the same one once."""
+        return in_order(self._found)
 
     def settle(self) -> tuple[Problem, ...]:
         """All warnings and notices; raises ConfigInvalid if there is an error."""
@@ -77,6 +92,28 @@ class Report:
         if errors:
             raise ConfigInvalid(errors, notices)
         return notices
+
+
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """By file in the order of reading, then by line and column."""
+    found = tuple(problems)
+    files = dict.fromkeys(problem.place.file for problem in found)
+    order = {file: position for position, file in enumerate(files)}
+    place = lambda problem: (order[problem.place.file], problem.place.line, problem.place.column)  # noqa: E731 - a sort key
+    return tuple(sorted(found, key=place))
+
+
+_QUOTED = re.compile(r'"[^"]*"')
+_KEYLIKE = re.compile(
+    r"\b(?:sk-[\w-]{6,}|(?:gsk|xai|pplx|nvapi|hf|r8|gh[opsu]|glpat|rk|pk)[-_][\w-]{16,}|AIza[\w-]{16,})"
+    r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}"
+)
+"""By how providers' keys begin, or a long word with digits in it, which no name is."""
+
+
+def hidden(text: str) -> str:
+    """The text without what looks like a key."""
+    return _KEYLIKE.sub("…", text)
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:

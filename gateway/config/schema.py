@@ -47,6 +47,7 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
     "integer": {"type": ["integer", "string"]},
     "number": _NUMBER,
     "seconds": _NUMBER,
+    "timeout": _NUMBER,
     "price": _NUMBER,
     "duration": _NUMBER,
     "texts": _NAMES,
@@ -72,6 +73,7 @@ _WORDS: dict[Kind, str] = {
     "url": "URL",
     "secret_text": "secret",
     "boolean": "true or false",
+    "timeout": "seconds",
     "price": "dollars",
     "texts": "list of texts",
     "texts_by_name": "texts by name",
@@ -210,8 +212,8 @@ server: there, unknown keys and names that lead nowhere are errors.
 
 _DEFAULTS = """\
 Any other key is a default request parameter (`temperature`, `max_tokens` …): requests that do not set it get it. Further
-prices (`…_cost_per_token_above_200k_tokens`, `…_batches` …) are taken where the bucket is known. A variable's name in the
-column "default" stands for its value.
+prices (`…_cost_per_token_above_200k_tokens`, `…_batches`, `…_priority` …) are taken where the bucket is known. What an entry does
+not say is as in `cost_per_token`, else as in the built-in table. A variable's name in the column "default" stands for its value.
 """
 
 

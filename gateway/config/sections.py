@@ -19,7 +19,7 @@ from gateway.config.environment import Environment
 from gateway.config.model import GeneralSettings, LiteLLMSettings, RouterSettings, Secret, StrategyArgs
 from gateway.config.nodes import Mapping, Node, join
 from gateway.config.postgres import PostgresUrlInvalid, read_postgres_url
-from gateway.config.problems import closest
+from gateway.config.problems import closest, hidden
 from gateway.config.retries import RetryReader
 from gateway.config.settings import Settings, where_of
 from gateway.config.values import PERIOD, Reader, is_time_of_day
@@ -65,7 +65,7 @@ class Sections:
         for name in values.get("optional_pre_call_checks", ()):
             if name not in PRE_CALL_CHECKS:
                 where = where_of(settings, "optional_pre_call_checks")
-                self._report.warning(*where, f"the check {name[:60]} has no effect here")
+                self._report.warning(*where, f"the check {hidden(name[:60])} has no effect here")
         if values.get("stream_recovery", RECOVERIES[0]) not in RECOVERIES:
             where = where_of(settings, "stream_recovery")
             self._report.error(*where, f"must be {RECOVERIES[0]} or {RECOVERIES[1]}")
@@ -171,7 +171,7 @@ class Sections:
             if name not in _STRATEGY_ARGS:
                 hint = closest(name, _STRATEGY_ARGS)
                 self._report.warning(
-                    place, where, f"{name} has no effect on how a deployment is chosen", hint
+                    place, where, f'"{name}" has no effect on how a deployment is chosen', hint
                 )
                 continue
             least, read = _STRATEGY_ARGS[name]
@@ -212,7 +212,7 @@ class Sections:
                 error(*where(name), "must not be negative")
         for user, limits in general.user_rate_limit.items():
             if not _is_user_limit(limits):
-                error(*where("user_rate_limit"), f"{user[:60]}: must be {{rpm: a number, tpm: a number}}")
+                error(*where("user_rate_limit"), f'"{user[:60]}": must be {{rpm: a number, tpm: a number}}')
         self._check_database(general, settings)
         if general.max_request_size_mb == 0:
             error(*where("max_request_size_mb"), "must be more than 0")

@@ -24,6 +24,14 @@ def models_in(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES and file.is_file()]
 
 
+def is_read_once(path: Path) -> bool:
+    """A pipe (`--config <(…)`) or a terminal: whoever reads it again finds nothing, or waits."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:
+        return False
+
+
 def digest_of_file(path: Path) -> str:
     """Of what is at this path now; as `Seen` has it."""
     try:

@@ -22,7 +22,7 @@ from gateway.config.environment import Environment, read_environment
 from gateway.config.load import Loaded, load
 from gateway.config.model import Config, Place
 from gateway.config.problems import ConfigInvalid, Problem, Report
-from gateway.config.seen import Seen, digest_of_file
+from gateway.config.seen import Seen, digest_of_file, is_read_once
 
 _TRUSTED = 2.0
 """Seconds that a file must have been left alone before its state alone says that it is the same: clocks of file systems tick
@@ -83,7 +83,13 @@ class Source:
         return Written(config, environment, environ, (*environment.problems, *loaded.notices), seen)
 
     def read_again(self, seen: Seen) -> Written:
-        """As `read`, with what must not happen to a gateway that runs: an empty file is one that is still being written."""
+        """As `read`, with what must not happen to a gateway that runs: an empty file is one that is still being written, and a
+        pipe has nothing more to say.
+        """
+        if self.path is not None and is_read_once(self.path):
+            raise ConfigInvalid(
+                (Problem(Place(str(self.path), 0, 0), "", "is a pipe and cannot be read again"),)
+            )
         if self.path is not None and self.path.is_file() and not self.path.read_bytes().strip():
             seen[str(self.path)] = digest_of_file(self.path)
             raise ConfigInvalid((Problem(Place(str(self.path), 1, 1), "", "is empty"),))
@@ -116,7 +122,7 @@ class Watch:
     """Whether what was seen is still so. It reads files: to be asked in a thread."""
 
     def __init__(self, seen: Seen) -> None:
-        self._seen = dict(seen)
+        self._seen = {name: digest for name, digest in seen.items() if not is_read_once(Path(name))}
         self._states: dict[str, tuple[int, ...]] = {}
 
     def has_changed(self) -> bool:

@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 from gateway.config.model import Secret
 from gateway.config.nodes import Mapping, Node, Scalar, Sequence, join
-from gateway.config.problems import Report
+from gateway.config.problems import Report, hidden
 
 Kind = Literal[
-    "text", "url", "secret", "secret_text", "boolean", "integer", "number", "seconds", "price", "duration",
+    "text", "url", "secret", "secret_text", "boolean", "integer", "number", "seconds", "timeout", "price", "duration",
     "texts", "texts_by_name", "secrets_by_name", "object", "any",
     "fallbacks", "aliases", "token_prices", "provider_budgets", "params",
     "retry_policy", "retry_policies", "allowed_fails", "retry_budget", "hedging", "queue",
@@ -54,6 +54,8 @@ _FALSE = frozenset(("false", "no", "off"))
 _REFERENCE = re.compile(r"\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ENVIRON = "os.environ/"
+_UNREAD = re.compile(r"\$\{|\$[A-Za-z_]\w*$|os\.environ")
+"""A variable as shells and other programs write it."""
 _KEYLIKE = re.compile(r"sk-|pk-|AIza|[A-Za-z0-9_\-+/=]{24,}|://[^/]*@")
 
 
@@ -116,6 +118,7 @@ class Reader:
             "integer": self.integer,
             "number": self.number,
             "seconds": self.seconds,
+            "timeout": self.timeout,
             "price": self.price,
             "duration": self.duration,
             "texts": self.texts,
@@ -140,10 +143,13 @@ class Reader:
             return None
         self._warn_of_trap(node, path)
         value, missing = substitute(node.text, self.environ)
-        self.unset += [(path, name) for name in missing]
+        if "" in missing:
+            self.report.error(node.place, path, "os.environ/ must be followed by the name of a variable")
+            return None
+        self.unset += [(path, hidden(name)) for name in missing]
         for name in missing:
             state = "is empty" if name in self.environ else "is not set"
-            self.report.notice(node.place, path, f"the environment variable {name} {state}")
+            self.report.notice(node.place, path, f"the environment variable {hidden(name)} {state}")
         return value
 
     def unset_of(self, *keys: str) -> tuple[str, ...]:
@@ -169,6 +175,9 @@ class Reader:
         if value and not value.isprintable():
             self.report.error(node.place, path, "has a line break or another character in it that no key has")
             return None
+        if value and isinstance(node, Scalar) and value == node.text and _UNREAD.match(value):
+            message = "is taken as it stands: to read a variable, write os.environ/NAME"
+            self.report.warning(node.place, path, message)
         return Secret(value) if value else None
 
     def secret_text(self, node: Node, path: str) -> Secret | None:
@@ -218,6 +227,10 @@ class Reader:
         if found is None:
             self._refuse(node, path, wanted)
         return found
+
+    def timeout(self, node: Node, path: str) -> float | None:
+        """Seconds that somebody has; 0 means that nothing is said, as in a request."""
+        return self.seconds(node, path) or None
 
     def price(self, node: Node, path: str) -> str | None:
         """Dollars as the decimal text that was written."""

@@ -25,7 +25,7 @@ os.register_at_fork(after_in_child=_dice.seed)  # workers are forked, and shall 
 
 class Considered(Struct, frozen=True):
     """A deployment in the light of one request: its share of such requests, or why it gets none; `briefly` for those who hold
-    a virtual key.
+    a virtual key. With both it is at a limit, as all others are, and asked all the same or waited for.
     """
 
     deployment: Deployment
@@ -88,24 +88,25 @@ class Router:
             fitting = self._fitting(route, self._filters(route, learnt=False), wants, now)
         return min((one for one in asked if one in fitting), key=asked.count, default=None)
 
-    def consider(self, route: Route, wants: Wants, now: float) -> list[Considered]:
-        """All deployments in the order in which they would be asked, and why not."""
-        refused = []
+    def consider(self, route: Route, wants: Wants, now: float, *, waits: bool = False) -> list[Considered]:
+        """All deployments in the order in which they would be asked, and why not. `waits`: for one at a limit if need be."""
+        whys = {one: self._why_not(one, route, wants, now) for one in route.deployments}
+        asked = [one for one, why in whys.items() if why is None]
+        if not asked and self._is_lenient:
+            asked = self._fitting(route, self._filters(route, learnt=False), wants, now)
+        if not asked and waits:
+            asked = [one for one, why in whys.items() if self._is_waited_for(one, why)]
         levels: dict[int, list[Deployment]] = {}
-        for deployment in route.deployments:
-            why = self._why_not(deployment, route, wants, now)
-            if why is not None:
-                refused.append(Considered(deployment, 0.0, why.text, why.briefly))
-            else:
-                levels.setdefault(deployment.order, []).append(deployment)
+        for deployment in asked:
+            levels.setdefault(deployment.order, []).append(deployment)
         found = []
         for position, order in enumerate(sorted(levels)):
             level = levels[order]
             shares = self._shares(level, wants, now) if position == 0 else [0.0] * len(level)
             ranked = sorted(zip(level, shares, strict=True), key=lambda pair: -pair[1])
             later = "" if position == 0 else f"order {order} comes later"
-            found += [Considered(deployment, share, later, later) for deployment, share in ranked]
-        return [*found, *refused]
+            found += [_considered(one, share, whys[one], later) for one, share in ranked]
+        return [*found, *(_considered(one, 0.0, why) for one, why in whys.items() if one not in asked)]
 
     def part_of(self, route: Route, deployments: tuple[Deployment, ...]) -> Route:
         """The route with these of its deployments alone; what decides among all of them (tags) does so as before."""
@@ -116,11 +117,13 @@ class Router:
         found = []
         for deployment in route.deployments:
             why = self._why_not(deployment, route, wants, now)
-            if why is None or why.cause == "limit" or self._is_cooled_for_load(deployment, why):
+            if self._is_waited_for(deployment, why):
                 found.append(why.seconds or 0.0 if why is not None else 0.0)
         return min(found, default=None)
 
-    def _is_cooled_for_load(self, deployment: Deployment, why: WhyNot) -> bool:
+    def _is_waited_for(self, deployment: Deployment, why: WhyNot | None) -> bool:
+        if why is None or why.cause == "limit":
+            return True
         reason = self._health.look(deployment.id).cooled_for
         return why.cause == "cooldown" and reason in (error.reason for error in HAS_NO_ROOM)
 
@@ -187,3 +190,9 @@ class Router:
                 if point < 0:
                     break
         return drawn
+
+
+def _considered(deployment: Deployment, share: float, why: WhyNot | None, later: str = "") -> Considered:
+    if why is None:
+        return Considered(deployment, share, later, later)
+    return Considered(deployment, share, why.text, why.briefly)

@@ -14,7 +14,7 @@ import msgspec
 
 from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
 from adapters.types import NO_UNITS, Usage
-from gateway.estimates import of_cut_stream, unreported
+from gateway.estimates import believed, of_cut_stream, unreported
 from gateway.exchange import Attempt, Exchange
 from gateway.keyring import held_out
 from gateway.logs import scrub
@@ -32,8 +32,6 @@ from gateway.state.records import (
     UsageSource,
 )
 
-_MOST_TOKENS = 10**9
-_MOST_NANO = 10**15
 _MOST_KINDS = 1_000
 
 _kinds: dict[tuple[object, ...], Kind] = {}
@@ -160,12 +158,7 @@ def _per_token(x: Exchange, attempt: Attempt) -> float | None:
 def _usage(x: Exchange) -> Usage | None:
     """What the provider reported, else an estimate, None if nothing was used."""
     tap = x.tap
-    reported = x.usage if tap is None else tap.usage
-    if reported is not None and (
-        reported.total > _MOST_TOKENS
-        or ((reported.units is not NO_UNITS or reported.billed is not None) and not _fits(reported))
-    ):
-        reported = None  # no model could have; the number would not even fit into the books
+    reported = believed(x.usage if tap is None else tap.usage)
     if tap is None:
         is_told = reported is not None and (reported.units is NO_UNITS or not _is_spoken(x, reported))
         return reported if is_told else _unreported(x)
@@ -182,13 +175,6 @@ def _is_spoken(x: Exchange, usage: Usage) -> bool:
         return False
     price = x.deployment.price
     return price is not None and price.character is None and price.audio_output is not None
-
-
-def _fits(usage: Usage) -> bool:
-    """Into the books, beside the tokens."""
-    return (
-        0 <= (usage.billed or 0) <= _MOST_NANO and max(msgspec.structs.astuple(usage.units)) <= _MOST_TOKENS
-    )
 
 
 def _unreported(x: Exchange) -> Usage | None:

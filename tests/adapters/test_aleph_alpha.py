@@ -144,6 +144,14 @@ def test_what_cannot_be_said(more: dict[str, Any], param: str) -> None:
     assert dropped == [param]
 
 
+def test_what_the_operator_allows() -> None:
+    """It goes on as it came."""
+    request = replace(QUESTION, seed=4, reasoning=Reasoning(effort="low"))
+    allowing = replace(COMPLETES, allowed=frozenset({"seed", "reasoning_effort"}))
+    body = json.loads(aleph_alpha.write_request(request, allowing))
+    assert (body["seed"], body["reasoning_effort"]) == (4, "low")
+
+
 def test_completion_and_stream_say_the_same() -> None:
     """Text, finish and usage of both."""
     answer = aleph_alpha.read_response(transcript("complete.json"), QUESTION, COMPLETES)

@@ -1014,6 +1014,17 @@ def test_always_thinking_models_cannot_stop() -> None:
     assert "thinking" not in body_of(
         asking(reasoning=Reasoning("disabled")), replace(target, drop_params=True)
     )
+    allowing = replace(target, allowed=frozenset({"reasoning_effort"}))
+    assert body_of(asking(reasoning=Reasoning("disabled")), allowing)["reasoning_effort"] == "none"
+
+
+def test_a_format_that_the_operator_allows() -> None:
+    """JSON without a schema has no word; where the operator says so it is passed on."""
+    asked = asking(response_format=ResponseFormat("json_object"))
+    with pytest.raises(Unsupported, match="json_schema"):
+        body_of(asked)
+    allowing = replace(TARGET, allowed=frozenset({"response_format"}))
+    assert body_of(asked, allowing)["response_format"] == {"type": "json_object"}
 
 
 def test_thinking_excludes_sampling() -> None:
@@ -1264,6 +1275,56 @@ def read_all(*events: bytes) -> list[Delta]:
 
 BEGUN = event("message_start", message={"id": "m", "model": "x"})
 ENDED = event("message_delta", delta={"stop_reason": "end_turn"}) + event("message_stop")
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ({"output_tokens": 7}, Usage(input=9, cache_read=4, cache_write_1h=5, output=7)),
+        (
+            {
+                "input_tokens": 0,
+                "cache_read_input_tokens": 0,
+                "cache_creation_input_tokens": 0,
+                "output_tokens": 7,
+            },
+            Usage(input=9, cache_read=4, cache_write_1h=5, output=7),
+        ),
+        (
+            {
+                "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+                "output_tokens": 0,
+            },
+            Usage(input=9, cache_read=4, cache_write_1h=5, output=1),
+        ),
+        (
+            {"input_tokens": 20, "cache_read_input_tokens": 6, "output_tokens": 7},
+            Usage(input=20, cache_read=6, cache_write_1h=5, output=7),
+        ),
+    ],
+)
+def test_totals_do_not_fall_to_zero(last: dict[str, Any], expected: Usage) -> None:
+    """The counts at the end are those of the whole answer, but a zero is no news of a count that was given: some servers say
+    what went in at the beginning alone.
+    """
+    first = {
+        "input_tokens": 9,
+        "cache_read_input_tokens": 4,
+        "cache_creation_input_tokens": 5,
+        "cache_creation": {"ephemeral_1h_input_tokens": 5},
+        "output_tokens": 1,
+    }
+    events = (
+        event("message_start", message={"id": "m", "model": "x", "usage": first}),
+        event("message_delta", delta={"stop_reason": "end_turn"}, usage=last),
+        event("message_stop"),
+    )
+    deltas = read_all(*events)
+    assert [delta.usage for delta in deltas if isinstance(delta, UsageDelta)] == [expected]
+    editor = anthropic.pass_stream(TARGET, "chat", model="mine", wants_usage=True)
+    for each in events:
+        editor.feed(each)
+    assert editor.usage == expected
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,48 @@ def test_nor_does_it_in_a_completion(name: str, body: bytes) -> None:
     assert min(counts_of(answer.usage)) >= 0
 
 
+USAGES = [
+    (
+        "openai/m",
+        b'{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":1,"completion_tokens":%b}}',
+    ),
+    ("anthropic/m", b'{"content":[],"usage":{"input_tokens":1,"output_tokens":%b}}'),
+    ("cohere/m", b'{"message":{"content":[]},"usage":{"tokens":{"input_tokens":1,"output_tokens":%b}}}'),
+    ("ollama/m", b'{"message":{"content":"a"},"done":true,"prompt_eval_count":1,"eval_count":%b}'),
+    (
+        "gemini/gemini-3-pro",
+        b'{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":1,"candidatesTokenCount":%b}}',
+    ),
+    ("bedrock/m", b'{"output":{"message":{"content":[]}},"usage":{"inputTokens":1,"outputTokens":%b}}'),
+    (
+        "bedrock/invoke/meta.llama3",
+        b'{"generation":"a","prompt_token_count":1,"generation_token_count":%b}',
+    ),
+    (
+        "watsonx_text/ibm/granite",
+        b'{"results":[{"generated_text":"a","input_token_count":1,"generated_token_count":%b}]}',
+    ),
+    (
+        "replicate/a/b",
+        b'{"status":"succeeded","output":"a","metrics":{"input_token_count":1,"output_token_count":%b}}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "body"), USAGES, ids=[name for name, _ in USAGES])
+@pytest.mark.parametrize(
+    "count", ["1" + "0" * 30, "9223372036854775807", "-5", "3.5", '"12"', '"x"', "true", "[]", "NaN"]
+)
+def test_a_count_may_be_nonsense(name: str, body: bytes, count: str) -> None:
+    """It costs nobody an answer, and what is made of it fits into the books and can be written."""
+    target = target_of(name)
+    request = CLIENTS["openai"].read_request(envelope(HELLO))
+    answer = FORMATS[target.provider.format].read_response(body % count.encode(), request, target)
+    assert answer.usage is None or all(0 <= each < 2**40 for each in counts_of(answer.usage))
+    for client in CLIENTS.values():
+        assert client.write_response(answer, answer_id="a", model="m", now=1)
+
+
 @pytest.mark.parametrize(
     ("name", "header", "body"),
     [

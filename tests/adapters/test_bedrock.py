@@ -379,6 +379,23 @@ def test_top_k(model: str, fields: dict[str, Any]) -> None:
     assert ask(to=target(model), top_k=7)["additionalModelRequestFields"] == fields
 
 
+def test_whatever_the_operator_allows_is_passed_on() -> None:
+    """To the model, as it came."""
+    tools = (Tool("f", Raw(b"{}")), Tool("g", Raw(b"{}")))
+    wishes: dict[str, tuple[dict[str, Any], Any]] = {
+        "parallel_tool_calls": ({"tools": tools, "parallel_tool_calls": False}, False),
+        "response_format": ({"response_format": ResponseFormat("json_object")}, {"type": "json_object"}),
+        "prediction": ({"unspoken": {"prediction": Raw(b"[1]")}}, [1]),
+    }
+    for name, (fields, value) in wishes.items():
+        allowing = replace(LLAMA, allowed=frozenset({name}))
+        assert ask(to=allowing, **fields)["additionalModelRequestFields"] == {name: value}
+    always = replace(target("us.deepseek.r1-v1:0"), allowed=frozenset({"reasoning_effort"}))
+    assert ask(to=always, reasoning=Reasoning("disabled"))["additionalModelRequestFields"] == {
+        "reasoning_effort": "none"
+    }
+
+
 def test_what_has_no_word() -> None:
     """Refused, dropped, or passed to the model where the operator says so."""
     wishes: dict[str, Any] = {"n": 2, "seed": 1, "logprobs": True, "frequency_penalty": 0.5}

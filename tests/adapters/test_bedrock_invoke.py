@@ -192,6 +192,24 @@ def test_what_old_models_have_no_word_for() -> None:
     assert ask(model, request, allowed=frozenset({"prediction"})) == {**ask(model), "prediction": {}}
 
 
+@pytest.mark.parametrize(
+    ("model", "field", "value"),
+    [
+        ("meta.llama3-8b-instruct-v1:0", "top_k", 4),
+        ("meta.llama3-8b-instruct-v1:0", "stop", ["a"]),
+        ("amazon.titan-text-lite-v1", "top_k", 4),
+        ("mistral.mixtral-8x7b-instruct-v0:1", "seed", 0),
+        ("mistral.mixtral-8x7b-instruct-v0:1", "frequency_penalty", 0.5),
+    ],
+)
+def test_what_the_operator_allows_old_models(model: str, field: str, value: Any) -> None:
+    """It is passed on as it came."""
+    request = replace(QUESTION, **{field: tuple(value) if isinstance(value, list) else value})
+    with pytest.raises(Unsupported, match=field):
+        ask(model, request)
+    assert ask(model, request, allowed=frozenset({field})) == {**ask(model), field: value}
+
+
 def test_hidden_thoughts_are_left_out_of_a_text() -> None:
     """What another model thought is no part of what it said, readable or not."""
     turns = (Message("user", (Text("a"),)), Message("assistant", (RedactedThinking("x"), Text("b"))))

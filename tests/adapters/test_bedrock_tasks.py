@@ -76,6 +76,15 @@ def test_recorded_embeddings(recording: Recording) -> None:
     assert answer.usage == Usage(input=int(headers["x-amzn-bedrock-input-token-count"]))
 
 
+def test_a_purpose_that_the_operator_allows() -> None:
+    """Titan has no word for it; it goes on as it came."""
+    purposeful = replace(TWO, input_type="search_query")
+    with pytest.raises(Unsupported, match="input_type"):
+        embed(TITAN, purposeful)
+    allowed = embed(TITAN, purposeful, allowed=frozenset({"input_type"}))
+    assert allowed == [body | {"input_type": "search_query"} for body in embed(TITAN)]
+
+
 def test_titan_takes_one_text_in_a_call() -> None:
     """As many calls as texts, the answers in their order, their tokens added."""
     assert embed(TITAN, replace(TWO, dimensions=256)) == [
@@ -231,6 +240,22 @@ def test_wishes_that_have_no_word(model: str, field: str, value: Any) -> None:
     with pytest.raises(Unsupported, match=field if field != "response_format" else "url"):
         draw(model, request)
     assert draw(model, request, drop_params=True) == draw(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        ("amazon.nova-canvas-v1:0", "style"),
+        ("amazon.titan-image-generator-v2:0", "output_format"),
+        ("stability.stable-image-core-v1:1", "quality"),
+        ("stability.sd3-5-large-v1:0", "background"),
+        ("stability.stable-diffusion-xl-v1", "output_format"),
+    ],
+)
+def test_wishes_that_the_operator_allows(model: str, field: str) -> None:
+    """They go on as they came."""
+    asked = draw(model, replace(CAT, **{field: "x"}), allowed=frozenset({field}))
+    assert asked == [body | {field: "x"} for body in draw(model)]
 
 
 @pytest.mark.parametrize(

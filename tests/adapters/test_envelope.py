@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from adapters.envelope import decode, is_utf8, open_envelope, seal, text_of, with_model, with_value
+from adapters.envelope import count_of, decode, is_utf8, open_envelope, seal, text_of, with_model, with_value
 from adapters.errors import MalformedJson, UpstreamMalformed
+from adapters.wire import MOST
 
 ANYTHING = msgspec.json.Decoder()
 VALUES = st.recursive(
@@ -210,8 +211,24 @@ def test_text_of() -> None:
     assert [text_of(envelope, key) for key in "abcd"] == ["é", None, None, None]
 
 
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        *((7, 7), (0, 0), (12.0, 12), (3.9, 3), (True, 1)),
+        *((-5, 0), (-0.5, 0), (None, 0), ("12", 0), ([], 0), ({"a": 1}, 0)),
+        *((10**30, MOST), (1e300, MOST), (2**63, MOST)),
+    ],
+)
+def test_counts(said: Any, count: int) -> None:
+    """What a provider counts is never below zero, and no more than the books hold."""
+    assert count_of(said) == count
+    assert type(count_of(said)) is int
+    assert 100 * MOST < 2**63
+
+
 def test_lenient_decoding() -> None:
     """What the strict decoder refuses is tried with the standard library's."""
+    assert decode(b'{"a":NaN,"b":[-Infinity,1]}', ANYTHING) == {"a": None, "b": [None, 1]}
     assert decode(b'{"a":"x\\ud800y"}', ANYTHING)["a"].startswith("x")
     assert decode(b'{"a":"line\nend"}', ANYTHING) == {"a": "line\nend"}
     assert decode(b'{"a":"\xff"}', ANYTHING) == {"a": "\ufffd"}

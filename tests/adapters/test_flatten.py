@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.errors import Unsupported
-from adapters.flatten import pictures_of, prompt_of, refuse_what_no_prompt_says, system_of, texts_of
+from adapters.flatten import (
+    allowed_beyond_prompt,
+    allowed_effort,
+    pictures_of,
+    prompt_of,
+    system_of,
+    texts_of,
+)
 from adapters.types import (
     Audio,
     ChatRequest,
@@ -15,11 +23,13 @@ from adapters.types import (
     Image,
     Message,
     Provider,
+    Reasoning,
     RedactedThinking,
     Refusal,
     Target,
     Text,
     Thinking,
+    Tool,
 )
 
 TARGET = Target(provider=Provider(name="p"), model="m", base_url="https://example.com")
@@ -77,8 +87,31 @@ def test_pictures() -> None:
 def test_zero_is_a_value() -> None:
     """A temperature of 0 is something that was asked; no stop sequences are nothing."""
     with pytest.raises(Unsupported, match="temperature"):
-        refuse_what_no_prompt_says(replace(ASKED, temperature=0.0), TARGET, "temperature")
-    refuse_what_no_prompt_says(replace(ASKED, logprobs=False), TARGET, "temperature", "stop")
+        allowed_beyond_prompt(replace(ASKED, temperature=0.0), TARGET, "temperature")
+    allowed_beyond_prompt(replace(ASKED, logprobs=False), TARGET, "temperature", "stop")
+
+
+def test_what_the_operator_allows() -> None:
+    """It is passed on as it came, whatever we think of it; tools are too much for a prompt in any case."""
+    asked = replace(
+        ASKED, seed=0, n=2, logprobs=True, unspoken={"prediction": Raw(b"{}"), "store": Raw(b"true")}
+    )
+    everything = replace(TARGET, allowed=frozenset({"seed", "n", "logprobs", "prediction", "store", "tools"}))
+    assert allowed_beyond_prompt(asked, everything, "seed") == {
+        "seed": 0,
+        "n": 2,
+        "logprobs": True,
+        "prediction": Raw(b"{}"),
+    }
+    with pytest.raises(Unsupported, match="tools"):
+        allowed_beyond_prompt(replace(ASKED, tools=(Tool("f", Raw(b"{}")),)), everything)
+    thoughtful = replace(ASKED, reasoning=Reasoning(effort="low"))
+    allowing = replace(TARGET, allowed=frozenset({"reasoning_effort"}))
+    assert allowed_effort(thoughtful, allowing) == {"reasoning_effort": "low"}
+    assert allowed_effort(thoughtful, replace(TARGET, drop_params=True)) == {}
+    assert allowed_effort(replace(ASKED, reasoning=Reasoning("disabled")), TARGET) == {}
+    with pytest.raises(Unsupported, match="thinking"):  # which is another field of the client's
+        allowed_effort(replace(ASKED, reasoning=Reasoning(budget=9)), allowing)
 
 
 def test_texts() -> None:

@@ -300,6 +300,14 @@ def test_calls_one_after_the_other() -> None:
     assert written(tools=(WEATHER,), parallel_tool_calls=False)
 
 
+def test_what_the_operator_allows() -> None:
+    """It goes on as it came."""
+    allowing = replace(TARGET, allowed=frozenset({"parallel_tool_calls", "logit_bias"}))
+    two = (WEATHER, Tool("f", Raw(b"{}")))
+    assert written(allowing, tools=two, parallel_tool_calls=False)["parallel_tool_calls"] is False
+    assert config(allowing, logit_bias=Raw(b'{"5":1}'))["logit_bias"] == {"5": 1}
+
+
 def test_tools_that_google_runs() -> None:
     """They pass as they are, by name or by type; those of other vendors do not."""
     tools = (

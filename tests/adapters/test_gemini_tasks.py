@@ -188,12 +188,14 @@ def test_gemini_is_asked() -> None:
 
 @pytest.mark.parametrize("field", ["quality", "style", "background"])
 def test_what_has_no_word(field: str) -> None:
-    """It is refused, or dropped."""
+    """It is refused, dropped, or passed on where the operator says so."""
     asked = replace(PICTURE, **{field: "x"})
     for target in (IMAGEN, GEMINI):
         with pytest.raises(Unsupported, match=field):
             IMAGES.write(asked, target)
         assert IMAGES.write(asked, replace(target, drop_params=True))
+        allowed = IMAGES.write(asked, replace(target, allowed=frozenset({field})))
+        assert f'"{field}":"x"'.encode() in allowed[0].body
     with pytest.raises(Unsupported, match="url"):
         IMAGES.write(replace(PICTURE, response_format="url"), IMAGEN)
 

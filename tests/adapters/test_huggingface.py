@@ -154,6 +154,13 @@ def test_what_cannot_be_said(more: dict[str, Any]) -> None:
     assert refused.value.param in more
 
 
+def test_what_the_operator_allows() -> None:
+    """It goes on as it came."""
+    allowing = replace(ROUTER, allowed=frozenset({"dimensions"}))
+    (call,) = huggingface.EMBEDDINGS.write(replace(TEXTS, dimensions=3), allowing)
+    assert json.loads(call.body)["dimensions"] == 3
+
+
 # -- documents in order ----------------------------------------------------------------------------------------------
 
 ORDER = RerankRequest(

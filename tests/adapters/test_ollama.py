@@ -502,8 +502,11 @@ def test_embeddings() -> None:
     for body in (b"{}", b'{"embeddings":[[1]]}', b'{"embeddings":[[1],null]}'):
         with pytest.raises(UpstreamMalformed):
             task.read([Reply({}, body)], request, TARGET)
+    purposeful = replace(request, input_type="search_query")
     with pytest.raises(Unsupported):
-        task.write(replace(request, input_type="search_query"), TARGET)
+        task.write(purposeful, TARGET)
+    (call,) = task.write(purposeful, replace(TARGET, allowed=frozenset({"input_type"})))
+    assert json.loads(call.body)["input_type"] == "search_query"
     with pytest.raises(Unsupported):
         task.write(EmbeddingsRequest(model="ours", input=((1, 2),)), TARGET)
 

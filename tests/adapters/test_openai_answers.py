@@ -513,6 +513,14 @@ def answer(message: dict[str, Any], finish: str | None = "stop", **fields: Any) 
     return openai.read_response(body, REQUEST, TARGET).choices[0]
 
 
+def test_no_choices() -> None:
+    """An error may hide there, in a shape of its own."""
+    with pytest.raises(UpstreamMalformed, match="no choices"):
+        openai.read_response(b'{"id":"a","choices":null}', REQUEST, TARGET)
+    with pytest.raises(UpstreamRateLimited, match="Slow down"):
+        openai.read_response(b'{"code":"rate_limit_exceeded","message":"Slow down"}', REQUEST, TARGET)
+
+
 @pytest.mark.parametrize("arguments", [None, "{}"])
 def test_a_call_without_a_name(arguments: str | None) -> None:
     """Calls are numbered as they are opened: one that has no name leaves no gap before the others."""

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import openai
-from adapters.errors import ContextWindowExceeded, UpstreamError, UpstreamMalformed
+from adapters.errors import ContextWindowExceeded, UpstreamError, UpstreamMalformed, UpstreamRateLimited
 from adapters.openai_editor import ChatEditor
-from adapters.types import Provider, Target, Usage
+from adapters.types import Operation, Provider, Target, Usage
 
 TRANSCRIPTS = Path(__file__).parents[1] / "transcripts" / "openai"
 TARGET = Target(provider=Provider(name="p"), model="m", base_url="https://provider.test")
@@ -254,6 +254,19 @@ def test_a_whole_answer() -> None:
     assert (finish, answer_id) == ("stop", "chatcmpl-answer")
 
 
+@pytest.mark.parametrize("operation", ["chat", "completions"])
+@pytest.mark.parametrize("choices", ["", ',"choices":null'])
+def test_an_answer_without_choices(operation: Operation, choices: str) -> None:
+    """It is none, and clients fall over it; where it says what went wrong that is what went wrong. An empty list passes."""
+    with pytest.raises(UpstreamMalformed, match="no choices"):
+        openai.pass_response(f'{{"id":"a","model":"m"{choices}}}'.encode(), TARGET, operation, model="ours")
+    limited = f'{{"code":"rate_limit_exceeded","message":"Slow down"{choices}}}'.encode()
+    with pytest.raises(UpstreamRateLimited, match="Slow down"):
+        openai.pass_response(limited, TARGET, operation, model="ours")
+    empty = b'{"id":"a","model":"ours","choices":[]}'
+    assert openai.pass_response(empty, TARGET, operation, model="ours")[0] == empty
+
+
 def test_an_embedding() -> None:
     """Vectors pass untouched; there is no finish."""
     body = b'{"object":"list","data":[{"embedding":[0.10, 1e-3],"index":0}],"model":"e","usage":{"prompt_tokens":4,"total_tokens":4}}'
@@ -281,7 +294,7 @@ def test_any_object_keeps_its_other_bytes(
 ) -> None:
     """Whatever stands around the model, in whatever spelling, only the model changes."""
     fields = before | {"model": "theirs"} | {key: value for key, value in after.items() if key not in before}
-    fields["model"] = "theirs"
+    fields |= {"model": "theirs", "choices": []}
     body = json.dumps(fields, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
     out = answer(body)[0]
     assert json.loads(out) == json.loads(body) | {"model": "ours"}
@@ -306,5 +319,6 @@ def test_an_answer_that_is_none(body: bytes, kind: type[UpstreamError]) -> None:
 
 def test_falsy_errors_are_none() -> None:
     """A null or empty error is no error."""
-    assert answer(b'{"error":null,"model":"x"}')[0] == b'{"error":null,"model":"ours"}'
-    assert answer(b'{"error":{},"model":"x"}')[0] == b'{"error":{},"model":"ours"}'
+    for error in (b"null", b"{}"):
+        body = b'{"error":%b,"model":"x","choices":[]}' % error
+        assert answer(body)[0] == body.replace(b'"x"', b'"ours"')

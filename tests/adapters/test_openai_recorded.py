@@ -30,6 +30,7 @@ from adapters.types import (
     Failure,
     Finish,
     Message,
+    Operation,
     Provider,
     Refusal,
     RefusalDelta,
@@ -237,7 +238,8 @@ def test_a_whole_answer_says_what_a_plain_reader_finds(recording: Recording) -> 
 def test_a_whole_answer_passes_with_another_model(recording: Recording) -> None:
     """Passing an answer on changes its top-level model and not one other byte."""
     body = recording.response
-    passed, usage, _, answer_id = openai.pass_response(body, target(recording), "chat", model='m"é')
+    operation: Operation = "embeddings" if recording.kind == "embeddings" else "chat"
+    passed, usage, _, answer_id = openai.pass_response(body, target(recording), operation, model='m"é')
     before = json.loads(body)
     if "model" in before:
         assert json.loads(passed) == before | {"model": 'm"é'}

@@ -486,6 +486,25 @@ def test_recorded_refusal(recording: Recording) -> None:
 ASK_PICTURE = ImagesRequest(model="any", prompt="a cat")
 
 
+def test_what_the_operator_allows() -> None:
+    """What a model has no word for goes on as it came."""
+    request = replace(
+        QUESTION,
+        stop=("a",),
+        temperature=0.0,
+        reasoning=Reasoning(effort="low"),
+        unspoken={"prediction": Raw(b"{}")},
+    )
+    allowing = of("anthropic/x", allowed=frozenset({"stop", "temperature", "reasoning_effort", "prediction"}))
+    plain = written(QUESTION, of("anthropic/x"))["input"]
+    assert written(request, allowing)["input"] == plain | {
+        "stop": ["a"],
+        "temperature": 0.0,
+        "reasoning_effort": "low",
+        "prediction": {},
+    }
+
+
 def asked(request: ImagesRequest, model: str = "black-forest-labs/flux-schnell") -> list[dict[str, Any]]:
     return [json.loads(call.body)["input"] for call in replicate.IMAGES.write(request, of(model))]
 

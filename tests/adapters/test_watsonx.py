@@ -18,6 +18,7 @@ from adapters.errors import (
     UpstreamMalformed,
     UpstreamNotFound,
     UpstreamOverloaded,
+    UpstreamRateLimited,
     UpstreamRefused,
 )
 from adapters.providers import PROVIDERS
@@ -253,6 +254,18 @@ def test_refusals() -> None:
     assert watsonx.read_error(500, {}, b'{"error":"plain"}').message == "plain"
 
 
+@pytest.mark.parametrize("code", ["429", '"429"'])
+def test_a_code_that_is_a_number(code: str) -> None:
+    """The message is read all the same, and the number says what it means where no status does."""
+    body = f'{{"errors":[{{"code":{code},"message":"slow down"}},{{"code":7,"message":null}}]}}'.encode()
+    for status in (0, 429):
+        refused = watsonx.read_error(status, {}, body)
+        assert type(refused) is UpstreamRateLimited
+        assert refused.message == "slow down"
+    with pytest.raises(UpstreamRateLimited, match="slow down"):
+        watsonx.read_response(body, QUESTION, TARGET)
+
+
 # -- vectors ---------------------------------------------------------------------------------------------------------
 
 TEXTS = EmbeddingsRequest(model="any", input=("one", "two"))
@@ -282,6 +295,9 @@ def test_vectors_that_cannot_be_had() -> None:
         watsonx.EMBEDDINGS.write(replace(TEXTS, input=((1, 2),)), TARGET)
     with pytest.raises(Unsupported, match="dimensions"):
         watsonx.EMBEDDINGS.write(replace(TEXTS, dimensions=3), TARGET)
+    allowing = replace(TARGET, allowed=frozenset({"dimensions"}))
+    (call,) = watsonx.EMBEDDINGS.write(replace(TEXTS, dimensions=3), allowing)
+    assert json.loads(call.body)["parameters"] == {"dimensions": 3}
     one = replace(TEXTS, input=("one",))
     with pytest.raises(UpstreamMalformed):
         watsonx.EMBEDDINGS.read((Reply({}, transcript("embeddings.json")),), one, TARGET)

@@ -100,6 +100,14 @@ def test_what_cannot_be_said(more: dict[str, Any], param: str) -> None:
     assert dropped == [param]
 
 
+def test_what_the_operator_allows() -> None:
+    """It goes on as it came."""
+    request = replace(QUESTION, presence_penalty=0.5, reasoning=Reasoning(effort="low"))
+    allowing = replace(TARGET, allowed=frozenset({"presence_penalty", "reasoning_effort"}))
+    body = json.loads(watsonx_text.write_request(request, allowing))["parameters"]
+    assert (body["presence_penalty"], body["reasoning_effort"]) == (0.5, "low")
+
+
 def test_stream() -> None:
     """Pieces of text, the counts at the end, and why it ended."""
     deltas = at_once(reader, STREAM)

@@ -6,7 +6,7 @@ import pytest
 from msgspec import Raw
 
 from adapters.types import Operation, Units, Usage
-from gateway.estimates import tokens_asked, tokens_of, tokens_said, unreported
+from gateway.estimates import believed, of_cut_stream, tokens_asked, tokens_of, tokens_said, unreported
 from gateway.pricing import Price
 
 
@@ -59,3 +59,21 @@ def test_what_nobody_reported(
     found = unreported(operation, price, question, sent=32_000, said=400)
     assert found.estimated
     assert found == usage + Usage(estimated=True)
+
+
+@pytest.mark.parametrize(
+    ("usage", "fits"),
+    [
+        (Usage(input=10**9), True),
+        (Usage(input=10**9, output=1), False),
+        (Usage(billed=0), True),
+        (Usage(billed=-1), False),
+        (Usage(billed=10**16), False),
+        (Usage(units=Units(milliseconds=10**9)), True),
+        (Usage(units=Units(milliseconds=10**9, characters=10**10)), False),
+    ],
+)
+def test_what_is_believed(usage: Usage, fits: bool) -> None:
+    """No bills below zero or of millions of dollars, and no numbers that the books cannot hold: not of a stream that was cut either."""
+    assert believed(usage) == (usage if fits else None)
+    assert of_cut_stream(usage, {}, 0, 0).estimated is not fits

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.config.load import load
+from gateway.config.model import RouterSettings
 from gateway.explaining import Gateway, asked, explain, explain_all, unstarted
 from gateway.keyfields import configured_keys
 from gateway.keyring import ANONYMOUS, MASTER, Caller
 from gateway.pricing import PriceTable
 from gateway.routes import compile_routes
 from gateway.routing.geography import caller_region
+from gateway.routing.health import Health
+from gateway.routing.router import Router
 from tests.gateway.routing.choosing import route_of
 
 PRICES = PriceTable.load()
@@ -83,6 +87,32 @@ def test_deployments_in_the_order_in_which_they_are_asked() -> None:
     assert (new["share"], new["price"]) == (0.25, None)
     assert (large["share"], large["why_not"]) == (0.0, "order 2 comes later")
     assert large["place"] == "c.yaml:1:17"
+
+
+def test_what_is_waited_for() -> None:
+    """With a queue those at a limit have the shares of what waits for them, unless a fallback has room; without one they are asked
+    all the same.
+    """
+    full = Health()
+    full.adopt(RouterSettings(adaptive_concurrency=True))
+
+    def busy(fallbacks: list[Any], **settings: Any) -> Any:
+        models = [entry("a", "openai/gpt-4o"), entry("b", "openai/gpt-4o"), entry("c", "openai/gpt-4o")]
+        known = {"adaptive_concurrency": True, "fallbacks": fallbacks, **settings}
+        gateway = of(*models, router_settings=known)
+        for name in ("a", "b"):
+            route = gateway.routes.find(name)
+            assert route is not None
+            for _ in range(10):
+                full.began(route.deployments[0].id, 0.0)
+        gateway = replace(gateway, health=full, router=Router(gateway.config.router, full))
+        found = told(gateway, "a")
+        return found["deployments"][0]["share"], found.get("waits")
+
+    assert busy([]) == (1, None)
+    assert busy([], queue={"max_wait": 7}) == (1, 7)
+    assert busy([{"a": ["b"]}], queue=True) == (1, 30)
+    assert busy([{"a": ["b"]}, {"b": ["a", "c"]}], queue=True) == (0, None)
 
 
 def test_where_a_key_comes_from() -> None:

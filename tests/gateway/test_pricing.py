@@ -705,6 +705,19 @@ def test_an_operator_who_gives_one_price_changes_no_other() -> None:
     assert completed(Price(input=7, output=8), listed) == Price(input=7, output=8)
 
 
+def test_a_price_of_another_service_tier_alone() -> None:
+    """What is said of a service tier holds there; the ordinary tier, and the rest of that one, cost what is listed."""
+    own = price_from_params({"input_cost_per_token_priority": "9e-6", "input_cost_per_token_batches": "1e-6"})
+    assert own is not None
+    whole = completed(
+        own, price_from_params({"input_cost_per_token": "2e-6", "output_cost_per_token": "4e-6"})
+    )
+    tiers = {"": (2, 4), "priority": (9, 4), "batch": (1, 4)}
+    for tier, (question, answer) in tiers.items():
+        used = Usage(input=10**6, output=10**6, tier=tier)
+        assert cost(whole, used) == (question + answer) * PER_DOLLAR
+
+
 def test_parameters_without_prices_give_none() -> None:
     """Parameters that say nothing of prices give no price, not a price of nothing."""
     assert price_from_params({"model": "openai/gpt-4o", "rpm": 60, "input_cost_per_token": None}) is None

@@ -17,8 +17,9 @@ from gateway.config.model import (
     Place,
     RouterSettings,
     Secret,
+    TokenPrice,
 )
-from gateway.pricing import PriceTable
+from gateway.pricing import FREE, Price, PriceTable
 from gateway.routes import Deployment, Route, Routes, compile_routes
 
 PRICES = PriceTable.load()
@@ -364,16 +365,45 @@ def test_names_that_are_listed() -> None:
 
 
 def test_secrets_are_told() -> None:
-    """Every key that could be sent is known to the redactor."""
+    """Every key that could be sent is known to the redactor; what is too short for one is none, unless its header's name says so."""
+    headers = {"X-Api-Key": "two", "x-trace": "1", "x-team": "all", "x-other": "long-enough"}
     entry = model(
         "m",
         "openai/a",
         api_key=Secret("one"),
-        extra_headers={"x": Secret("two")},
+        extra_headers={name: Secret(value) for name, value in headers.items()},
         options={"a": Secret("three")},
     )
     told = {secret.reveal() for secret in routes(entry, environ=KEYS).secrets()}
-    assert told == {"one", "two", "three", *KEYS.values()}
+    assert told == {"one", "two", "long-enough", "three", *KEYS.values()}
+
+
+def test_a_price_that_an_entry_says_in_part() -> None:
+    """What an entry leaves open is as in `cost_per_token`, else as in the table; where neither says anything, nobody knows."""
+    priority = {"other_prices": {"input_cost_per_token_priority": "9e-6"}}
+    general = GeneralSettings(cost_per_token={"m": TokenPrice("5e-6", "6e-6")})
+    listed = PRICES.find("openai", "gpt-4o")
+    assert listed is not None
+    assert listed.price is not None
+    for name, settings, input_price in (
+        ("gpt-4o", None, listed.price.input),
+        ("gpt-4o", general, 5 * 10**9),
+        ("nobody-knows-it", None, None),
+    ):
+        found = only(routes(model("m", f"openai/{name}", **priority), general=settings), "m").price
+        assert (found.input if found else None) == input_price
+        assert (found.services["priority"].input if found else None) == (input_price and 9 * 10**9)
+
+
+def test_what_a_mock_costs() -> None:
+    """Nothing, unless its entry has a price."""
+    words = {"mock_response": "Hello"}
+    assert only(routes(model("m", "openai/gpt-4o", **words)), "m").price == FREE
+    priced = only(
+        routes(model("m", "openai/m", **words, input_cost_per_token="1e-6", output_cost_per_token="2e-6")),
+        "m",
+    )
+    assert (priced.price, priced.price_source) == (Price(input=10**9, output=2 * 10**9), "deployment")
 
 
 def test_a_key_does_not_follow_a_callers_provider() -> None:

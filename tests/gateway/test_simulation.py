@@ -216,6 +216,30 @@ async def test_fallbacks_by_the_kind_of_failure() -> None:
     assert await ends(replay(*models, router_settings=lists), asked) == ["context_window_exceeded"]
 
 
+async def test_nobody_else_of_a_model_is_asked_what_was_too_long() -> None:
+    """Only a policy that counts the error, or a deployment that comes before, keeps a question that was too long from the models
+    for long ones.
+    """
+    tried = (
+        AttemptRow("d0", "gpt-4o", "openai", 400, "context_window_exceeded", 40),
+        AttemptRow("d2", "gpt-4.1", "openai", 200, "", 700),
+    )
+    asked = at(0, attempts=tried, model="gpt-4.1")
+    other, long = entry("smart", "openai/gpt-4o-mini", order=1), entry("long", "openai/gpt-4.1")
+    lists: dict[str, Any] = {"context_window_fallbacks": [{"smart": ["long"]}]}
+    counted = {**lists, "retry_policy": {"ContextWindowExceededErrorRetries": 1}}
+    for order, settings, answers in (
+        (1, lists, "openai/gpt-4.1"),
+        (0, lists, "openai/gpt-4.1"),
+        (2, lists, "openai/gpt-4o-mini"),
+        (1, counted, "openai/gpt-4o-mini"),
+    ):
+        first = entry("smart", "openai/gpt-4o", order=order)
+        (told,) = await outcomes(replay(first, other, long, router_settings=settings), asked)
+        assert [name for name, _, _ in told.by] == [answers]
+        assert told.fell_back == (answers == "openai/gpt-4.1")
+
+
 async def test_who_answered_at_last_would_again() -> None:
     """A deployment that failed first and then answered the same request counts as one that answers."""
     tried = (

@@ -138,6 +138,20 @@ def test_checking_is_stricter_than_serving(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == 'c.yaml:2:1: unknown key "no_such_key"\n'
 
 
+def test_a_pipe_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    """`penstock check <(…)`: what can be read once only is read once, whatever is wrong with it."""
+    for text in ("", "no_such_key: 1\n"):
+        reader, writer = os.pipe()
+        os.write(writer, b"model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: k}}]\n")
+        os.write(writer, text.encode())
+        os.close(writer)
+        assert main(["check", f"/dev/fd/{reader}"]) == bool(text)
+        os.close(reader)
+        told = capsys.readouterr().out
+        assert "ok, 1 model" in told
+        assert ("no_such_key" in told) == bool(text)
+
+
 def test_the_report_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     """What a start would let pass does not hide the rest: it stands first, once, and the exit code is 1; so in JSON."""
     Path("config.yaml").write_text(
@@ -261,6 +275,42 @@ def test_keys_that_the_file_sets_itself(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["check", "c.yaml"]) == 0
     out = capsys.readouterr().out
     assert ("off" in out, "sk-proj-zq" in out) == (False, False)
+
+
+def test_keys_in_the_wrong_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key as a name of a mapping, in a list of names, or as the name of a variable is not shown."""
+    key = "sk-proj-zq7wkx81vbnm"
+    (tmp_path / "c.yaml").write_text(
+        f"""\
+{key}: true
+model_list:
+  - model_name: a
+    {key}: 1
+    litellm_params: {{ model: openai/gpt-4o, api_key: os.environ/{key}, {key}: true }}
+  - model_name: b
+    litellm_params: {{ model: openai/gpt-4o, api_key: k, extra_headers: {{ {key}: {{}} }} }}
+router_settings:
+  {key}: 1
+  {key}: 2
+  fallbacks: [{{ {key}: [a] }}]
+  routing_strategy_args: {{ {key}: 1 }}
+  optional_pre_call_checks: [{key}]
+general_settings:
+  user_rate_limit: {{ {key}: {{ rpm: x }} }}
+virtual_keys: [{{ key: {key}, {key}: 1 }}]
+"""
+    )
+    for arguments in (("check", "c.yaml"), ("check", "--json", "c.yaml"), ("explain", "-c", "c.yaml")):
+        main(arguments)
+        captured = capsys.readouterr()
+        assert "zq7" not in captured.out + captured.err
+    (tmp_path / "c.yaml").write_text(
+        f"model_list: [{{model_name: a, litellm_params: {{model: openai/gpt-4o, api_key: os.environ/{key}}}}}]\n"
+    )
+    main(["check", "c.yaml"])
+    told = capsys.readouterr().out
+    assert "off: a: … is not set" in told
+    assert "zq7" not in told
 
 
 @pytest.mark.parametrize(

@@ -215,13 +215,14 @@ def test_a_sigterm_before_the_server_listens(monkeypatch: pytest.MonkeyPatch, tm
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_a_reader_that_left() -> None:
+@pytest.mark.parametrize("arguments", [("config", "schema"), ("--help",)])
+def test_a_reader_that_left(arguments: tuple[str, ...]) -> None:
     """Where the pipe on stdout is closed, a command ends with 141 and without a word."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", "gateway", "config", "schema"],
+            [sys.executable, "-m", "gateway", *arguments],
             cwd=HERE,
             stdout=writing,
             stderr=subprocess.PIPE,
@@ -230,6 +231,21 @@ def test_a_reader_that_left() -> None:
     finally:
         os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [("version",), ("--version",), ("--help",), ("config", "schema")])
+def test_a_disk_that_is_full(arguments: tuple[str, ...]) -> None:
+    """Output that finds no room is one line and exit code 1."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments],
+            cwd=HERE,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"penstock: cannot write: No space left on device\n")
 
 
 async def test_lost_log_lines_are_counted(tmp_path: Path) -> None:

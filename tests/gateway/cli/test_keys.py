@@ -115,7 +115,15 @@ async def test_refusals(
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("make",), ("create", "--max-budget", "much"), ("create", "--rpm", "1.5"), ("info",), ("revoke",)],
+    [
+        (),
+        ("make",),
+        ("create", "--max-budget", "much"),
+        ("create", "--max-budget", "nan"),
+        ("create", "--rpm", "1.5"),
+        ("info",),
+        ("revoke",),
+    ],
 )
 def test_what_is_not_understood(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """A command, flag or value that does not exist ends with 2."""

@@ -13,6 +13,7 @@ import pytest
 
 from gateway.admin.books import json_line
 from gateway.cli import main
+from gateway.cli.routing import explained
 from gateway.keyfields import digest_of
 from gateway.state.keys import KeyRow
 from gateway.state.records import LedgerRow, Records
@@ -107,6 +108,22 @@ def test_prices_that_are_not_for_tokens(folder: Path, capsys: pytest.CaptureFixt
     (folder / "config.yaml").write_text(json.dumps({"model_list": entries}))
     assert "  not by the token  " in said(capsys, "explain", "--model", "sound")
     assert "  no price known  " in said(capsys, "explain", "--model", "new")
+
+
+def test_what_is_asked_although_it_is_full() -> None:
+    """A share beside a reason is one all the same, and how long is waited stands before the retries."""
+    full = {"deployment": "openai/a", "share": 1.0, "why_not": "it has 3 of 3 parallel requests"}
+    told = {
+        "model": "m",
+        "found": True,
+        "as": "a name",
+        "waits": 30.0,
+        "deployments": [full],
+        "retries": {"most": 2},
+    }
+    _, second, *rest = explained(told)
+    assert second.split("  ")[1:] == ["100%", "openai/a", "no price known", f"although {full['why_not']}"]
+    assert rest == ["  waits for room: 30 s at most", "  retries: 2"]
 
 
 def test_as_a_key(capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +271,10 @@ def test_what_cannot_be_replayed(
         patch.setattr("gateway.cli.routing._SQLITE", _Broken())
         assert "bad.jsonl cannot be read" in refused(capsys, *words, "--ledger", "bad.jsonl")
     assert "line 1 is no row" in refused(capsys, *words, "--ledger", "bad.jsonl")
+    (folder / "bad.jsonl").write_text('{"id": "a"}\n')
+    assert "line 1 is no row of a ledger: it has no 'started'" in refused(
+        capsys, *words, "--ledger", "bad.jsonl"
+    )
     (folder / "broken.yaml").write_text("model_list: 7\n")
     assert refused(capsys, "simulate", "-c", "broken.yaml").startswith("broken.yaml:1:13")
     monkeypatch.setenv("BOOKS", "postgresql://nobody:zqpassword@127.0.0.1:1/nothing")

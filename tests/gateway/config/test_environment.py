@@ -142,11 +142,12 @@ def test_a_dotenv_file_that_cannot_be_used_is_told(tmp_path: Path, caplog: pytes
     """A missing file is fine, a broken line or file is a warning that shows no value."""
     assert load_dotenv(tmp_path / ".env", {"A": "1"}) == {"A": "1"}
     path = tmp_path / "broken"
-    path.write_bytes(b"sk-secret value\nA=2\n")
+    path.write_bytes(b"sk-secret value\nA=2\nB=sk-secret\0\n")
     with caplog.at_level(logging.WARNING):
         assert load_dotenv(path, {}) == {"A": "2"}
         path.write_bytes(b"\xff\xfe")
         assert load_dotenv(path, {}) == {}
     assert "broken:1: not of the form NAME=value" in caplog.text
+    assert "broken:3: not of the form NAME=value" in caplog.text
     assert "cannot be read" in caplog.text
     assert "sk-secret" not in caplog.text

@@ -48,6 +48,31 @@ def test_a_doubt_is_an_error_only_for_who_is_strict(strict: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("sk-proj-1aZb2yXc3wVd", "…"),
+        ("gsk_1aZb2yXc3wVd4uTe5sRf", "…"),
+        ("0f2b7c91d4e85a6372b0c4d9", "…"),
+        ("AIzaSyD-1aZb2yXc3wVd4uT", "…"),
+        ("xai-grok-code-fast", None),
+        ("fail_closed_rate_limit_enforcment", None),
+        ("ContentPolicyViolationErrorAllowedFails", None),
+        ("input_cost_per_token_above_200k_tokens_priority", None),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", None),
+    ],
+)
+def test_a_key_where_a_name_belongs(name: str, told: str | None) -> None:
+    """What is quoted from a file, and the path, show names, and no key that somebody put in the place of one."""
+    report = Report()
+    report.doubt(HERE, f"litellm_params.{name}", f'unknown key "{name}"')
+    (problem,) = report.settle()
+    assert (problem.path, problem.message) == (
+        f"litellm_params.{told or name}",
+        f'unknown key "{told or name}"',
+    )
+
+
+@pytest.mark.parametrize(
     ("written", "meant"),
     [("modle", "model"), ("Model", "model"), ("api_kye", "api_key"), ("banana", None), ("", None)],
 )

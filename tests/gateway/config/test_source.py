@@ -63,6 +63,21 @@ def test_an_empty_file(tmp_path: Path) -> None:
     assert not Watch(seen).has_changed()
 
 
+def test_a_pipe_is_read_once() -> None:
+    """What a pipe has said is the configuration, of which its digest tells; nobody looks there again, and who asks is told."""
+    reader, writer = os.pipe()
+    os.write(writer, MODEL.encode())
+    os.close(writer)
+    source = Source(Path(f"/dev/fd/{reader}"), {"KEY": "k"})
+    written = source.read()
+    assert [entry.model_name for entry in written.config.model_list] == ["a"]
+    assert written.digest != Source(None, {}).read().digest
+    assert not Watch(written.seen).has_changed()
+    with pytest.raises(ConfigInvalid, match="is a pipe and cannot be read again"):
+        source.read_again({})
+    os.close(reader)
+
+
 def test_the_digest(tmp_path: Path) -> None:
     """The digest tells contents apart, and nothing else."""
     path = tmp_path / "config.yaml"

@@ -72,6 +72,8 @@ def test_names_of_the_environment(text: str, value: str | None, missing: list[st
         ("seconds", "'1.5'", 1.5),
         ("seconds", "250ms", 0.25),
         ("seconds", ".5", 0.5),
+        ("timeout", "30s", 30.0),
+        ("timeout", "0", None),
         ("seconds", "5.", 5.0),
         ("price", "0.00000250", "0.00000250"),
         ("price", "3e-06", "3e-06"),
@@ -100,6 +102,7 @@ def test_values_by_what_is_wanted(kind: Kind, text: str, value: object) -> None:
         ("text", "{a: b}", "must be a text, not a mapping"),
         ("text", "os.environ/NOPE", "the environment variable NOPE is not set"),
         ("text", "os.environ/EMPTY", "the environment variable EMPTY is empty"),
+        ("text", "os.environ/", "os.environ/ must be followed by the name of a variable"),
         ("url", "localhost:11434", "must begin with http:// or https://"),
         ("secret", '"a\\nb"', "has a line break or another character in it that no key has"),
         ("secret_text", '"a\\0b"', "has a NUL in it"),
@@ -151,6 +154,15 @@ def test_the_traps_of_old_yaml(kind: Kind, text: str, value: object, message: st
     """What other readers take for something else is read as meant and reported."""
     assert read(kind, text) == (value, [message])
     assert read(kind, f"'{text}'") == (text, [])
+
+
+@pytest.mark.parametrize("text", ["$NAME", "${NAME", "${1}", "os.environ['NAME']"])
+def test_variables_as_others_write_them(text: str) -> None:
+    """A key that was meant to be a variable's value would be easily guessed: it is taken, and told without being shown."""
+    told = ["is taken as it stands: to read a variable, write os.environ/NAME"]
+    assert read("secret", f'"{text}"') == (Secret(text), told)
+    assert read("secret", "$${NAME}") == (Secret("${NAME}"), [])
+    assert read("secret", "pa$word-11") == (Secret("pa$word-11"), [])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from adapters.errors import UpstreamOverloaded, UpstreamRateLimited
 from gateway.config.model import QueueSettings, RouterSettings
@@ -113,6 +114,21 @@ def test_who_is_full_is_asked_last() -> None:
     assert [one.why_not for one in router.consider(route, Asked(), 100.0)] == [
         "it has 10 of the 10 requests that it is known to take at once"
     ] * 2
+
+
+def test_the_shares_of_those_who_are_full() -> None:
+    """They share what is asked of them all the same, but for one at a limit that is written, or what waits for one of them."""
+    route, health = route_of({"weight": 3}, {"weight": 1}, {"weight": 1, "rpm": 1}), Health()
+    for one in route.deployments:
+        full(health, one.id)
+
+    def shares(*, waits: bool = False, **settings: Any) -> list[float]:
+        router = router_of(health, adaptive_concurrency=True, **settings)
+        return [one.share for one in router.consider(route, Asked(), 100.0, waits=waits)]
+
+    assert shares() == [0.75, 0.25, 0.0]
+    assert shares(queue=QueueSettings()) == [0.0] * 3
+    assert shares(queue=QueueSettings(), waits=True) == [0.6, 0.2, 0.2]
 
 
 def test_with_a_queue_who_is_full_is_waited_for() -> None:

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from adapters.types import Units, Usage
 from gateway.exchange import _rising_ids
-from gateway.stages.account import _fits
 from gateway.state.records import NO_TOKENS
 from tests.harness import (
     FakeProvider,
@@ -236,21 +234,6 @@ async def test_impossible_usage(provider: FakeProvider, gw: Gateway) -> None:
     await gw.post(CHAT, question())
     (row,) = await gw.rows()
     assert (row.usage_source, row.input < 10**6) == ("estimated", True)
-
-
-@pytest.mark.parametrize(
-    ("usage", "fits"),
-    [
-        (Usage(billed=0), True),
-        (Usage(billed=-1), False),
-        (Usage(billed=10**16), False),
-        (Usage(units=Units(milliseconds=10**9)), True),
-        (Usage(units=Units(milliseconds=10**9, characters=10**10)), False),
-    ],
-)
-def test_impossible_bills_and_units(usage: Usage, fits: bool) -> None:
-    """Neither are bills below zero, or of millions of dollars, or numbers that the books cannot hold."""
-    assert _fits(usage) == fits
 
 
 async def test_a_client_that_leaves_before_anybody_is_reached(provider: FakeProvider, gw: Gateway) -> None:
