@@ -89,6 +89,12 @@ class MethodNotAllowed(GatewayError):
     status, type, reason = 405, "invalid_request_error", "method_not_allowed"
 
 
+class VersionNotSupported(GatewayError):
+    """The request's line names a version of HTTP that is not spoken here."""
+
+    status, type, reason = 505, "invalid_request_error", "http_version"
+
+
 class ModelNotFound(GatewayError):
     """No route has this name."""
 

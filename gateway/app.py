@@ -23,11 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.typedefs import Handler
 from prometheus_async import aio
 
-from adapters.errors import BadRequest, Bug, Draining, GatewayError, MethodNotAllowed, RouteNotFound
+from adapters.errors import (
+    BadRequest,
+    Bug,
+    Draining,
+    GatewayError,
+    MethodNotAllowed,
+    RouteNotFound,
+    VersionNotSupported,
+)
 from gateway import __version__, access, cors
 from gateway.admin.routes import CALLER, PAGES, Page
 from gateway.background.credentials import LateCredentials
@@ -274,8 +282,12 @@ async def _no_promise(request: web.Request) -> None:
 
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuses tricks in paths before any handler runs, and answers in the path's dialect where none does."""
+    """Refuses tricks in paths and other versions of HTTP before any handler runs, and answers in the path's dialect where none
+    does.
+    """
     try:
+        if request.version not in (HttpVersion10, HttpVersion11):  # aiohttp's parser lets 0.9 and 2.0 pass
+            raise VersionNotSupported("Here HTTP/1.1 and HTTP/1.0 are spoken")
         if _TRICK.search(request.rel_url.raw_path):
             raise BadRequest("The path has something in it that paths here do not have")
         return await handler(request)

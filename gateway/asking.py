@@ -28,7 +28,7 @@ from gateway.inbound import Head
 from gateway.questions import JSON, Question
 from gateway.routes import Deployment
 from gateway.runtime import Runtime
-from gateway.story import Interrupted, as_task
+from gateway.story import Interrupted
 from gateway.upstreams import Prepared
 from gateway.upstreams.connection import Connection
 from gateway.upstreams.mock import mock_answer
@@ -153,7 +153,6 @@ async def _begin_elsewhere(
 
 async def _ask_all(rt: Runtime, x: Exchange, question: Question, attempt: Attempt) -> list[Reply]:
     """Several calls at once, all of which must succeed. Raises what the first that fails raises."""
-    await as_task()
     turnstile = asyncio.Semaphore(_MOST_AT_ONCE)
     deployment = attempt.deployment
 
@@ -177,12 +176,22 @@ async def _ask_all(rt: Runtime, x: Exchange, question: Question, attempt: Attemp
                 response.abort()
                 raise
 
+    loop = asyncio.get_running_loop()
+    asked = [loop.create_task(ask_one(call)) for call in question.calls]
     try:
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(ask_one(call)) for call in question.calls]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [one.result() for one in asked]
+        # A task group swallows an interrupt that comes in the turn in which a call fails.
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for one in asked:
+            one.cancel()
+            one.add_done_callback(_pass_over)
+    return [one.result() for one in asked if one in done]
+
+
+def _pass_over(task: asyncio.Task[Reply]) -> None:
+    """Of several that fail one is told of; asyncio would log the others."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _read(rt: Runtime, response: Response) -> Reply:

@@ -65,7 +65,8 @@ class PriceUnknown(GatewayError):
 class Counter(Struct, frozen=True, eq=False):
     """A budget in its present period: at most `limit` nano-dollars in the counter `name`.
 
-    It counts what started from `starts` on: of the key with that digest, or of all; of that model, or of all.
+    It counts what started from `starts` on: of the key with that digest, or of all, the master key too unless it is spared; of
+    that model, or of all.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Counter(Struct, frozen=True, eq=False):
     model: str | None = None
     duration: str | None = None
     alias: str = ""
+    spares_master: bool = False
 
 
 class Bound(Struct, frozen=True, eq=False):
@@ -200,10 +202,21 @@ class Settings(Struct, frozen=True, kw_only=True, eq=False):
         since = key.spend_since if key is not None else 0.0
         digest = key.payer if key is not None else None
         alias = (key.alias or "") if key is not None else ""
+        spares_master = key is None and self.is_master_exempt
         if since:
             name = f"{name}:since:{since!r}"
         if limit.duration is None:
-            return Counter(name, limit.max_budget, since, None, whose, digest, model, alias=alias)
+            return Counter(
+                name,
+                limit.max_budget,
+                since,
+                None,
+                whose,
+                digest,
+                model,
+                alias=alias,
+                spares_master=spares_master,
+            )
         anchor = (key.created_at if key is not None else 0.0) or MONDAY
         now_in = period(limit.duration, now, self.zone, self.reset_time, anchor)
         return Counter(
@@ -216,6 +229,7 @@ class Settings(Struct, frozen=True, kw_only=True, eq=False):
             model,
             limit.duration,
             alias,
+            spares_master,
         )
 
 

@@ -53,6 +53,8 @@ class Counters:
         self._wall = wall
         self.known: dict[str | None, dict[str, Counter]] = {}
         """Those that were asked for here, by the digest of the key whose they are."""
+        self._lifted: set[str] = set()
+        """Those that bind nobody any more. They go on counting: the same budget may come back."""
         self.tallies: dict[str, int] = {}
         """What each held when it was last seen, and what was spent here since."""
         self.begun: dict[str, int] = {}
@@ -69,18 +71,20 @@ class Counters:
         """Somebody asks for these, or will."""
         for counter in counters:
             self.known.setdefault(counter.digest, {})[counter.name] = counter
+            self._lifted.discard(counter.name)
 
-    def know_all_of_gateway(self, counters: Sequence[Counter]) -> None:
-        """These are all that bind the whole gateway."""
-        self.known.pop(None, None)
+    def know_all(self, owner: str | None, counters: Sequence[Counter]) -> None:
+        """These are all that bind the key with that digest, or the whole gateway."""
+        self._lifted.update(self.known.get(owner, ()))
         self.know(counters)
 
     def remaining(self) -> Iterator[tuple[Counter, int]]:
-        """Budgets that were asked for here, and the nano-dollars that are left of each."""
+        """Budgets that were asked for here and bind, and the nano-dollars that are left of each."""
         now = self._wall()
         for counters in list(self.known.values()):
             for name, counter in list(counters.items()):
-                if name in self.tallies and (counter.ends is None or counter.ends > now):
+                is_over = name in self._lifted or (counter.ends is not None and counter.ends <= now)
+                if name in self.tallies and not is_over:
                     yield counter, counter.limit - self.tallies[name]
 
     async def look(self) -> None:
@@ -102,6 +106,7 @@ class Counters:
                     del counters[name]
                     self.tallies.pop(name, None)
                     self.begun.pop(name, None)
+                    self._lifted.discard(name)
             if not counters:
                 del self.known[owner]
 
@@ -126,6 +131,8 @@ class Counters:
     ) -> RecordsUnavailable | SharedAway | None:
         place = id(store), counter.name
         try:
+            if (await store.look([window]))[0] is not None:
+                return None  # it has been made while the one before it was
             if store is self._shared and not self._is_alone and counter.name in self.tallies:
                 await asyncio.sleep(_WRITING)  # it was lost
             try:
@@ -174,7 +181,7 @@ class Counters:
         if counter.model is not None:
             totals = await self._records.totals(("model_group",), query)
             return sum(total.cost_nano for total in totals if total.group == (counter.model,))
-        if counter.digest is None and self.settings.is_master_exempt:
+        if counter.spares_master:
             totals = await self._records.totals(("key_digest",), query)
             return sum(total.cost_nano for total in totals if total.group != (MASTER.digest,))
         (total,) = await self._records.totals((), query)
@@ -199,13 +206,16 @@ class Counters:
         at: float,
         route: str,
         stores: Sequence[Shared],
+        *,
+        is_masters: bool = False,
     ) -> None:
         """A request of `owner`, which began at that unix second, cost so much: add it to those counters in these stores of
-        which it took nothing, because they are younger or Redis was away.
+        which it took nothing, because they are younger, bind nobody now, or Redis was away.
         """
         for name, counter in self.known.get(owner, {}).items():
             if (
                 name not in taken
+                and not (is_masters and counter.spares_master)
                 and (counter.model is None or counter.model == route)
                 and counter.starts <= at < (counter.ends or _FOREVER)
             ):

@@ -37,6 +37,7 @@ from gateway.keyring import ANONYMOUS, MASTER, Caller
 from gateway.limits import (
     Bound,
     BudgetExceeded,
+    Counter,
     LimitsUnavailable,
     PriceUnknown,
     RateLimited,
@@ -138,7 +139,7 @@ class Limiter:
         self._bounds.clear()
         self._lines.clear()
         budgets = settings.bound(ANONYMOUS, None, (), self._wall()).budgets
-        self._counters.know_all_of_gateway(budgets)
+        self._counters.know_all(None, budgets)
         rows = {row.payer: row for row in keys}
         for row in rows.values():
             self._know_budgets(row)
@@ -154,7 +155,8 @@ class Limiter:
                 self._count_in(x, x.caller, row)
 
     def _know_budgets(self, row: KeyRow) -> None:
-        self._counters.know(self.settings.budgets_of(row, tuple(row.model_budgets), self._wall()))
+        budgets = self.settings.budgets_of(row, tuple(row.model_budgets), self._wall())
+        self._counters.know_all(row.payer, budgets)
 
     def _count_in(self, x: Exchange, caller: Caller, key: KeyRow | None) -> None:
         """Hold in budgets that a request did not begin with what it holds in the others."""
@@ -201,7 +203,7 @@ class Limiter:
         windows = [budget(counter.name, worst, counter.limit, counter.ends) for counter in bound.budgets]
         windows += bound.fixed
         if bound.tokens:
-            windows += _rates(x, bound.tokens)
+            windows += _of_tokens(x, bound.tokens)
         store, answer = await self._take(bound, windows)
         if type(answer) is Refusal:
             raise refusal(self.settings, bound, answer, self._wall())
@@ -238,18 +240,12 @@ class Limiter:
         wanted = before.budgets + more if again else more
         if not (wanted or fixed or counted):
             return True
-        bound = msgspec.structs.replace(
-            before,
-            budgets=before.budgets + more,
-            fixed=before.fixed + fixed,
-            tokens=before.tokens + counted,
-        )
         windows = [budget(counter.name, hold.worst, counter.limit, counter.ends) for counter in wanted]
         windows += fixed
-        windows += _rates(x, counted) if counted else ()
+        windows += _of_tokens(x, counted)
         store, ticket = self._in_force(hold)
         try:
-            answer = await self._ask(store, bound, windows, ticket)
+            answer = await self._ask(store, wanted, windows, ticket)
         except (SharedAway, LimitsUnavailable):
             return self.settings.without_redis == "open"
         if type(answer) is not Ticket:
@@ -257,7 +253,13 @@ class Limiter:
         for other, same in _places(hold):
             if other is not store:
                 other.hold(windows, same)
-        hold.bound = bound
+        # Not what bound before: it may have got another budget meanwhile.
+        hold.bound = bound = msgspec.structs.replace(
+            hold.bound,
+            budgets=hold.bound.budgets + more,
+            fixed=hold.bound.fixed + fixed,
+            tokens=hold.bound.tokens + counted,
+        )
         if again:
             hold.held += hold.worst
             if bound.budgets:
@@ -315,8 +317,8 @@ class Limiter:
         stores = (self._shared,) if self._local is None else (self._shared, self._local)
         if digest is not None:
             self._counters.spent(digest, taken, nano, x.wall, route, stores)
-        if not (self.settings.is_master_exempt and caller is MASTER):
-            self._counters.spent(None, taken, nano, x.wall, route, stores)
+        is_masters = caller is MASTER
+        self._counters.spent(None, taken, nano, x.wall, route, stores, is_masters=is_masters)
 
     def is_used_up(self, x: Exchange) -> bool:
         """A stream has cost by now what was taken for it, by an estimate."""
@@ -423,7 +425,7 @@ class Limiter:
             try:
                 answer = await self._shared.take(self._part_of(windows) if self._divides else windows)
                 if type(answer) is Unknown:
-                    answer = await self._ask(self._shared, bound, windows, None)
+                    answer = await self._ask(self._shared, bound.budgets, windows, None)
             except SharedAway as away:
                 if self.settings.without_redis == "closed":
                     raise _unavailable(f"Limits cannot be checked now: {away}") from None
@@ -435,7 +437,7 @@ class Limiter:
             local = self._local
             if local is None or self._alone_since != self._shared.degraded_since:
                 local = self._begin_alone()
-            answer = await self._ask(local, bound, windows, None)
+            answer = await self._ask(local, bound.budgets, windows, None)
             if not self._shared.available:
                 return local, answer
             # While the counter was made here, others have taken where all take.
@@ -476,7 +478,7 @@ class Limiter:
         return msgspec.structs.replace(window, limit=part)
 
     async def _ask(
-        self, store: Shared, bound: Bound, windows: Sequence[Window], ticket: Ticket | None
+        self, store: Shared, budgets: Sequence[Counter], windows: Sequence[Window], ticket: Ticket | None
     ) -> Answer:
         """Take, or top up; counters that do not exist are made."""
         for _ in range(_TRIES):
@@ -485,7 +487,7 @@ class Limiter:
             answer = await (store.take(some) if ticket is None else store.top_up(ticket, some))
             if type(answer) is not Unknown:
                 return answer
-            counters = {counter.name: counter for counter in bound.budgets}
+            counters = {counter.name: counter for counter in budgets}
             for window in answer.windows:
                 await self._counters.made(store, counters[window.name], window)
         raise _unavailable("The counters of a budget are being made; try again")
@@ -533,8 +535,8 @@ def _places(hold: Hold) -> tuple[tuple[Shared, Ticket], ...]:
     return (hold.store, hold.ticket), *hold.others
 
 
-def _rates(x: Exchange, limits: Iterable[tuple[str, int]]) -> list[Window]:
-    """What a request takes of limits of tokens: all of one at most, and of one that is 0 more than there is."""
+def _of_tokens(x: Exchange, limits: Iterable[tuple[str, int]]) -> list[Window]:
+    """One that needs more than a limit passes where nothing else does; under a limit of nothing that is none."""
     tokens = _tokens(x)
     return [rate(name, min(tokens, max(1, limit)), limit) for name, limit in limits]
 

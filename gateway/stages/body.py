@@ -177,7 +177,7 @@ async def _read_bytes(rt: Runtime, x: Exchange, body: Body) -> bytes:
         raise TooLarge(f"The request is over {rt.body_limit} bytes")
     if rt.body_bytes + expected > rt.body_budget:
         raise _too_much_at_once()
-    if x.http.headers.get("expect", "").lower() == "100-continue":
+    if x.http.chunked and x.http.headers.get("expect", "").lower() == "100-continue":
         x.client.invite_body()
     rt.body_bytes += expected
     seconds = rt.limits.body_grace + expected / rt.limits.body_rate

@@ -247,10 +247,14 @@ def tell(callbacks: Iterable[Callback], message: str | None) -> None:
 
 def local_share(windows: Sequence[Window], replicas: int) -> list[Window]:
     """The windows for a `MemoryShared` of this process's own while the store of all is away: its part of each limit, at
-    least 1.
+    least 1. What fits into the limit fits into its part, if nothing else is there.
     """
-    return [msgspec.structs.replace(window, limit=_part(window.limit, replicas)) for window in windows]
+    return [_part(window, replicas) for window in windows]
 
 
-def _part(limit: int, replicas: int) -> int:
-    return max(1, limit // replicas) if limit > 0 else limit
+def _part(window: Window, replicas: int) -> Window:
+    if window.limit <= 0:
+        return window
+    limit = max(1, window.limit // replicas)
+    amount = min(window.amount, limit) if window.amount <= window.limit else window.amount
+    return msgspec.structs.replace(window, limit=limit, amount=amount)

@@ -49,7 +49,7 @@ class Resolver:
                 if answer is None or answer.expires <= loop.time():
                     answer = self._answers[key] = await self._ask(loop, host, port, answer)
         if answer.error is not None:
-            raise answer.error
+            raise answer.error.with_traceback(None)  # else it would hold the frames of all who got it
         return answer.infos
 
     async def _ask(

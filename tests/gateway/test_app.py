@@ -19,7 +19,16 @@ from gateway.config.environment import read_environment
 from gateway.config.load import load
 from gateway.state.records import LedgerQuery
 from tests.gateway.rows import row
-from tests.harness import FakeProvider, Gateway, chat_events, config_for, events, gateway
+from tests.harness import (
+    FakeProvider,
+    Gateway,
+    chat_events,
+    config_for,
+    events,
+    gateway,
+    receive,
+    written,
+)
 from tests.ports import free_port
 
 
@@ -27,6 +36,20 @@ async def test_head(gw: Gateway) -> None:
     """`HEAD /` is answered without a body, as SDKs and platforms ask."""
     async with gw.session.head(gw.url + "/") as answer:
         assert (answer.status, await answer.read()) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/chat/completions", {"model": "gpt-4o"}), ("/v1/messages", b"{"), ("/nothing", b"")],
+)
+@pytest.mark.parametrize("version", ["2.0", "0.9"])
+async def test_versions(gw: Gateway, path: str, body: Any, version: str) -> None:
+    """Versions of HTTP that are not spoken are refused, on every path."""
+    async with gw.connect() as (reader, writer):
+        writer.write(written(path, body, version=version))
+        answer = await receive(reader)
+    assert (answer.status, "HTTP/1.1" in answer.json["error"]["message"]) == (505, True)
+    assert not gw.rt.open
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "localhost"])

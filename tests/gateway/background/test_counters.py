@@ -60,6 +60,26 @@ async def test_what_ends_while_the_ledger_is_read() -> None:
     assert list(made.remaining()) == [(COUNTER, 950)]
 
 
+async def test_a_counter_that_is_there_already() -> None:
+    """Who was told that it is missing may come late: then it is made by now, and nothing that ends meanwhile counts twice."""
+    records = SlowRecords()
+    made, _, shared = counters(records)
+    records.may_go.set()
+    await made.made(shared, COUNTER, WINDOW)
+    ticket = shared.hold([WINDOW])
+    records.is_asked.clear()
+    records.may_go.clear()
+    making = spawn(made.made(shared, COUNTER, WINDOW), name="making")
+    asked = spawn(records.is_asked.wait(), name="asked")
+    await asyncio.wait([making, asked], return_when=asyncio.FIRST_COMPLETED)
+    made.settled([(shared, ticket)], "b", 7)
+    shared.settle(ticket, {"b": 7})
+    records.may_go.set()
+    asked.cancel()
+    await making
+    assert await shared.look([WINDOW]) == [7]
+
+
 async def test_a_counter_is_spent_by_those_it_is_for() -> None:
     """Not by requests of before its period or of another model, nor twice by those that held some of it."""
     made, _, shared = counters(MemoryRecords())

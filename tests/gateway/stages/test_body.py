@@ -345,6 +345,14 @@ async def test_too_slow(gw: Gateway, path: str) -> None:
     assert gw.rt.body_bytes == 0
 
 
+async def test_nobody_is_invited_who_knows_no_invitation(provider: FakeProvider, gw: Gateway) -> None:
+    """A client of HTTP/1.0 would take `100 Continue` for its answer: what it expects is passed over (RFC 9110 10.1.1)."""
+    provider.will(whole(chat_answer()))
+    async with gw.connect() as (reader, writer):
+        writer.write(written(CHAT, GOOD + b"}", {"expect": "100-continue"}, version="1.0"))
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 async def test_no_room(gw: Gateway) -> None:
     """When the gateway holds as many bytes of requests as it may, it says so at once."""
     gw.rt.body_bytes = gw.rt.body_budget

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
+from time import time
 from typing import Any
 from uuid import uuid4
 
@@ -137,6 +138,15 @@ async def test_tpm_settles_with_the_truth(
     assert statuses == [200] * passed + [429] * (10 - passed)
     assert 15 * passed <= 100
     assert passed >= 4
+
+
+async def test_no_tokens(provider: FakeProvider, tmp_path: Path, environ: dict[str, str]) -> None:
+    """A limit of no tokens lets nothing pass, as one of no requests does."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path, environ) as gw:
+        for limits in ({"tpm_limit": 0}, {"rpm_limit": 0}, {"model_tpm_limit": {"m": 0}}):
+            assert (await gw.post(CHAT, question(), headers=await key_of(gw, **limits))).status == 429
+    assert provider.requests == []
 
 
 async def test_parallel(provider: FakeProvider, tmp_path: Path, environ: dict[str, str]) -> None:
@@ -454,6 +464,48 @@ async def test_another_budget_while_requests_run(
         assert f"Current cost: {cost / 1e9}," in (await error_of(refused))["message"]
 
 
+async def test_a_budget_of_the_gateway_that_was_lifted_for_a_while(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    """One that a reload takes away and another gives back knows what was spent in between, of whom it is for."""
+    provider.will(whole(chat_answer()))
+    spares = {"max_budget": 100.0, "master_key_exempt_from_budget": True}
+    async with gateway(config(provider, max_budget=100.0), tmp_path) as gw:
+        key = await key_of(gw)
+        assert gw.rt.reloader is not None
+        for litellm in ({"max_budget": 100.0}, {}, spares, {}, spares, {"max_budget": 100.0}):
+            (tmp_path / "config.yaml").write_text(config(provider, **litellm))
+            await gw.rt.reloader.reload("the test")
+            for headers in (key, MASTER):
+                assert (await gw.post(CHAT, question(), headers=headers)).status == 200
+            assert len(gw.rt.limiter.states()) == bool(litellm)
+        await gw.quiet()
+        rows = [row for row in await gw.rows(12) if row.endpoint == CHAT]
+        costs = [row.cost_nano or 0 for row in rows]
+        of_key = [row.cost_nano or 0 for row in rows if row.caller_kind == "key"]
+        windows = [budget(name, 0, 0) for name in ("gateway", "gateway:but_master")]
+        assert await gw.rt.shared.look(windows) == [sum(costs), sum(of_key)]
+
+
+async def test_a_budget_that_binds_no_more_is_not_shown(provider: FakeProvider, tmp_path: Path) -> None:
+    """What is left of a key's budget is told of those that it has, not of those that it had."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, max_budget=1.0)
+        token = key["authorization"].removeprefix("Bearer ")
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+        await gw.quiet()
+        assert [state.left for state in gw.rt.limiter.states()] == [985_000_000]
+        change = {"key": token, "max_budget": 9.0, "budget_duration": "1d"}
+        assert (await gw.post("/key/update", change, headers=MASTER)).status == 200
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+        await gw.quiet()
+        assert [state.left for state in gw.rt.limiter.states()] == [8_970_000_000]
+        change = {"key": token, "max_budget": None, "budget_duration": None}
+        assert (await gw.post("/key/update", change, headers=MASTER)).status == 200
+        assert gw.rt.limiter.states() == []
+
+
 async def test_headers_of_a_key(provider: FakeProvider, tmp_path: Path) -> None:
     """What a key may and what it has spent, this request included."""
     provider.will(whole(chat_answer()))
@@ -648,6 +700,43 @@ async def test_a_fallback_has_its_own_budget(provider: FakeProvider, tmp_path: P
         assert sum(row.cost_nano or 0 for row in rows) <= 70_000_000
 
 
+async def test_a_budget_that_comes_while_a_fallback_takes(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget that a key gets while the room for a fallback is looked for counts what the request really cost, once."""
+    base = f"{provider.url}/v1"
+    models = [entry(name, f"openai/{name}", base, **PRICES) for name in ("m", "n")]
+    async with gateway(config(provider, *models, fallbacks=[{"m": ["n"]}]), tmp_path) as gw:
+        slow = events([*chat_events("a", done=False)[:1], None, *chat_events("a", "b")[1:]])
+        provider.will(whole({"error": {"message": "no"}}, 500), slow, whole(chat_answer()))
+        key = await key_of(
+            gw, max_budget=9.0, model_max_budget={"n": {"budget_limit": 9, "time_period": "1d"}}
+        )
+        totals, asked, gate = gw.rt.records.totals, asyncio.Event(), asyncio.Event()
+
+        async def gated(by: Any = (), query: Any = EVERYTHING) -> Any:
+            if by == ("model_group",):
+                asked.set()
+                await gate.wait()
+            return await totals(by, query)
+
+        monkeypatch.setattr(gw.rt.records, "totals", gated)
+        first = spawn(gw.post(CHAT, question(stream=True), headers=key), name="a stream")
+        await asked.wait()
+        token = key["authorization"].removeprefix("Bearer ")
+        change = {"key": token, "max_budget": 9.0, "budget_duration": "1d"}
+        assert (await gw.post("/key/update", change, headers=MASTER)).status == 200
+        gate.set()
+        await provider.asked(2)
+        assert (await gw.post(CHAT, question("n"), headers=key)).status == 200
+        provider.gate.set()
+        await first
+        await gw.quiet()
+        cost = sum(row.cost_nano or 0 for row in await gw.rows())
+        (counter,) = gw.rt.limiter.settings.budgets_of(gw.rt.keyring.rows()[0], (), time())
+        assert await gw.rt.shared.look([budget(counter.name, 0, 0)]) == [cost]
+
+
 async def _never() -> bool:
     return False
 
@@ -677,6 +766,16 @@ async def test_several_workers_without_redis_divide(provider: FakeProvider, tmp_
         statuses = [(await gw.post(CHAT, question(), headers=dear)).status for _ in range(12)]
         assert statuses[0] == 200
         assert 15_000_000 * statuses.count(200) <= 100_000_000
+
+
+async def test_a_large_request_fits_into_a_part(provider: FakeProvider, tmp_path: Path) -> None:
+    """A request that needs more than a worker's part of a limit passes where nothing else does, as with a single worker."""
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path) as gw:
+        key = await key_of(gw, tpm_limit=2000)
+    async with gateway(config(provider), tmp_path, {"NUM_WORKERS": "4"}) as gw:
+        statuses = [(await gw.post(CHAT, question(max_tokens=1500), headers=key)).status for _ in range(2)]
+    assert statuses == [200, 429]
 
 
 async def test_a_ledger_that_cannot_be_read(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
-from adapters.errors import UpstreamTimeout
+from adapters.errors import UpstreamError, UpstreamTimeout
+from gateway import asking
+from gateway.client import ClientGone
+from gateway.runtime import Runtime
 from gateway.story import Interrupted
 from gateway.upstreams import Prepared, UpstreamResponse
 from gateway.upstreams.connection import Connection
@@ -576,6 +581,39 @@ async def test_a_group_of_two_formats(provider: FakeProvider, tmp_path: Path) ->
         (row,) = await gw.rows()
     assert answer.status == 200
     assert (row.input, row.output, row.status) == (3, 0, "success")
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_leaves_while_one_of_several_calls_fails(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """However close both come, the request has ended, and nobody goes on to look for somebody else."""
+    config = config_of(
+        entry("m", "cohere/a", provider.url, order=1),
+        entry("m", "cohere/b", provider.url, order=2),
+        num_retries=1,
+    )
+    provider.will(refusal(500))
+    refusal_of = asking._refusal
+
+    def leave(rt: Runtime, turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(leave, rt, turns - 1)
+        else:
+            for x in rt.open:
+                x.story.interrupt(ClientGone())
+
+    async def refuse(rt: Runtime, *asked: Any) -> UpstreamError:
+        error = await refusal_of(rt, *asked)
+        leave(rt, turns)
+        return error
+
+    monkeypatch.setattr(asking, "_refusal", refuse)
+    async with gateway(config, tmp_path) as gw:
+        with pytest.raises(aiohttp.ClientError):
+            await gw.post("/v1/embeddings", {"model": "m", "input": ["x"] * 200})
+        (row,) = await gw.rows()
+    assert row.status == "client_disconnected"
 
 
 async def test_debug_tells_the_story(

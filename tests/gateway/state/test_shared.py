@@ -301,6 +301,12 @@ def test_local_share() -> None:
     assert [window.name for window in local_share(windows, 3)] == ["r", "p", "b"]
 
 
+def test_what_fits_fits_into_a_part() -> None:
+    """A request never needs more than a part of a limit, if it does not need more than the limit."""
+    windows = [rate("r", 80, 90), rate("s", 20, 90), rate("t", 91, 90), rate("u", 1, 0)]
+    assert [window.amount for window in local_share(windows, 3)] == [30, 20, 91, 1]
+
+
 def test_outcome() -> None:
     """The truth fills the places of a name one after the other; the last has the rest, more or less than was taken."""
     ticket = Ticket([Taken("rate", name, 10, 60, None) for name in ("a", "b", "a")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import traceback
 
 import pytest
 
@@ -77,6 +78,18 @@ async def test_a_failure_is_remembered_for_a_moment(names: Names) -> None:
         with pytest.raises(socket.gaierror):
             await again.lookup("a.example", 80)
     assert len(names.asked) == 3
+
+
+async def test_a_failure_holds_nobody(names: Names) -> None:
+    """However many get it: what they did is not kept with it."""
+    names.answers["a.example"] = socket.gaierror(socket.EAI_NONAME, "no such name")
+    resolver = Resolver(failure_ttl=LONG)
+    frames = set()
+    for _ in range(20):
+        with pytest.raises(socket.gaierror) as raised:
+            await resolver.lookup("a.example", 80)
+        frames.add(len(traceback.extract_tb(raised.value.__traceback__)))
+    assert len(frames) == 1
 
 
 async def test_a_name_without_an_address_is_a_failure(names: Names) -> None:
