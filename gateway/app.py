@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,16 @@ def allow_many_files() -> int:
 
 
 async def open_runtime(config: Config, environment: Environment, environ: Mapping[str, str]) -> Runtime:
-    """Build what requests need. Nothing here waits for another machine."""
+    """Build what requests need. Nothing here waits for another machine, and what was opened is closed where it comes to nothing."""
+    async with AsyncExitStack() as opened:
+        rt = await _open_runtime(config, environment, environ, opened)
+        opened.pop_all()
+    return rt
+
+
+async def _open_runtime(
+    config: Config, environment: Environment, environ: Mapping[str, str], opened: AsyncExitStack
+) -> Runtime:
     general = config.general
     try:
         proxies = proxies_from_environment(environ)
@@ -124,11 +133,13 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     )
     for warning in warnings:
         log.warning("%s", warning)
+    opened.push_async_callback(records.close)
     try:
         url = config.router.redis_url.reveal() if config.router.redis_url else None
         shared = open_shared(url, environment.redis_timeout)
     except ValueError as error:
         raise CannotStart(f"the address of Redis cannot be used: {error}") from None
+    opened.push_async_callback(shared.close)
     redactor.add(*secrets_of(config, environment))
     sealer = Sealer(salt.reveal() if (salt := environment.salt_key or general.master_key) else None)
     credentials = await _first_credentials(records, sealer)
@@ -141,6 +152,7 @@ async def open_runtime(config: Config, environment: Environment, environ: Mappin
     metrics = Metrics(__version__)
     journal, journals_all = open_journal(Path(environment.data_dir), records)
     ledger = Ledger(records, [metrics.observe, log_requests], journal=journal, journals_all=journals_all)
+    opened.push_async_callback(ledger.close)
     await ledger.open(charge=general.on_orphan == "charge")
     limiter = Limiter(compiled.limits, shared, records, ledger, workers=environment.num_workers)
     outbox = Outbox(asyncio.get_running_loop())
@@ -191,7 +203,6 @@ async def _first_credentials(records: Records, sealer: Sealer) -> Credentials:
         log.warning("the named credentials cannot be read yet; models that need them are off until then")
         return AWAY
     except (CannotSeal, CannotOpen) as error:
-        await records.close()
         raise CannotStart(str(error)) from None
     for name in found.unreadable:
         log.error("%s; models that need it are off", found.why_not(name))
@@ -346,7 +357,6 @@ async def serve(
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain. `shared`: other workers listen there too. Raises `CannotStart`."""
     loop = asyncio.get_running_loop()
-    await rt.shared.start()
     workers: list[Worker] = [rt.ledger, rt.shared, rt.limiter, rt.keyring, rt.records]
     late = [rt.late_credentials] if rt.late_credentials else []
     reloader = [rt.reloader] if rt.reloader else []
@@ -354,9 +364,6 @@ async def serve(
     workers += [LoopLag(rt.metrics), Prober(rt), keep_alive(rt)]
     supervisor = Supervisor([*workers, *_retention(rt), *_fleet(rt), *late, *reloader])
     rt.metrics.watch_workers = lambda: [(state.name, state.restarts) for state in supervisor.states()]
-    supervisor.start()
-    if rt.reloader is not None:
-        loop.add_signal_handler(signal.SIGHUP, rt.reloader.ask, "SIGHUP")
     runner = Runner(
         build_app(rt),
         rt,
@@ -366,11 +373,15 @@ async def serve(
         keepalive_timeout=KEEP_ALIVE,
         shutdown_timeout=1.0,
     )
-    await runner.setup()
     stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, _on_signal, rt, stop)
     try:
+        await rt.shared.start()
+        supervisor.start()
+        if rt.reloader is not None:
+            loop.add_signal_handler(signal.SIGHUP, rt.reloader.ask, "SIGHUP")
+        await runner.setup()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, _on_signal, rt, stop)
         sites = [web.SockSite(runner, sock, backlog=_BACKLOG) for sock in _listen(host, port, shared=shared)]
         for site in sites:
             await site.start()

@@ -150,7 +150,7 @@ class Runtime:
             (one for route in compiled.routes.configured() for one in route.deployments),
         )
         self.keyring.follow(config.general.master_key, compiled.keys)
-        self.limiter.follow(compiled.limits, compiled.keys)
+        self.limiter.follow(compiled.limits, compiled.keys, self.keyring.rows())
         self.metrics.know(compiled.labels)
         for signer in self.signers.turn():
             self.errand(signer.close())

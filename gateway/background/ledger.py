@@ -457,8 +457,8 @@ class Ledger:
             self._done = waits
             if not (rows or spilled or intents or done):
                 return True
-            for request in intents:
-                self._intents[request] = True
+            new = {request for request in intents if not self._intents[request]}
+            self._intents.update(dict.fromkeys(intents, True))
             try:
                 await self._on_the_disk(
                     journal.write, rows, last, spilled=spilled, intents=list(intents.values()), done=done
@@ -470,7 +470,9 @@ class Ledger:
                 self._spilled = spilled + self._spilled
                 alive = {request: intent for request, intent in intents.items() if request in self._intents}
                 self._new_intents = alive | self._new_intents
-                self._done = [(0, request) for request in done] + self._done
+                self._intents.update(dict.fromkeys(new & alive.keys(), False))
+                ended = [(number, request) for number, request in self._done if request not in new]
+                self._done = [(0, request) for request in done] + ended
                 return False
             finally:
                 self._spilling = 0

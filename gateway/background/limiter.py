@@ -6,7 +6,8 @@ might be billed beside an earlier one, and `settle`, which never waits, replaces
 **While Redis is away** `limits_without_redis` decides: `local` (the default) gives each gateway its part of what is left, by
 the number of gateways that were last seen; `open` lets everything pass; `closed` refuses with 503. What is spent meanwhile
 is told to Redis when it is back, and before that what such requests still hold. So one gateway never overspends, however often
-Redis goes and comes; of several, each that cannot reach it may spend its part more.
+Redis goes and comes; of several, each that cannot reach it may spend its part more. Rates are counted twice, in Redis and here,
+and neither count begins anew with an outage: in a span with some, each gateway's part may pass beside what Redis let pass.
 
 **A budget that changes** while requests run knows them too: they hold in the new counter what they hold in the old one.
 
@@ -120,6 +121,8 @@ class Limiter:
         self._local: MemoryShared | None = None
         self._alone_since: float | None = None
         """The store of this gateway's own, while that of all is away, and since when that was; each outage has another."""
+        self._last_local: MemoryShared | None = None
+        """That of the last outage: its rates go on in the next."""
         self._divides = workers > 1 and isinstance(shared, MemoryShared)
         """Several workers, and nothing that they share: each gives out its part."""
         self._workers = self._gateways = workers
@@ -129,9 +132,9 @@ class Limiter:
         self._spent: dict[str, _Spent] = {}
         self._lines: dict[tuple[str, int], str] = {}
 
-    def follow(self, settings: Settings, keys: Iterable[KeyRow] = ()) -> None:
+    def follow(self, settings: Settings, keys: Sequence[KeyRow] = (), stored: Iterable[KeyRow] = ()) -> None:
         """Limit by another configuration from now on, whose virtual keys are `keys`. What is under way goes by the limits with
-        which it began, and counts in the new budgets too.
+        which it began, and counts in the new budgets too; so does what is of `stored` keys, for whom there may be other periods.
         """
         self.settings = self._counters.settings = settings
         self._binds_everybody = settings.binds_everybody
@@ -140,9 +143,11 @@ class Limiter:
         self._lines.clear()
         budgets = settings.bound(ANONYMOUS, None, (), self._wall()).budgets
         self._counters.know_all(None, budgets)
-        rows = {row.payer: row for row in keys}
-        for row in rows.values():
-            self._know_budgets(row)
+        rows = {row.payer: row for row in (*stored, *keys)}
+        configured = {row.payer for row in keys}
+        for payer, row in rows.items():
+            if payer in configured or payer in self._counters.known:
+                self._know_budgets(row)
         for x in self._open:
             if x.caller is not None:
                 self._count_in(x, x.caller, rows.get(x.caller.digest or "", x.caller.key))
@@ -375,6 +380,8 @@ class Limiter:
                 await self._look()
             with suppress(RecordsUnavailable):
                 await self._counters.make_up()
+            if self._last_local is not None:
+                self._last_local.sweep()
             await asyncio.sleep(_LOOK)
 
     async def _look(self) -> None:
@@ -447,7 +454,7 @@ class Limiter:
 
     def _begin_alone(self) -> MemoryShared:
         """A store for this gateway alone, which knows what its requests hold already."""
-        self._local = local = MemoryShared(wall=self._wall)
+        self._local = self._last_local = local = MemoryShared(wall=self._wall, before=self._last_local)
         self._alone_since = self._shared.degraded_since
         self._counters.begun.clear()
         for x in self._open:

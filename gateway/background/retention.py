@@ -4,8 +4,8 @@ Days (UTC) go as a whole: a row goes when its day lies entirely before what is t
 store adds up what it deletes (`gateway.state.pruning`).
 
 A batch is one short transaction, and after each there is a pause that is longer, so that the ledger's writer and other
-processes have their turn. Processes that share a store share the work too: in Postgres one does it at a time, in SQLite
-they take turns, and none deletes what another has deleted. If the store is away, the next round begins where this one ended.
+processes have their turn. Processes that share a store share the work too: they take turns, and none deletes what another
+has deleted. If the store is away, the next round begins where this one ended.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ def first_kept(now: float, period: float) -> float:
 async def prune(
     records: Records, before: float, *, batch: int = BATCH, pause: float = PAUSE
 ) -> AsyncIterator[int]:
-    """Delete all rows that started before then; yields how many went with each batch. Raises `RecordsUnavailable`."""
+    """Delete all rows that started before then; yields how many went with each batch, and 0 for a turn that was another
+    process'. Raises `RecordsUnavailable`.
+    """
     cuts = sorted({key.spend_since for key in await records.keys() if 0 < key.spend_since < before})
-    while count := await records.prune(before, cuts, batch):
-        yield count
+    while (count := await records.prune(before, cuts, batch)) != 0:
+        yield count or 0
         await asyncio.sleep(pause)
 
 

@@ -132,8 +132,11 @@ async def _prune(records: Records, parsed: argparse.Namespace) -> int:
         (total,), (pruned,) = await records.totals((), query), await records.pruned((), query)
         print(f"{total.requests - pruned.requests} rows from before {day} would be deleted")
         return 0
-    count = 0
+    count, is_alone = 0, True
     async for deleted in prune(records, before):
         count += deleted
+        if not deleted and is_alone:
+            is_alone = False
+            print("another process deletes old rows too: they take turns", file=sys.stderr)
     print(f"{count} rows from before {day} were deleted; their sums are kept")
     return 0

@@ -17,8 +17,8 @@ how far somebody came.
 
 **What may be broken.** A process that dies while it writes leaves a frame that is not whole at the end of a file: that is
 expected, and nothing that was acknowledged is in it. A frame that is wrong while others follow is damage: what can be read
-is read, and the file is kept, renamed to `*.damaged`, with an error in the log. After a failed write the segment is left
-alone and the next one begins, because nobody knows what of it is on the disk.
+is read, and the file is kept, renamed to `*.damaged`, with an error in the log. What a failed write has left is cut off, so
+that it was no write, and the next one begins another segment, because nobody knows what such a disk has made of it.
 
 All methods block and are called by one thread at a time; all may raise `OSError`.
 """
@@ -242,18 +242,20 @@ class Journal:
         intents: Sequence[Intent] = (),
         done: Sequence[str] = (),
     ) -> None:
-        """Put them on the disk. `last` is the number of the last of `rows`, which rise; `spilled` are kept nowhere else."""
+        """Put them on the disk. `last` is the number of the last of `rows`, which rise; `spilled` are kept nowhere else. Where it
+        fails, the intents that it brought are not there.
+        """
         if (rows or spilled) and self.bytes >= self._most_bytes:
             raise OSError(errno.EDQUOT, "the journal is as large as it may be")
         if spilled:
-            self._spill = self._room(self._spill, self._backlog)
-            self._append(self._spill, _frames(spilled))
+            self._spill = self._room(self._spill)
+            self._append(self._spill, self._backlog, _frames(spilled))
             self._spill.count += len(spilled)
             self.backlog_rows += len(spilled)
         if rows or intents or done:
-            self._mirror = mirror = self._room(self._mirror, self._mirrors)
+            self._mirror = mirror = self._room(self._mirror)
             begun = () if mirror.size else self._live.values()  # so that older mirrors may go
-            self._append(mirror, _frames(rows, [*begun, *intents], done))
+            self._append(mirror, self._mirrors, _frames(rows, [*begun, *intents], done))
             mirror.last = max(mirror.last, last)
             self._live |= {intent.id: intent for intent in intents}
             for name in done:
@@ -261,9 +263,9 @@ class Journal:
 
     def may_forget(self, stored: int) -> bool:
         """Whether `forget` would find something; this one does not block."""
-        return (
-            bool(self._mirrors) and self._mirrors[0].last <= stored and self._mirrors[0] is not self._mirror
-        )
+        if not self._mirrors or (self._mirror is None and self._live):  # else a newer one has the intents too
+            return False
+        return self._mirrors[0].last <= stored and self._mirrors[0] is not self._mirror
 
     def forget(self, stored: int) -> None:
         """The store has the rows up to the number `stored`."""
@@ -287,8 +289,8 @@ class Journal:
         with suppress(OSError):
             self._folder.rmdir()
 
-    def _room(self, segment: Segment | None, others: deque[Segment]) -> Segment:
-        """The segment if there is room in it, else a new one, which belongs to the `others`."""
+    def _room(self, segment: Segment | None) -> Segment:
+        """The segment if there is room in it, else a new one."""
         if segment is not None and segment.size < self._segment_bytes:
             return segment
         if segment is not None:
@@ -299,11 +301,11 @@ class Journal:
         segment = Segment(self._own / f"{self._count:08}{_SUFFIX}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         segment.file = os.open(segment.path, flags, 0o600)
-        others.append(segment)
         return segment
 
-    def _append(self, segment: Segment, frames: Iterable[bytes]) -> None:
-        is_new = not segment.size
+    def _append(self, segment: Segment, others: deque[Segment], frames: Iterable[bytes]) -> None:
+        """All of them or none. A new segment belongs to the `others` from then on."""
+        size = segment.size
         try:
             for frame in frames:
                 rest = memoryview(frame)
@@ -312,13 +314,26 @@ class Journal:
                 segment.size += len(frame)
                 self.bytes += len(frame)
             _flush(segment.file)
-            if is_new and self._own is not None:
+            if not size and self._own is not None:
                 os.fsync(self._locks[self._own])  # the file's name is on the disk too
         except OSError:
-            self._close(segment)
+            self._take_back(segment, size)
             self._mirror = None if segment is self._mirror else self._mirror
             self._spill = None if segment is self._spill else self._spill
             raise
+        if not size:
+            others.append(segment)
+
+    def _take_back(self, segment: Segment, size: int) -> None:
+        """Nothing beyond that size was written."""
+        with suppress(OSError):
+            os.ftruncate(segment.file, size)
+        self._close(segment)
+        self.bytes -= segment.size - size
+        segment.size = size
+        if not size:
+            with suppress(OSError):
+                segment.path.unlink()
 
     def _make_own(self) -> Path:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

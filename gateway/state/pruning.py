@@ -48,7 +48,7 @@ def sqlite_fold(cuts: int) -> str:
 
 
 POSTGRES_LOCK = f"SELECT pg_try_advisory_xact_lock({0x7072756E65})"  # "prune"
-"""One process of many prunes at a time; the others find nothing to do."""
+"""One process of many prunes at a time; the others come again, and nobody waits for one that does not go on."""
 
 POSTGRES_PRUNE = (
     "WITH gone AS (DELETE FROM penstock.entry WHERE id IN ("  # noqa: S608 - our own field names

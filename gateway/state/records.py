@@ -506,9 +506,9 @@ class Records(Protocol):
         """
         ...
 
-    async def prune(self, before: float, cuts: Sequence[float], most: int) -> int:
+    async def prune(self, before: float, cuts: Sequence[float], most: int) -> int | None:
         """Delete the oldest rows that started before then, `most` at most, all or none; totals stay as they are, also those
-        that begin or end at one of the `cuts`. How many it were; 0 too if another process is about it.
+        that begin or end at one of the `cuts`. How many it were; None while another process is about it.
         """
         ...
 

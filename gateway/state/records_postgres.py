@@ -217,12 +217,12 @@ class PostgresRecords:
         """See `Records`."""
         return await self._totals(by, pieces(by, query))
 
-    async def prune(self, before: float, cuts: Sequence[float], most: int) -> int:
+    async def prune(self, before: float, cuts: Sequence[float], most: int) -> int | None:
         """See `Records`."""
 
-        async def prune(connection: Any) -> int:
+        async def prune(connection: Any) -> int | None:
             if not await connection.fetchval(POSTGRES_LOCK):
-                return 0
+                return None
             return int(await connection.fetchval(POSTGRES_PRUNE, before, most, list(cuts)))
 
         return await self._write(prune)

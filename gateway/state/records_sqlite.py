@@ -24,7 +24,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from itertools import chain
 from operator import attrgetter
@@ -153,13 +153,13 @@ class SqliteRecords:
         """The number of each kind in the file; the writing thread's own."""
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="records-write")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="records-read")
-        try:
+        with ExitStack() as opened:  # closed again unless all of it is
+            opened.callback(self._writing.shutdown)
+            opened.callback(self._reading.shutdown)
             self._write, self.schema_version = self._writing.submit(_open, path, busy_seconds).result()
+            opened.callback(lambda: self._writing.submit(self._write.close).result())
             self._read = self._reading.submit(_connect, path, read_only=True).result()
-        except BaseException:
-            self._writing.shutdown()
-            self._reading.shutdown()
-            raise
+            opened.pop_all()
 
     async def run(self) -> None:
         """See `Records`."""
@@ -271,8 +271,12 @@ def _open(path: Path, busy_seconds: float) -> tuple[sqlite3.Connection, int]:
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "?mode=rw")
     connection = sqlite3.connect(uri, uri=True, timeout=OPEN_SECONDS, isolation_level=None)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
+    try:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -41,14 +41,16 @@ class Step(Struct, eq=False):
 
 
 class Calls:
-    """Steps and commands of one exchange. `commands` is what is to be sent; then take the replies."""
+    """Steps and commands of one exchange, and what the script is told besides. `commands` is what is to be sent; then take the
+    replies.
+    """
 
     __slots__ = ("_asked", "_replies", "_scripts", "_unknown", "commands")
 
-    def __init__(self, asked: Sequence[Step | Command]) -> None:
+    def __init__(self, asked: Sequence[Step | Command], *more: Word) -> None:
         steps = [one for one in asked if isinstance(one, Step)]
         self._asked = asked
-        self._scripts = [_arguments(steps[at : at + STEPS]) for at in range(0, len(steps), STEPS)]
+        self._scripts = [(*_arguments(steps[at : at + STEPS]), *more) for at in range(0, len(steps), STEPS)]
         self._replies: list[Any] = []
         self._unknown: list[int] = []
         self.commands: list[Command] = [("EVALSHA", SHA, *script) for script in self._scripts]

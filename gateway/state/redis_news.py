@@ -74,8 +74,16 @@ class RedisNews:
         if message["type"] not in {"message", "subscribe"}:
             return
         channel = message["channel"].decode().removeprefix(self._prefix)
-        text = message["data"].decode(errors="replace") if message["type"] == "message" else None
+        text = _text(message["data"]) if message["type"] == "message" else None
         tell(self._callbacks[channel], text)
+
+
+def _text(data: bytes) -> str:
+    """As it was published. Names may hold what is no text, and anybody can write to Redis."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
 
 
 def _end_if_cancelled() -> None:

@@ -62,16 +62,25 @@ class _Budget(Struct, eq=False):
 
 
 class MemoryShared:
-    """`Shared` among the requests of one process. `clock` is monotonic seconds, `wall` unix seconds."""
+    """`Shared` among the requests of one process. `clock` is monotonic seconds, `wall` unix seconds.
+
+    With `before`, a store of the same clock that takes nothing any more, its rates go on here; all else begins anew.
+    """
 
     name = "shared"
     available = True
     degraded_since = None
 
-    def __init__(self, *, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = monotonic,
+        wall: Callable[[], float] = time,
+        before: MemoryShared | None = None,
+    ) -> None:
         self._clock = clock
         self._wall = wall
-        self._rates: dict[str, _Rate] = {}
+        self._rates: dict[str, _Rate] = {} if before is None else before._rates  # noqa: SLF001 - one of us
         self._slots: dict[str, _Slots] = {}
         self._budgets: dict[str, _Budget] = {}
         self._awaiting: dict[str, list[tuple[Ticket, Window]]] = {}

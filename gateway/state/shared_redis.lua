@@ -3,7 +3,8 @@
 -- ARGV[1] is a MessagePack array that has for each step how many of KEYS are its own and an array of its words, the first of
 -- which says what to do. What the steps answer is one such array too. So a call costs Redis and its client what one argument and one
 -- answer cost, however many requests are in it (each was 35 words before). Words are numbers where these are exact (below
--- 2^53) and text where they are not.
+-- 2^53) and text where they are not. ARGV[2] is the number of the last settlements, for all takes of the call: those that are done
+-- after later ones come from a connection that was given up, and have been given back.
 --
 -- Times are microseconds of Redis' own clock, so that replicas need not agree on the time. What is kept:
 --
@@ -12,8 +13,8 @@
 --   slots   sorted set: who holds one, by the time until which
 --   budget  hash: `n` nano-dollars, `e` since when it counts: from then on every take is in `n`. Until it is seeded there is no
 --           `n`, and what is to be added to it waits in `h`. `r<process>:<mark>`: a take from before `e` that is held again
---   process hash: per mark of a take when it was done, or `void` for one that must not be done any more; `batch` the
---           number of the last settlements, so that sending them twice is sending them once
+--   process hash: per mark of a take that is not settled when it was done; `batch` the number of the last settlements, so that
+--           sending them twice is sending them once
 --
 -- A counter with a later `e` than a take is not the one that was taken from: Redis lost that one, and this one was made
 -- anew from the ledger, which knew nothing of the take. Whoever still holds it says so (`hold`); of one that ended before
@@ -37,6 +38,15 @@ local function keep(key, ms)
     kept_until[key] = now_ms + ms
     redis.call('PEXPIRE', key, ms)
   end
+end
+
+-- Whether the process has settled since: asked once in a call, whose takes are all its own.
+local has_settled
+local function is_late(process)
+  if has_settled == nil then
+    has_settled = tonumber(redis.call('HGET', process, 'batch') or 0) > tonumber(ARGV[2])
+  end
+  return has_settled
 end
 
 -- How many hold a slot, after those whose lease has run out were forgotten: once in a call, whose steps share their moment.
@@ -148,9 +158,10 @@ local function take(keys, words)
     end
     return unknown
   end
-  if redis.call('HSETNX', keys[1], mark, now) == 0 then
+  if is_late(keys[1]) then
     return {'void'}
   end
+  redis.call('HSET', keys[1], mark, now)
   keep(keys[1], PROCESS_KEPT)
   for i = 2, #keys do
     local at = 5 * i - 5
@@ -186,7 +197,7 @@ local function held_again(process, mark)
 end
 
 -- words: number of the batch; then kind, mark, when taken, amount taken, real amount, and span or holder of each keys[2..].
--- When taken is empty for a take that nobody knows the outcome of: its mark knows, and a take that is still to come is void.
+-- When taken is empty for a take that nobody knows the outcome of: its mark knows, and a take that is still to come is late.
 -- What cannot be written does not keep the others from being settled; that nothing can be written shows at the first.
 local function settle(keys, words)
   if tonumber(redis.call('HGET', keys[1], 'batch') or 0) >= words[2] then
@@ -199,10 +210,9 @@ local function settle(keys, words)
     local at = 6 * i - 9
     local kind, mark, taken, amount, real = words[at], words[at + 1], words[at + 2], words[at + 3], words[at + 4]
     if taken == '' then
-      redis.call('HSETNX', keys[1], mark, 'void')
       taken = redis.call('HGET', keys[1], mark)
     end
-    if taken ~= 'void' and mark ~= '' and done[#done] ~= mark then
+    if taken and mark ~= '' and done[#done] ~= mark then
       done[#done + 1] = mark
     end
     taken = tonumber(taken)

@@ -16,10 +16,10 @@ A take with its settlement, of four windows, costs this process 90 us alone and 
 (CPython 3.11; as calls of their own, through redis-py's streams, it was 180 and 60, and 147 and 69).
 
 **A take whose answer did not come may have been done, may still be done, or never.** Nothing may stay taken, so each has a
-mark, which the script writes with the take. What is left over is given back by mark when Redis is there again, and a
-mark that does not exist yet is made void, so that a take which Redis had received and not done is not done later. The same is
-true of one whose request was cancelled while it waited. Settlements are numbered per process: those that had no answer
-are sent again under the same number and count once.
+mark, which the script writes with the take. What is left over is given back by mark when Redis is there again, and so is that of
+one whose request was cancelled while it waited. Settlements are numbered per process: those that had no answer are sent again
+under the same number and count once. Each call says which were the last, and one that Redis had received and does only after
+later ones takes nothing any more.
 
 **A Redis that lost everything** (flushed, restarted, failed over) is told again what requests hold. Slots come back with
 the next renewal. When somebody misses a budget's counter, the script tells all on the channel `lost`, and each process adds what
@@ -484,8 +484,9 @@ class RedisShared:
             now = monotonic()
             since = questions[0].since if questions and len(asked) - len(questions) < _FEW else now
             until = max(since + self._patience, now + _LEAST) if self.available else now + _TELLING
-            self._round = _Round(self._line, Calls(asked), questions, until, Signal())
-            self._exchange(self._round.calls.commands)
+            calls = Calls(asked, self._settlements.last_batch)
+            self._round = _Round(self._line, calls, questions, until, Signal())
+            self._exchange(calls.commands)
 
     def _exchange(self, commands: Sequence[Command]) -> None:
         if self._round is not None:

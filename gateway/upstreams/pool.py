@@ -48,7 +48,9 @@ class Pool:
         self._line: deque[asyncio.Future[Connection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sockets: set[Connection] = set()
-        self._all_gone: asyncio.Future[None] | None = None
+        self._dials: set[asyncio.Timeout] = set()
+        """The deadlines of those who are opening a connection."""
+        self._all_gone = asyncio.Event()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -79,18 +81,20 @@ class Pool:
         included.
         """
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as deadline:
                 connection = self._claim(fresh=fresh) or await self._stand_in_line()
                 if connection.is_closed or (fresh and connection.uses):
                     connection = self._swap(connection)
                 if not connection.is_connected:
-                    await self._open(connection)
+                    await self._open(connection, deadline)
                 return connection
         except TimeoutError as error:
             # From Python 3.13 on `timeout` takes an interrupt that comes in the same turn for its own cancellation.
             cause = error.__cause__
             if isinstance(cause, asyncio.CancelledError) and type(cause) is not asyncio.CancelledError:
                 raise cause from None
+            if self._closed:
+                raise UpstreamUnreachable("The gateway is shutting down") from error
             raise UpstreamTimeout(
                 f"No connection to {self.name} in {seconds:g} s", code="connect_timeout"
             ) from error
@@ -122,12 +126,16 @@ class Pool:
             raise UpstreamUnreachable("The gateway is shutting down")
         return connection
 
-    async def _open(self, connection: Connection) -> None:
+    async def _open(self, connection: Connection, deadline: asyncio.Timeout) -> None:
+        self._dials.add(deadline)
         try:
             await self._dial(lambda: connection)
         except BaseException:
             self._free(connection)
             raise
+        finally:
+            self._dials.discard(deadline)
+            self._see_whether_all_are_gone()
         if connection.is_closed:  # between the loop's word and ours
             self._free(connection)
             raise UpstreamUnreachable(f"{self.name} closed the connection at once")
@@ -167,8 +175,11 @@ class Pool:
     def gone(self, connection: Connection) -> None:
         """A socket is closed for good."""
         self._sockets.discard(connection)
-        if not self._sockets and self._all_gone is not None and not self._all_gone.done():
-            self._all_gone.set_result(None)
+        self._see_whether_all_are_gone()
+
+    def _see_whether_all_are_gone(self) -> None:
+        if self._closed and not self._sockets and not self._dials:
+            self._all_gone.set()
 
     def _give_back(self, connection: Connection) -> None:
         waiter = self._first_in_line() if self._line else None
@@ -209,7 +220,7 @@ class Pool:
             self._sweeper = self._loop.call_at(due, self._sweep)
 
     async def close(self) -> None:
-        """Close all connections, send everybody away who waits, and see the sockets gone."""
+        """Close all connections, send everybody away who waits or opens one, and see the sockets gone."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -218,6 +229,8 @@ class Pool:
         self._idle.clear()
         for connection in list(self._places):
             self._free(connection)
-        if self._sockets:
-            self._all_gone = self._loop.create_future()
-            await self._all_gone
+        for deadline in self._dials:
+            if not deadline.expired():
+                deadline.reschedule(self._loop.time())
+        self._see_whether_all_are_gone()
+        await self._all_gone.wait()

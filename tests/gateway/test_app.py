@@ -10,6 +10,7 @@ import signal
 import socket
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import aiohttp
 import pytest
@@ -17,7 +18,9 @@ import pytest
 from gateway.app import CannotStart, _fleet, _listen, allow_many_files, open_runtime, serve
 from gateway.config.environment import read_environment
 from gateway.config.load import load
+from gateway.keyring import Keyring
 from gateway.state.records import LedgerQuery
+from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import row
 from tests.harness import (
     FakeProvider,
@@ -144,6 +147,27 @@ async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int) -> 
     rows = await records.rows(LedgerQuery())
     await records.close()
     assert [row.status for row in rows] == ["success" if signals == 1 else "failure"]
+
+
+async def test_a_start_that_fails_leaves_nothing_open(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever keeps the gateway from starting, the store that was opened by then is closed."""
+    known = {"PENSTOCK_DATA_DIR": str(tmp_path)}
+    monkeypatch.setattr(Keyring, "load", AsyncMock(side_effect=ZeroDivisionError))
+    path = tmp_path / "config.yaml"
+    path.write_text(config_for(provider))
+    closed = []
+    close = SqliteRecords.close
+
+    async def noted(self: SqliteRecords) -> None:
+        await close(self)
+        closed.append(self)
+
+    monkeypatch.setattr(SqliteRecords, "close", noted)
+    with pytest.raises(ZeroDivisionError):
+        await open_runtime(load(path, known).config, read_environment(known), known)
+    assert len(closed) == 1
 
 
 async def test_what_cannot_be_closed_costs_no_rows(

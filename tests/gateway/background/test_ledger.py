@@ -622,3 +622,82 @@ async def test_a_row_that_the_store_has_is_no_orphan(
     assert "orphaned" not in caplog.text
     await again.end()
     assert left(tmp_path) == []
+
+
+async def test_a_full_disk_is_told_of_nothing_that_it_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many requests end while it is full, only what it had of them before is remembered; a kill charges just that."""
+    store = Away()
+    life = Life(tmp_path / "journal", store)
+    ledger = await life.start()
+    for name in ("ended", "open"):
+        ledger.intent(intent(name))
+    while not all(ledger._intents.values()):
+        await asyncio.sleep(0.001)
+    real, tries = os.write, 0
+
+    def full(file: int, data: memoryview) -> int:
+        nonlocal tries
+        tries += 1
+        if tries % 2:
+            return real(file, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    async def tried() -> None:
+        """Each of the two is tried once more, from its beginning."""
+        before = tries
+        while tries < before + 4 or ledger._one_keeper.locked():
+            await asyncio.sleep(0.001)
+
+    store.is_away = True
+    monkeypatch.setattr("gateway.state.journal.os.write", full)
+    ledger.offer(row("ended", cost_nano=7))
+    for n in range(40):
+        ledger.intent(intent(f"i{n}"))
+        await tried()
+        assert ledger._intents[f"i{n}"] is False
+        ledger.done(f"i{n}") if n % 2 else ledger.offer(row(f"i{n}"))
+        assert [request for _, request in ledger._done] == ["ended"]
+    assert len([*(tmp_path / "journal").rglob("*.journal")]) <= 2
+    monkeypatch.undo()
+    while ledger._done:
+        await asyncio.sleep(0.001)
+    await life.kill()
+    again = Life(tmp_path / "journal", Away())
+    await again.start()
+    await again.written()
+    charged = {found.id: found.cost_nano for found in await again.store.rows(LedgerQuery(), 100)}
+    assert sorted(charged) == sorted(["ended", "open", *(f"i{n}" for n in range(0, 40, 2))])
+    assert (charged["ended"], charged["open"]) == (7, 500)
+    await again.end()
+
+
+async def test_intents_outlive_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store works and the journal does not: what it had of requests that go on is not forgotten with their neighbours' rows."""
+    store = Away()
+    life = Life(tmp_path / "journal", store, journals_all=True)
+    ledger = await life.start()
+    ledger.intent(intent("open"))
+    ledger.offer(row("a"))
+    await life.written()
+    while not ledger._intents["open"]:
+        await asyncio.sleep(0.001)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gateway.state.journal.os.write", full)
+    store.gate.clear()
+    ledger.offer(row("b"))
+    while not ledger.journal_error:
+        await asyncio.sleep(0.001)
+    store.gate.set()
+    async with ledger.up_to_date():
+        await life.kill()
+    monkeypatch.undo()
+    again = Life(tmp_path / "journal", store)
+    await again.start()
+    await again.written()
+    assert await store.names() == ["a", "b", "open"]
+    await again.end()

@@ -8,18 +8,19 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
 from gateway.app import _retention
-from gateway.background.retention import Retention, first_kept
+from gateway.background.retention import Retention, first_kept, prune
 from gateway.background.supervisor import spawn
-from gateway.state.pruning import DAY
+from gateway.state.pruning import DAY, POSTGRES_LOCK
 from gateway.state.records import LedgerQuery, RecordsUnavailable
 from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import NOON, row
 from tests.gateway.state.test_records import KEY
-from tests.harness import FakeProvider, config_for, gateway
+from tests.harness import FakeProvider, config_for, gateway, patient_postgres
 
 MIDNIGHT = NOON - DAY / 2
 
@@ -92,6 +93,22 @@ async def test_a_store_that_is_away(
     ]
     await retention.round()
     assert (retention.pruned, retention.finished_at) == (19, NOON)
+
+
+async def test_a_turn_of_another_process(database_url: str) -> None:
+    """While another one deletes, a round does not end with nothing done: it goes on when it can."""
+    records = patient_postgres(database_url)
+    await records.append([row(f"r{n}", started_at=MIDNIGHT - 9 * DAY) for n in range(5)])
+    connection = await asyncpg.connect(database_url)
+    counts = []
+    async with connection.transaction():
+        await connection.fetchval(POSTGRES_LOCK)
+        rounds = prune(records, MIDNIGHT, batch=3, pause=0.001)
+        counts += [await anext(rounds), await anext(rounds)]
+    counts += [count async for count in rounds if count]
+    assert counts == [0, 0, 3, 2]
+    await connection.close()
+    await records.close()
 
 
 async def test_again_and_again(records: SqliteRecords) -> None:

@@ -8,15 +8,20 @@ import io
 import json
 import sqlite3
 import time
+from argparse import Namespace
 from contextlib import closing
 from pathlib import Path
 
+import asyncpg
 import pytest
 
-from gateway.state.pruning import DAY
+from gateway.cli.ledger import _prune
+from gateway.state.pruning import DAY, POSTGRES_LOCK
+from gateway.state.records import LedgerQuery
 from gateway.state.records_sqlite import SqliteRecords
 from tests.e2e.process import COMMAND, Process, penstock, question, run
 from tests.gateway.rows import row
+from tests.harness import patient_postgres
 
 
 @pytest.fixture
@@ -87,6 +92,29 @@ async def test_prune(tmp_path: Path) -> None:
     for span in ("soon", "0d", "999999999mo"):
         code, _, err = await run("ledger", "prune", "--older-than", span, folder=tmp_path)
         assert (code, "not a span like 90d" in err) == (2, True)
+
+
+async def test_prune_beside_another(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says that it is not alone, waits for its turns, and what it says it deleted is gone."""
+    records = patient_postgres(database_url)
+    await records.append([row(f"r{n}", started_at=time.time() - 60 * DAY) for n in range(5)])
+    connection = await asyncpg.connect(database_url)
+    said = ""
+    async with connection.transaction():
+        await connection.fetchval(POSTGRES_LOCK)
+        pruning = asyncio.get_running_loop().create_task(
+            _prune(records, Namespace(older_than=30 * DAY, dry_run=False))
+        )
+        while "take turns" not in said:
+            await asyncio.sleep(0.01)
+            assert not pruning.done()
+            said += capsys.readouterr().err
+    assert await pruning == 0
+    out, err = capsys.readouterr()
+    assert (out.split()[0], err, said.count("take turns")) == ("5", "", 1)
+    assert await records.rows(LedgerQuery()) == []
+    await connection.close()
+    await records.close()
 
 
 async def test_commands_that_cannot_be_carried_out(tmp_path: Path) -> None:

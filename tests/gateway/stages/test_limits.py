@@ -413,6 +413,31 @@ async def used(gw: Gateway) -> int:
     return nano
 
 
+async def test_another_zone_while_a_request_runs(
+    provider: FakeProvider, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """What a request of a stored key holds it holds in the periods of the new zone, as the key is by then."""
+    slow = events([*chat_events("a", done=False)[:1], None, *chat_events("a", "b")[1:]])
+    provider.will(slow)
+    async with gateway(config(provider), tmp_path, environ) as gw:
+        key = await key_of(gw, max_budget=0.15)
+        running = await gw.session.post(gw.url + CHAT, json=question(stream=True), headers=key)
+        assert running.status == 200
+        name = key["authorization"].split()[1]
+        daily = {"key": name, "budget_duration": "1d"}
+        assert (await gw.post("/key/update", daily, headers=MASTER)).status == 200
+        (tmp_path / "config.yaml").write_text(config(provider, timezone="Asia/Kathmandu"))
+        assert gw.rt.reloader is not None
+        await gw.rt.reloader.reload("the test")
+        provider.will(whole(chat_answer()))
+        answers = [await gw.post(CHAT, question(max_tokens=55), headers=key) for _ in range(2)]
+        assert [answer.status for answer in answers] == [422, 422]
+        provider.gate.set()
+        await running.read()
+        await gw.quiet()
+        assert (await gw.post(CHAT, question(max_tokens=55), headers=key)).status == 200
+
+
 async def test_a_budget_that_is_younger_than_a_request(provider: FakeProvider, tmp_path: Path) -> None:
     """A request that was under way when its key got a budget counts for it all the same."""
     provider.will(
@@ -634,6 +659,31 @@ async def test_a_redis_that_comes_and_goes(
     assert 0 < statuses[200] <= 100
     assert sum(row.cost_nano or 0 for row in rows) == statuses[200] * 20_000_000
     assert len(provider.requests) == statuses[200]
+
+
+async def test_a_rate_while_redis_comes_and_goes(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outages have one window together: a gateway on its own lets no more pass in ten of them than in one."""
+    monkeypatch.setattr("gateway.state.open.PREFIX", f"test:{uuid4().hex}:")
+    provider.will(whole(chat_answer()))
+    async with gateway(config(provider), tmp_path, {"REDIS_URL": redis_url}) as gw:
+        gw.rt.shared._pause = 0.01  # type: ignore[attr-defined]  # so that it comes back soon
+        key = await key_of(gw, rpm_limit=5)
+
+        async def ask(times: int) -> int:
+            return sum([(await gw.post(CHAT, question(), headers=key)).status == 200 for _ in range(times)])
+
+        alone = 0
+        for _ in range(10):
+            is_back = asyncio.Event()
+            away = spawn(goes_and_comes(gw, is_back), name="outage")
+            await asyncio.sleep(0)
+            alone += await ask(2)
+            is_back.set()
+            await away
+        assert alone == 5
+        assert await ask(6) == 5
 
 
 @pytest.mark.parametrize("fault", ["stall", "refuse"])

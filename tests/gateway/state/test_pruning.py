@@ -8,10 +8,11 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from gateway.admin.books import verify
-from gateway.state.pruning import DAY
+from gateway.state.pruning import DAY, POSTGRES_LOCK
 from gateway.state.records import Dimension, LedgerQuery, Records, RecordsUnavailable
 from gateway.state.records_memory import MemoryRecords
 from gateway.state.records_sqlite import SqliteRecords
@@ -158,12 +159,19 @@ async def test_two_processes_prune_one_file(tmp_path: Path) -> None:
 
 
 async def test_one_of_many_prunes_a_database(database_url: str) -> None:
-    """While one process is about it, another finds nothing to do and does not wait."""
+    """While one process is about it, another is told so, and does not wait."""
     one, other = (patient_postgres(database_url) for _ in range(2))
     await one.append(ROWS)
     results = await asyncio.gather(*(s.prune(MIDNIGHT + 9 * DAY, CUTS, 240) for s in (one, other)))
-    assert sorted(results) == [0, 240]
+    assert sorted(count or 0 for count in results) == [0, 240]
     assert (await one.totals())[0].requests == 240
+    await one.append([row("late", started_at=MIDNIGHT)])
+    connection = await asyncpg.connect(database_url)
+    async with connection.transaction():
+        assert await connection.fetchval(POSTGRES_LOCK)
+        assert await other.prune(MIDNIGHT + 9 * DAY, CUTS, 240) is None
+    assert [await other.prune(MIDNIGHT + 9 * DAY, CUTS, 240) for _ in range(2)] == [1, 0]
+    await connection.close()
     for store in (one, other):
         await store.close()
 

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -121,6 +122,40 @@ async def test_reports_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(RecordsUnavailable):
         await records._call(records._reading, sqlite3.Connection.execute, records._read, "DELETE FROM ledger")
     await records.close()
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_what_cannot_be_opened_whole_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Where a connection cannot be opened (no more files), none is left open."""
+    opened: list[str] = []
+    closed: list[str] = []
+    connect = sqlite3.connect
+
+    class Noted(sqlite3.Connection):
+        where = ""
+
+        def execute(self, sql: str, *more: Any) -> sqlite3.Cursor:
+            if self.where.endswith(mode):
+                raise sqlite3.OperationalError("unable to open database file")
+            return super().execute(sql, *more)
+
+        def close(self) -> None:
+            closed.append(self.where)
+            super().close()
+
+    def noted(where: str, **options: Any) -> sqlite3.Connection:
+        connection = connect(where, **options, factory=Noted)
+        connection.where = where
+        opened.append(where)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        SqliteRecords(tmp_path / "ledger.db")
+    assert len(opened) == (2 if mode == "ro" else 1)
+    assert sorted(closed) == sorted(opened)
 
 
 async def test_a_locked_file_is_unavailable_for_a_while(tmp_path: Path) -> None:

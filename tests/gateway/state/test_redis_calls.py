@@ -32,6 +32,12 @@ def test_steps_share_calls() -> None:
     assert _answers(calls, answers) == [*range(STEPS), "a", None]
 
 
+def test_what_all_calls_are_told() -> None:
+    """It follows the steps of each."""
+    calls = Calls([Step(("k",), ("look",))] * (STEPS + 1), 7)
+    assert [command[-1] for command in calls.commands] == [7, 7]
+
+
 def test_commands_beside_steps() -> None:
     """Answers are in the order of what was asked, whatever order it was sent in."""
     calls = Calls([("GET", "a"), Step((), ("look",)), ("GET", "b"), Step((), ("look",))])

@@ -13,7 +13,7 @@ from gateway.state.redis_news import RedisNews
 from gateway.state.shared import SharedAway
 from tests.gateway.state.test_redis_line import Ended
 from tests.gateway.state.test_shared import until
-from tests.gateway.state.test_shared_redis import Server, connected, server
+from tests.gateway.state.test_shared_redis import Server, beside, connected, server
 
 __all__ = ["server"]
 
@@ -35,6 +35,20 @@ async def test_news_reach_other_processes_and_tell_of_gaps(server: Server) -> No
         server.start()
         heard.clear()
         await until(is_heard)
+
+
+async def test_news_that_are_no_text(server: Server) -> None:
+    """A name that some client wrote arrives as it was sent, and what nobody could have sent does not end the connection."""
+    heard: list[str | None] = []
+    async with connected(server) as one, beside(server, one) as two:
+        one.subscribe("names", heard.append)
+        while None not in heard:
+            await asyncio.sleep(0.01)
+        for message in ("model:\ud800", b"\xff\xfe"):
+            await two.publish("names", message)  # type: ignore[arg-type]  # by somebody else
+        while len(heard) < 3:
+            await asyncio.sleep(0.01)
+        assert heard[-2:] == ["model:\ud800", "\ufffd\ufffd"]
 
 
 async def test_a_late_subscription(server: Server) -> None:

@@ -89,6 +89,20 @@ def test_forgets_what_is_over() -> None:
     assert at_once(shared.look([rate("r1", 0, 9), slots("s1", 9), forever])) == [0, 0, None]
 
 
+def test_rates_go_on_in_the_next_store() -> None:
+    """What was taken before counts there, is settled there, and leaves in its time; all else begins anew."""
+    clock = 1000.0
+    one = MemoryShared(clock=lambda: clock)
+    taken = at_once(one.take([rate("r", 4, 5), slots("s", 1)]))
+    other = MemoryShared(clock=lambda: clock, before=one)
+    windows = [rate("r", 1, 5), slots("s", 1)]
+    assert at_once(other.look(windows)) == [4, 0]
+    one.settle(taken, {"r": 2})
+    assert at_once(other.look(windows)) == [2, 0]
+    clock += 60
+    assert at_once(other.look(windows)) == [0, 0]
+
+
 def test_a_budget_ends_when_its_period_does() -> None:
     """Who is refused is told how long the period still lasts."""
     shared = MemoryShared(wall=lambda: 5000.0)

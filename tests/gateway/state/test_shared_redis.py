@@ -732,6 +732,24 @@ async def test_a_take_that_comes_too_late_is_void(server: Server) -> None:
         assert await store.look(windows) == [0, 0, 0]
 
 
+async def test_takes_that_never_came_leave_nothing(server: Server) -> None:
+    """However often Redis is away, it keeps no more of this process than the number of its last settlements."""
+    async with connected(server) as store:
+        for _ in range(3):
+
+            def lost(commands: Sequence[Command], patience: float, done: Done) -> None:
+                done(TimeoutError("lost"))
+
+            line_of(store).exchange = lost  # type: ignore[method-assign] # what the next round sends does not arrive
+            takes = (store.take([rate("r", 1, 100), slots("p", 100)]) for _ in range(40))
+            answers = await asyncio.gather(*takes, return_exceptions=True)
+            assert {type(answer) for answer in answers} == {SharedAway}
+            await available(store)
+            await told(store)
+        assert await server.tell("HLEN", store._process) == 1
+        assert await store.look([rate("r", 1, 100), slots("p", 100)]) == [0, 0]
+
+
 async def test_a_renewal_that_comes_too_late_renews_nothing(server: Server) -> None:
     """Redis had received it, but does it only after the slot was freed: it stays free."""
     async with connected(server) as store:

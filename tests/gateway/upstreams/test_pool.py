@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -319,6 +320,34 @@ async def test_who_is_given_a_place_in_the_moment_of_closing_is_sent_away() -> N
             await waiting
         assert server.connections == 1
         assert "0 active, 0 idle" in repr(upstreams)
+
+
+async def test_closing_twice() -> None:
+    """Who closes what somebody else is closing sees the sockets gone as well."""
+    upstreams = Upstreams()
+    async with serve(each(chunked(b"a", end=b""))) as server:
+        await send(upstreams, server.url)
+        first, second = (asyncio.get_running_loop().create_task(upstreams.close()) for _ in range(2))
+        done, _ = await asyncio.wait([first, second], timeout=10)
+        assert done == {first, second}
+
+
+async def test_closing_ends_what_is_being_opened() -> None:
+    """A server that accepts and says nothing more holds nobody up: its connection is closed, and who wanted it is told."""
+    upstreams = Upstreams()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        port = silent.getsockname()[1]
+        asking = asyncio.get_running_loop().create_task(send(upstreams, f"https://127.0.0.1:{port}"))
+        loop = asyncio.get_running_loop()
+        peer, _ = await loop.sock_accept(silent)
+        with peer:
+            await loop.sock_recv(peer, 1)  # the handshake has begun
+            await upstreams.close()
+            with pytest.raises(UpstreamUnreachable, match="shutting down"):
+                await asking
+            while await loop.sock_recv(peer, 65536):
+                pass
 
 
 async def test_the_pools_can_be_printed(upstreams: Upstreams) -> None:
