@@ -138,7 +138,7 @@ class Alone:
         """The first question dials: the pool gets a connection that goes nowhere either."""
         opened: list[Connection] = []
 
-        async def open_nowhere(pool: Pool, connection: Connection) -> None:
+        async def open_nowhere(pool: Pool, connection: Connection, deadline: asyncio.Timeout) -> None:
             connection.connection_made(Nowhere())
             pool._sockets.add(connection)  # noqa: SLF001 - the pool's own opening is replaced
             opened.append(connection)
