@@ -48,6 +48,7 @@ class Client(asyncio.Protocol):
     def __init__(self, idle: list[Upstream], port: int) -> None:
         self.idle = idle
         self.port = port
+        self.upstream: Upstream | None = None
         self.transport: asyncio.Transport | None = None
         self.dialling: asyncio.Task[None] | None = None
 
@@ -62,9 +63,16 @@ class Client(asyncio.Protocol):
 
     def pass_on(self, upstream: Upstream, data: bytes) -> None:
         """Give the request to this connection, and its answer to us."""
-        upstream.client = self
+        upstream.client, self.upstream = self, upstream
         if upstream.transport is not None:
             upstream.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the provider in the middle of an answer, for what it still said would be paid for in the next measurement."""
+        upstream = self.upstream
+        if upstream is not None and upstream.client is self and upstream.transport is not None:
+            upstream.client = None
+            upstream.transport.abort()
 
     async def dial(self, data: bytes) -> None:
         """The same with a new connection."""

@@ -1,12 +1,14 @@
 """What is measured of one gateway that runs: each case is a function that gives figures by name.
 
 A figure's name says what it is, then where: `cpu_request_64`, `cpu_chunk_busy`. CPU is in microseconds, times are in microseconds,
-memory in megabytes. `added_…` figures are made afterwards, from the same figure of the run without a gateway.
+memory in megabytes. `added_…` figures are made afterwards, from the same figure of the run without a gateway. Where nothing was
+answered, there are errors and no figures.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -76,8 +78,10 @@ def requests(subject: Subject, connections: int, seconds: float) -> Figures:
     with unhurried(subject.watched.provider):
         tally = closed_loop(subject.plain(), connections, seconds, subject.watched)
     subject.note(f"{connections} connections", tally)
+    if not tally.done:
+        return {}
     return subject.shares(before, tally, str(connections)) | {
-        f"cpu_request_{connections}": tally.cpu / max(tally.done, 1) * 1e6,
+        f"cpu_request_{connections}": tally.cpu / tally.done * 1e6,
         f"rps_{connections}": tally.rate,
         f"core_use_{connections}": tally.core_use,
     }
@@ -93,6 +97,8 @@ def streams(
         with unhurried(subject.watched.provider, really=name != "light"):
             tally = closed_loop(question, count, seconds, subject.watched, warm=chunks / RATE + 0.2)
         tallies.append(subject.note(f"{name}, {chunks} chunks", tally))
+    if not all(tally.chunks for tally in tallies):
+        return {}
     fixed, chunk = fit(*tallies)
     return {
         f"cpu_chunk_{name}": chunk,
@@ -128,36 +134,34 @@ def busy_streams(subject: Subject) -> int:
     return streams
 
 
+def percentiles(name: str, nanoseconds: array[int], place: str = "") -> Figures:
+    """The median and p99 in microseconds; of nothing, none: it would look like the best of all."""
+    if not nanoseconds:
+        return {}
+    return {f"{name}_p{share}{place}": percentile(nanoseconds, share / 100) / 1e3 for share in (50, 99)}
+
+
 def latency(subject: Subject, seconds: float) -> Figures:
     """How long a whole answer takes at 50 requests per second."""
     before = subject.used()
     tally = open_loop(subject.plain(), 50, seconds, subject.watched)
     wait_until_idle(subject.watched.gateway)
     subject.note("50 requests/s", tally)
-    return subject.shares(before, tally, "latency") | {
-        "latency_p50": percentile(tally.whole, 0.5) / 1e3,
-        "latency_p99": percentile(tally.whole, 0.99) / 1e3,
-    }
+    return subject.shares(before, tally, "latency") | percentiles("latency", tally.whole)
 
 
 def first_token(subject: Subject, seconds: float) -> Figures:
     """How long the first token takes at 20 streams per second."""
     tally = open_loop(subject.question(f"c5-r{RATE}", 5), 20, seconds, subject.watched)
     subject.note("20 streams/s", tally)
-    return {
-        "first_token_p50": percentile(tally.first, 0.5) / 1e3,
-        "first_token_p99": percentile(tally.first, 0.99) / 1e3,
-    }
+    return percentiles("first_token", tally.first)
 
 
 def lag(subject: Subject, count: int, seconds: float) -> Figures:
     """How long a chunk is under way, with paced streams of 50 chunks per second."""
     tally = closed_loop(subject.question("c100-r50", 100), count, seconds, subject.watched, warm=2.2)
     subject.note(f"{count} paced streams", tally)
-    return {
-        f"lag_p50_{count}": percentile(tally.lags, 0.5) / 1e3,
-        f"lag_p99_{count}": percentile(tally.lags, 0.99) / 1e3,
-    }
+    return percentiles("lag", tally.lags, f"_{count}")
 
 
 def memory(subject: Subject, count: int, patience: float = 60.0) -> Figures:

@@ -23,7 +23,7 @@ import asyncpg
 from redis import Redis
 
 from bench.load import KEY
-from bench.machine import cpu_seconds
+from bench.machine import cpu_of_living
 from tests.servers import postgres_server, redis_server
 
 LIMITED_KEY = "sk-bench-limited-5e2a90c47f1b4d38"
@@ -92,7 +92,7 @@ async def _of_postgres(url: str) -> tuple[int, float]:
     # A transaction gets a number when it first writes. The server's own statistics come up to a second late.
     wrote = await _fetch(url, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
     server = await _fetch(url, "SELECT pg_backend_pid()", _parent)
-    return int(wrote), cpu_seconds(server) * 1e6
+    return int(wrote), cpu_of_living(server) * 1e6
 
 
 async def _fetch(url: str, query: str, convert: Callable[[Any], Any] = lambda value: value) -> Any:

@@ -3,7 +3,7 @@
 A gateway of its own shares requests at a steady rate among three deployments, each a server here that counts what it is asked and
 can answer with an error, or late. Requests begin on time, whether or not earlier ones have ended.
 
-    python -m bench.failing                        every scene: 200 requests a second for 30 s each
+    python -m bench.failing                        every scene: 200 requests a second for 30 s each, about four minutes
     python -m bench.failing one --rate 50          scenes with this word in their name
 
 `asked` is what the three were asked in all over what was offered: 1.00 asks nobody twice. The exit code is 1 if a client saw an
@@ -27,7 +27,7 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from bench.load import KEY, Question
-from bench.machine import free_port, started, wait_for
+from bench.machine import clean_up_when_told, free_port, started, wait_for
 
 MOST_ASKED = 1.2
 _QUICK = 0.02
@@ -142,8 +142,8 @@ async def _serve(stack: AsyncExitStack, deployment: Deployment) -> int:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port: int = runner.addresses[0][1]
     return port
 
 
@@ -173,10 +173,14 @@ async def _ask(
     async def one(at: float) -> None:
         await asyncio.sleep(max(0.0, at - time.monotonic()))
         begin = time.monotonic()
-        async with session.post("/v1/chat/completions", json=body, headers=headers) as response:
-            await response.read()
+        try:
+            async with session.post("/v1/chat/completions", json=body, headers=headers) as response:
+                await response.read()
+        except (aiohttp.ClientError, TimeoutError):
+            outcome.errors += 1
+        else:
+            outcome.errors += response.status != 200
         outcome.seconds.append(time.monotonic() - begin)
-        outcome.errors += response.status != 200
 
     start = time.monotonic()
 
@@ -199,10 +203,12 @@ async def _ask(
 async def run(scenes: Sequence[Scene], rate: float, seconds: float) -> int:
     """All scenes, one after the other; the exit code is 1 if one did not keep the promise."""
     print(
-        f"{'scene':32} {'offered':>8} {'errors':>7} {'asked':>6} {'p50 ms':>7} {'p99 ms':>7} {'first, late':>12}"
+        f"{'scene':32} {'offered':>8} {'errors':>7} {'asked':>6} {'p50 ms':>7} {'p99 ms':>7} {'first, late':>12}",
+        flush=True,
     )
     outcomes = []
-    for scene in scenes:
+    for number, scene in enumerate(scenes, 1):
+        print(f"  {number} of {len(scenes)}, {seconds:g} s: {scene.name}", file=sys.stderr)
         outcomes.append(await play(scene, rate, seconds))
         print(outcomes[-1].line(), flush=True)
     return 0 if all(outcome.is_kept for outcome in outcomes) else 1
@@ -216,6 +222,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each scene")
     arguments = parser.parse_args()
     chosen = [s for s in SCENES if not arguments.words or any(word in s.name for word in arguments.words)]
+    if not chosen:
+        parser.error(f"no scene has such a word in its name: {', '.join(scene.name for scene in SCENES)}")
+    clean_up_when_told()
     sys.exit(uvloop.run(run(chosen, arguments.rate, arguments.seconds)))
 
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
+import math
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import uvloop
 
 from bench.load import KEY, Question
-from bench.machine import free_port, started, wait_for
-from bench.peers import penstock_env
+from bench.machine import clean_up_when_told, free_port, started, wait_for
+from bench.peers import PEERS, penstock_env
 
 PROMISE = 0.050
+PATIENCE = 5.0
 _CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}\n\n'
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _ANSWER = b'{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}]}'
@@ -45,6 +47,7 @@ class Provider:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, one request."""
         body = await _read_request(reader)
+        asked, left = self.asked, self.left
         if b'"ready"' in body:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n")
             writer.write(b"content-length: %d\r\n\r\n%b" % (len(_ANSWER), _ANSWER))
@@ -54,9 +57,10 @@ class Provider:
             writer.write(
                 _HEAD + b"".join(b"%x\r\n%b\r\n" % (len(_CHUNK), _CHUNK) for _ in range(self.chunks))
             )
-        self.asked.set()
+        asked.set()
         await reader.read()
-        self.left.set_result(time.perf_counter())
+        if not left.done():  # that nobody waits for any longer
+            left.set_result(time.perf_counter())
         writer.close()
 
 
@@ -67,19 +71,29 @@ async def _read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 async def leave(provider: Provider, port: int, chunks: int) -> float:
-    """Ask, leave, and return the seconds until the provider knew."""
+    """Ask, leave, and return the seconds until the provider knew; for ever if it was not asked, or not left."""
     provider.expect(chunks)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await _leave(provider, port, chunks)
+    except (TimeoutError, OSError, asyncio.IncompleteReadError):
+        return math.inf
+
+
+async def _leave(provider: Provider, port: int, chunks: int) -> float:
     body = json.dumps(
         {"model": "openai/wait", "stream": chunks != 0, "messages": [{"role": "user", "content": "x"}]}
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body.encode())
-    await provider.asked.wait()
-    for _ in range(max(0, chunks)):
-        await reader.readuntil(b"word ")
-    began = time.perf_counter()
-    writer.transport.abort()
+    try:
+        writer.write(head.encode() + body.encode())
+        await provider.asked.wait()
+        for _ in range(max(0, chunks)):
+            await reader.readuntil(b"word ")
+    finally:
+        began = time.perf_counter()
+        writer.transport.abort()
     ended: float = await provider.left
     return ended - began
 
@@ -90,10 +104,10 @@ async def measure(runs: int) -> int:
     server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
     upstream = server.sockets[0].getsockname()[1]
     port = free_port()
-    command = [f"{sys.prefix}/bin/penstock", "--config", "bench/config.yaml", "--port", str(port)]
     broken = 0
-    with tempfile.TemporaryDirectory() as name:
+    with closing(server), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        command = PEERS["penstock"].command(port, upstream, folder)
         env = penstock_env(upstream, folder) | {"LITELLM_LOG": "ERROR"}
         with started(command, 0, folder, env) as process:
             ready = Question(f"http://127.0.0.1:{port}", "openai/ready")
@@ -104,7 +118,6 @@ async def measure(runs: int) -> int:
                 p50, p99, most = took[len(took) // 2], took[int(len(took) * 0.99)], took[-1]
                 broken |= p99 > PROMISE
                 print(f"{moment:30} {p50 * 1000:8.2f} {p99 * 1000:8.2f} {most * 1000:8.2f}")
-    server.close()
     return int(broken)
 
 
@@ -114,7 +127,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=200, help="times for each moment (default: 200)")
-    raise SystemExit(uvloop.run(measure(parser.parse_args().runs)))
+    runs = parser.parse_args().runs
+    clean_up_when_told()
+    raise SystemExit(uvloop.run(measure(runs)))
 
 
 if __name__ == "__main__":

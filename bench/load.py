@@ -115,7 +115,7 @@ class Tally:
     begun: int = 0
     done: int = 0
     chunks: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)  # of all requests, before and after the window too
     whole: array[int] = field(default_factory=lambda: array("q"))  # from due to complete
     first: array[int] = field(default_factory=lambda: array("q"))  # from due to the first chunk
     lags: array[int] = field(default_factory=lambda: array("q"))  # of each chunk, from sent to received
@@ -192,8 +192,8 @@ class Load:
             self.chunk_size = len(data)
 
     def window(self, watched: Watched, seconds: float) -> Tally:
-        """Measure for `seconds`."""
-        tally = self.tally = Tally()
+        """Measure for `seconds`. Errors are kept from before: what went wrong while the gateway warmed up went wrong."""
+        tally = self.tally = Tally(errors=self.tally.errors)
         start, own = time.monotonic(), time.process_time()
         gateway, provider = cpu_seconds(watched.gateway), cpu_seconds(watched.provider)
         before = busy_and_stolen()
@@ -213,9 +213,27 @@ class Load:
         return sum(client.busy and client.seen > 0 for client in self.clients)
 
     def finish(self, patience: float = 15.0) -> None:
-        """Until every request that is under way is answered; whoever calls sees to it that none is added."""
+        """Until every request that is under way is answered; whoever calls sees to it that none is added. One that is not is an error."""
         deadline = time.monotonic() + patience
         while any(client.busy for client in self.clients) and time.monotonic() < deadline:
+            self.loop.run(time.monotonic() + 0.02)
+        for client in [client for client in self.clients if client.busy]:
+            self.tally.errors["no answer"] += 1
+            client.busy = False
+            client.close(abort=True)
+            self.clients.discard(client)
+
+    def hear_each(self, patience: float = 15.0) -> None:
+        """Until each stream that is under way has gone on. One that has not is an error; what comes meanwhile is in no window."""
+        self.tally = Tally(errors=self.tally.errors)
+        heard = {client: (client.due, client.seen) for client in self.clients if client.busy}
+        deadline = time.monotonic() + patience
+        while stuck := sum(
+            client.busy and (client.due, client.seen) == then for client, then in heard.items()
+        ):
+            if time.monotonic() > deadline:
+                self.tally.errors["stuck"] += stuck
+                return
             self.loop.run(time.monotonic() + 0.02)
 
     def close(self) -> None:
@@ -301,6 +319,11 @@ class Client(Wire):
             self.at_border = True
             self.load.learn_chunk(data)
 
+    def on_message_begin(self) -> None:
+        # An answer that begins in the read in which the one before ended came before its question had been sent.
+        if self.untouched or not self.busy:
+            self.load.tally.errors["unasked"] += 1
+
     def on_body(self, body: bytes) -> None:
         if not self.load.chunks:
             self.rest += body
@@ -366,8 +389,12 @@ def closed_loop(
             client.ask(time.monotonic_ns())
 
     def begin() -> None:
-        if asking and (client := load.connect()):
+        if not asking:
+            return
+        if client := load.connect():
             client.ask(time.monotonic_ns())
+        else:
+            load.loop.at(time.monotonic() + 0.01, begin)
 
     load = Load(question, again)
     start = time.monotonic()
@@ -377,14 +404,19 @@ def closed_loop(
     try:
         if question.chunks:
             tally = load.window(watched, seconds)
+            load.hear_each()
         else:
             asking = False
             load.finish()
             wait_until_idle(watched.gateway)
+            load.loop.run(time.monotonic() + 0.01)  # who was closed because nobody asked is no error
             asking = True
             cpu, begun = cpu_seconds(watched.gateway), time.monotonic_ns()
+            lost = connections - len(load.clients)
             for client in list(load.clients):
                 again(client)
+            for _ in range(lost):
+                begin()
             tally = load.window(watched, seconds)
             asking = False
             load.finish()
@@ -401,27 +433,35 @@ def closed_loop(
 def open_loop(
     question: Question, rate: float, seconds: float, watched: Watched = Watched(), warm: float = 0.5
 ) -> Tally:
-    """Ask `rate` times per second on whichever connection is idle, or on a new one."""
+    """Ask `rate` times per second on whichever connection is idle, or on a new one. Who is answered after the window counts too."""
     idle: list[Client] = []
-    due = time.monotonic()
+    due = connected = time.monotonic()
+    asking = True
 
     def ask() -> None:
-        nonlocal due
+        nonlocal due, connected
+        if not asking:
+            return
+        # That our own timer is late is not the gateway's doing; that we waited for a connection is, also for those who are due meanwhile.
+        since = round(due * 1e9) if due < connected else time.monotonic_ns()
         due += 1 / rate
         load.loop.at(due, ask)
-        now = time.monotonic_ns()  # that our own timer is late is not the gateway's doing
         while idle:
             if not (client := idle.pop()).closed:
-                client.ask(now)
+                client.ask(since)
                 return
-        if fresh := load.connect():
-            fresh.ask(now)
+        fresh = load.connect()
+        connected = time.monotonic()
+        if fresh:
+            fresh.ask(since)
 
     load = Load(question, idle.append)
     load.loop.at(due, ask)
     load.loop.run(due + warm)
     try:
         tally = load.window(watched, seconds)
+        asking = False
+        load.finish()
     finally:
         load.close()
     tally.asked = load.asked

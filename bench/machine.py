@@ -6,14 +6,17 @@ import os
 import platform
 import re
 import resource
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_TICK = os.sysconf("SC_CLK_TCK")
 
 
 def process_tree(pid: int) -> list[int]:
@@ -33,15 +36,30 @@ def process_tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int | None) -> float:
-    """CPU time that the tree has used, from the scheduler's own account in nanoseconds; 0 for nobody."""
-    total = 0
-    for member in process_tree(pid) if pid else ():
-        for thread in Path(f"/proc/{member}/task").glob("*/schedstat"):
-            try:
-                total += int(thread.read_text().split()[0])
-            except OSError:
-                continue  # it has just ended
-    return total / 1e9
+    """CPU time that the tree has used, those too that have ended; 0 for nobody."""
+    return sum(_of_living(member) + _of_children(member) for member in process_tree(pid)) if pid else 0.0
+
+
+def cpu_of_living(pid: int | None) -> float:
+    """As `cpu_seconds`, without processes that have ended."""
+    return sum(map(_of_living, process_tree(pid))) if pid else 0.0
+
+
+def _of_living(pid: int) -> float:
+    """Of a process with all threads that it has or had: its CPU clock, the scheduler's own account in nanoseconds."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
+    except OSError:
+        return 0.0  # it has just ended
+
+
+def _of_children(pid: int) -> float:
+    """Of its children that have ended, and theirs, to a hundredth: nothing finer is kept of them (proc_pid_stat(5))."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]
+    except OSError:
+        return 0.0  # as above
+    return (int(user) + int(system)) / _TICK
 
 
 def busy_and_stolen() -> tuple[float, float]:
@@ -52,16 +70,16 @@ def busy_and_stolen() -> tuple[float, float]:
     user, nice, system, _idle, _waiting, *interrupts, stolen = map(
         int, Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
     )
-    tick = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + sum(interrupts)) / tick, stolen / tick
+    return (user + nice + system + sum(interrupts)) / _TICK, stolen / _TICK
 
 
 def resident_mb(pid: int | None) -> float:
     """Resident memory of the tree in megabytes; pages that members share are counted for each."""
     total = 0
     for member in process_tree(pid) if pid else ():
-        if found := re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{member}/status").read_text()):
-            total += int(found[1])
+        with suppress(OSError):  # it has just ended
+            if found := re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{member}/status").read_text()):
+                total += int(found[1])
     return total / 1024
 
 
@@ -77,6 +95,7 @@ def wait_until_idle(pid: int | None, patience: float = 15.0) -> None:
         before = now
 
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CORES = sorted(os.sched_getaffinity(0))
 SPARE_CORES = len(_CORES) > 2
 """The provider has a core of its own."""
@@ -110,35 +129,58 @@ def unhurried(provider: int, *, really: bool = True) -> Iterator[None]:
 def started(
     command: list[str], core: int, folder: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The process on its core, in a bare environment; its output is in `folder`/log. Stopped afterwards."""
+    """The process on its core, in a bare environment; its output is in `folder`/log.
+
+    It is stopped afterwards, with whatever it has left behind. Ctrl-C must reach the bench, which stops it, and not the process: it
+    gets a session of its own.
+    """
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", **(env or {})}
     own = os.sched_getaffinity(0)
     with (folder / "log").open("wb") as log:
         pin(core)  # a child begins where its parent is
         try:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         finally:
             os.sched_setaffinity(0, own)
     try:
         yield process
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def clean_up_when_told() -> None:
+    """Let SIGTERM, and a terminal that is closed, end this process as Ctrl-C does: what it has started is stopped."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # under nohup it is ignored
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+
+
+class NotAnsweringError(SystemExit):
+    """What was started ended or kept silent; the text is the end of its log."""
 
 
 def wait_for(answers: Callable[[], bool], process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Ask again and again until it answers; a process that ended, or does not within 60 s, stops the bench."""
+    """Ask again and again until it answers; a process that ended, or does not within 60 s, stops the bench unless it is caught."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         if answers():
             return
         time.sleep(0.005)
     said = (folder / "log").read_text(errors="replace")[-3000:]
-    raise SystemExit(f"{process.args!r} did not answer:\n{said}")
+    raise NotAnsweringError(f"{process.args!r} did not answer:\n{said}")
 
 
 def free_port() -> int:
@@ -162,7 +204,12 @@ def allow_many_files() -> None:
 
 
 def describe() -> str:
-    """The machine, in one line."""
+    """The machine, in one line, with what makes it less than it looks."""
     found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     name = found[1].strip() if found else platform.machine()
-    return f"{name}, {len(_CORES)} cores, {platform.system()} {platform.release()}"
+    cores = f"{len(_CORES)} cores" if len(_CORES) > 1 else "1 core for the gateway and the load"
+    with suppress(OSError):  # there may be no such control group
+        quota, period = _QUOTA.read_text().split()
+        if quota != "max" and int(quota) < len(_CORES) * int(period):
+            cores += f" with a quota of {int(quota) / int(period):g}"
+    return f"{name}, {cores}, {platform.system()} {platform.release()}"

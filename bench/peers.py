@@ -87,6 +87,12 @@ def ledger_rows(folder: Path) -> int:
         return int(books.execute("SELECT count(*) FROM ledger").fetchone()[0])
 
 
+def names_of_rows(folder: Path) -> set[str]:
+    """Of those, each one's name."""
+    with closing(sqlite3.connect(folder / "data" / "penstock.db")) as books:
+        return {name for (name,) in books.execute("SELECT id FROM ledger")}
+
+
 # -- nginx -----------------------------------------------------------------------------------------------------------
 
 
@@ -117,8 +123,7 @@ def _nginx(port: int, upstream: int, folder: Path) -> list[str]:
 
 def _litellm_version() -> str:
     folder = CACHE / "litellm"
-    binary = folder / "bin" / "litellm"
-    if not binary.exists():
+    if not any(folder.glob(f"lib/python*/site-packages/litellm-{LITELLM}.dist-info")):
         _install([sys.executable, "-m", "venv", str(folder)])
         pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
         # What that version asks for may not be there in full yet: the newest one that resolves brings the dependencies.
@@ -158,8 +163,8 @@ def _litellm_env(_upstream: int, _folder: Path) -> dict[str, str]:
 
 def _portkey_version() -> str:
     folder = CACHE / "portkey"
-    start = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
-    if not start.exists():
+    installed = folder / "node_modules/@portkey-ai/gateway/package.json"
+    if not installed.exists() or json.loads(installed.read_text())["version"] != PORTKEY:
         if not shutil.which("npm"):
             raise Missing("npm is not on PATH")
         folder.mkdir(parents=True, exist_ok=True)

@@ -324,6 +324,10 @@ def render(results: Results) -> str:
     arguments = results["arguments"]
     basis = f"{results['when']} UTC, {results['machine']}, Python {results['python']}; {versions}."
     paragraphs = [f"{basis} Median of {arguments['rounds']}, windows of {arguments['seconds']} s."]
+    if not results.get("finished", True):
+        paragraphs.append(
+            "**Not finished**: the run was broken off, and some figures are of fewer rounds or not there."
+        )
     if "penstock" in median:
         paragraphs.append(targets(median))
     paragraphs.append(figures(median))

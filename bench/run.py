@@ -4,7 +4,8 @@ Absolute times say much about the machine and little about the gateway, so every
 few minutes, round by round, and what counts are ratios. The gateway has the first core to itself; the load has the second, and the
 provider the third or, where there is none, the second too.
 
-Every round, the versions and the machine go to bench/results/. `bench.report` makes the table of it.
+Every round, the versions and the machine go to bench/results/ as soon as a peer has been measured. `bench.report` makes the table
+of it.
 
     python -m bench.run                          the quick set, medians of three rounds, under five minutes
     python -m bench.run --whole                  every case and every peer
@@ -20,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def measure_peer(peer: Peer, upstream: int, provider: int, seconds: float, *, wh
         if rows is not None:
             figures["rows_missing"] = subject.asked - rows
             if figures["rows_missing"]:
-                subject.errors["ledger rows missing"] += int(figures["rows_missing"])
+                kind = "missing" if figures["rows_missing"] > 0 else "too many"
+                subject.errors[f"ledger rows {kind}"] += int(abs(figures["rows_missing"]))
     told(subject, figures)
     if databases:
         del figures["foreign"]  # they would be the strangers
@@ -96,37 +98,59 @@ def told(subject: Subject, figures: Figures) -> Figures:
 
 
 def one_round(
-    peers: Sequence[Peer], upstream: int, provider: int, seconds: float, *, whole: bool
-) -> dict[str, Figures]:
-    """Everybody once."""
+    peers: Sequence[Peer],
+    upstream: int,
+    provider: int,
+    seconds: float,
+    missing: dict[str, str],
+    *,
+    whole: bool,
+) -> Iterator[tuple[str, Figures]]:
+    """Everybody once. Who cannot be measured to the end has an error instead of figures, and `missing` says why."""
     print("  direct", flush=True)
     direct = Subject("direct", f"http://127.0.0.1:{upstream}", Watched(0, provider))
     floor = told(direct, measure(direct, seconds, _usual(whole=whole)))
-    results = {"direct": floor}
+    yield "direct", floor
     for peer in peers:
         print(f"  {peer.name}", flush=True)
-        figures = measure_peer(peer, upstream, provider, seconds, whole=whole)
+        try:
+            figures = measure_peer(peer, upstream, provider, seconds, whole=whole)
+        except (Exception, machine.NotAnsweringError) as error:  # whatever it was, the others are measured
+            print(f"    {error!r}", flush=True)
+            missing[peer.name] = (str(error).strip() or repr(error)).splitlines()[-1]
+            figures = {"errors": 1}
         for key in [key for key in figures if key.startswith(("latency", "first_token", "lag"))]:
-            figures[f"added_{key}"] = figures[key] - floor[key]
-        results[peer.name] = figures
-    return results
+            if key in floor:
+                figures[f"added_{key}"] = figures[key] - floor[key]
+        yield peer.name, figures
+
+
+_TOGETHER: Mapping[str, Callable[[Iterable[float]], float]] = {"errors": sum, "foreign": max, "stolen": max}
+"""What several rounds come to, where it is not their median."""
 
 
 def medians(rounds: Sequence[dict[str, Figures]]) -> dict[str, Figures]:
-    """Per peer and figure the median of all rounds; of errors the sum."""
-    return {
-        peer: {
-            key: (sum if key == "errors" else statistics.median)(each[peer].get(key, 0) for each in rounds)
-            for key in dict.fromkeys(key for each in rounds for key in each[peer])
+    """Per peer and figure the median of the rounds that have it; of errors the sum, and of the worst windows the worst."""
+    found: dict[str, Figures] = {}
+    for peer in dict.fromkeys(peer for each in rounds for peer in each):
+        of_peer = [each[peer] for each in rounds if peer in each]
+        found[peer] = {
+            key: _TOGETHER.get(key, statistics.median)(
+                figures.get(key, 0)
+                for figures in of_peer
+                if key in figures or key.startswith("load_bound")  # which says no by its absence
+            )
+            for key in dict.fromkeys(key for figures in of_peer for key in figures)
         }
-        for peer in rounds[0]
-    }
+    return found
 
 
 def find_peers(names: Sequence[str]) -> tuple[list[Peer], dict[str, str], dict[str, str]]:
     """Those that can be had, their versions, and why the others cannot."""
     peers, versions, missing = [], {}, {}
     for name in names:
+        if name not in PEERS:
+            raise SystemExit(f"There is no peer {name!r}: there are {', '.join(PEERS)}.")
         try:
             versions[name] = PEERS[name].version()
             peers.append(PEERS[name])
@@ -142,7 +166,25 @@ def run(arguments: argparse.Namespace) -> int:
     peers, versions, missing = find_peers(list(names))
     upstream = machine.free_port()
     rounds: list[dict[str, Figures]] = []
+    results: dict[str, Any] = {
+        "when": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        "machine": machine.describe(),
+        "python": platform.python_version(),
+        "versions": versions
+        | {name: version(name) for name in ("aiohttp", "uvloop", "httptools", "msgspec")},
+        "missing": missing,
+        "arguments": vars(arguments),
+        "rounds": rounds,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / time.strftime("%Y%m%d-%H%M%S.json", time.gmtime())
     began = time.monotonic()
+
+    def keep(*, finished: bool) -> None:
+        more = {"finished": finished, "took": round(time.monotonic() - began), "median": medians(rounds)}
+        results.update(more)
+        file.write_text(json.dumps(results, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         folder = Path(name)
         command = [sys.executable, "-m", "bench.provider", "--port", str(upstream)]
@@ -152,24 +194,14 @@ def run(arguments: argparse.Namespace) -> int:
             machine.wait_for(question.is_answered, provider, folder)
             for number in range(arguments.rounds):
                 print(f"round {number + 1} of {arguments.rounds}", flush=True)
-                rounds.append(
-                    one_round(peers, upstream, provider.pid, arguments.seconds, whole=arguments.whole)
+                rounds.append({})
+                measured = one_round(
+                    peers, upstream, provider.pid, arguments.seconds, missing, whole=arguments.whole
                 )
-    results: dict[str, Any] = {
-        "when": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        "took": round(time.monotonic() - began),
-        "machine": machine.describe(),
-        "python": platform.python_version(),
-        "versions": versions
-        | {name: version(name) for name in ("aiohttp", "uvloop", "httptools", "msgspec")},
-        "missing": missing,
-        "arguments": vars(arguments),
-        "median": medians(rounds),
-        "rounds": rounds,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / time.strftime("%Y%m%d-%H%M%S.json", time.gmtime())
-    file.write_text(json.dumps(results, indent=1) + "\n")
+                for peer, figures in measured:
+                    rounds[-1][peer] = figures
+                    keep(finished=False)  # three quarters of an hour are not lost if the rest is
+    keep(finished=True)
     print(f"\n{report.render(results)}\nwritten to {file}")
     ours = [figures.get("errors", 0) for peer, figures in results["median"].items() if peer in OURS]
     return int(any(ours))
@@ -184,6 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of each measurement")
     parser.add_argument("--peers", default="", help=f"comma-separated, of {', '.join(PEERS)}")
+    machine.clean_up_when_told()
     sys.exit(run(parser.parse_args()))
 
 

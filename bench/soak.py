@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ STREAMS = 50
 REQUESTS = 100  # per second
 
 
-def soak(subject: Subject, seconds: float, every: float) -> list[Sample]:
-    """Keep asking, and look every so often."""
+def soak(
+    subject: Subject, seconds: float, every: float, keep: Callable[[Sequence[Sample]], None] = lambda _: None
+) -> list[Sample]:
+    """Keep asking, and look every so often; `keep` gets all that was seen until then."""
     asking = True
     idle: list[Client] = []
 
@@ -63,29 +65,30 @@ def soak(subject: Subject, seconds: float, every: float) -> list[Sample]:
         streams.loop.at(start + number / STREAMS, begin_stream)
     streams.loop.at(start, ask_whole)
     samples: list[Sample] = []
-    while time.monotonic() < start + seconds:
-        tally = streams.window(subject.watched, every)
-        subject.errors += tally.errors
-        samples.append(
-            {
-                "seconds": round(time.monotonic() - start, 1),
-                "memory_mb": round(machine.resident_mb(subject.watched.gateway), 1),
-                "core_use": round(tally.core_use, 3),
-                "loop_lag_us": loop_lag(subject.url) * 1e6,
-                "chunk_lag_p50_us": percentile(tally.lags, 0.5) / 1e3,
-                "chunk_lag_p99_us": percentile(tally.lags, 0.99) / 1e3,
-            }
-        )
-        print("  ".join(f"{key} {value:,.2f}" for key, value in samples[-1].items()), flush=True)
-    asking = False
-    streams.tally = requests.tally
-    streams.finish()
-    requests.finish()
-    subject.errors += requests.tally.errors
+    try:
+        while time.monotonic() < start + seconds:
+            tally = streams.window(subject.watched, every)
+            samples.append(
+                {
+                    "seconds": round(time.monotonic() - start, 1),
+                    "memory_mb": round(machine.resident_mb(subject.watched.gateway), 1),
+                    "core_use": round(tally.core_use, 3),
+                    "loop_lag_us": loop_lag(subject.url) * 1e6,
+                    "chunk_lag_p50_us": percentile(tally.lags, 0.5) / 1e3,
+                    "chunk_lag_p99_us": percentile(tally.lags, 0.99) / 1e3,
+                }
+            )
+            print("  ".join(f"{key} {value:,.2f}" for key, value in samples[-1].items()), flush=True)
+            keep(samples)
+        asking = False
+        streams.finish()
+        requests.finish()
+    finally:
+        for client in streams.clients | requests.clients:
+            client.close()
+        streams.loop.close()
+    subject.errors += streams.tally.errors + requests.tally.errors
     subject.asked += streams.asked + requests.asked
-    for client in streams.clients | requests.clients:
-        client.close()
-    streams.loop.close()
     return samples
 
 
@@ -114,7 +117,9 @@ def growth(samples: Sequence[Sample]) -> float:
     """Memory of the last tenth over that of the second tenth."""
     tenth = max(1, len(samples) // 10)
     second, last = samples[tenth : 2 * tenth] or samples[:1], samples[-tenth:]
-    return _mean(last) / _mean(second)
+    return _mean(last) / (
+        _mean(second) or 1
+    )  # of a gateway that has died nothing resides, and its errors say so
 
 
 def _mean(samples: Sequence[Sample]) -> float:
@@ -125,6 +130,13 @@ def run(minutes: float, every: float) -> int:
     """Start what is needed, soak, and judge."""
     peer = PEERS["penstock"]
     upstream, port = machine.free_port(), machine.free_port()
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / time.strftime("soak-%Y%m%d-%H%M%S.json", time.gmtime())
+
+    def keep(samples: Sequence[Sample], verdict: Mapping[str, Any] = {}) -> None:
+        found = {**verdict, "machine": machine.describe(), "samples": samples}
+        file.write_text(json.dumps(found, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         beside, folder = Path(first), Path(second)
         command = [sys.executable, "-m", "bench.provider", "--port", str(upstream)]
@@ -137,7 +149,7 @@ def run(minutes: float, every: float) -> int:
                 subject = Subject(peer.name, f"http://127.0.0.1:{port}", watched)
                 machine.wait_for(subject.plain().is_answered, process, folder)
                 subject.asked += 1
-                samples = soak(subject, minutes * 60, every)
+                samples = soak(subject, minutes * 60, every, keep)
             missing = subject.asked - (peer.rows(folder) if peer.rows else 0)
     grown = growth(samples)
     verdict: dict[str, Any] = {
@@ -146,11 +158,7 @@ def run(minutes: float, every: float) -> int:
         "errors": dict(subject.errors),
         "memory_growth": round(grown, 3),
     }
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / time.strftime("soak-%Y%m%d-%H%M%S.json", time.gmtime())
-    file.write_text(
-        json.dumps({**verdict, "machine": machine.describe(), "samples": samples}, indent=1) + "\n"
-    )
+    keep(samples, verdict)
     print(f"{verdict}\nwritten to {file}")
     return int(bool(subject.errors or missing or grown > 1.2))
 
@@ -163,6 +171,7 @@ def main() -> None:
     parser.add_argument("--outage", type=float, help="instead: so many seconds without a database")
     parser.add_argument("--kills", type=int, help="instead: so many kills under load")
     arguments = parser.parse_args()
+    machine.clean_up_when_told()
     if arguments.outage or arguments.kills:
         sys.exit(outage.run(seconds=arguments.outage or 0, count=arguments.kills or 0))
     sys.exit(run(arguments.minutes, arguments.every))

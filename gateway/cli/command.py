@@ -23,7 +23,7 @@ import sys
 import traceback
 import urllib.error
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, redirect_stdout, suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -100,12 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _carried_out(arguments: Sequence[str]) -> int:
+    told = io.StringIO()  # argparse itself passes over what cannot be written
     try:
-        parsed = _parser().parse_args(arguments)
-        code: int = parsed.run(parsed)
-    except SystemExit:  # after --help, --version or a mistake
-        sys.stdout.flush()
-        raise
+        with redirect_stdout(told):
+            parsed = _parser().parse_args(arguments)
+    finally:
+        print(told.getvalue(), end="", flush=True)
+    code: int = parsed.run(parsed)
     return code
 
 

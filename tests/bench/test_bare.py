@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
-from bench import machine
+from bench import bare, machine
 from bench.load import Question, Watched, closed_loop
 from bench.peers import PEERS
+from bench.provider import Provider
 
 
 def test_whole_answers_and_streams_pass(tmp_path: Path) -> None:
@@ -24,3 +26,24 @@ def test_whole_answers_and_streams_pass(tmp_path: Path) -> None:
                 assert tally.done
                 assert not tally.errors
         assert process.poll() is not None
+
+
+def test_the_provider_is_left_with_the_client(provider: Provider) -> None:
+    """What it still said to nobody would be paid for in the next measurement."""
+
+    async def leave() -> None:
+        idle: list[bare.Upstream] = []
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: bare.Client(idle, provider.port), "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        reader, writer = await asyncio.open_connection(*Question(url, "bench").address)
+        writer.write(Question(url, "openai/bench-c1000-r50", 1000).encode())
+        await reader.readuntil(b"#000001@")
+        (connection,) = provider.connections
+        writer.transport.abort()
+        async with asyncio.timeout(30):
+            while not connection.closed:
+                await asyncio.sleep(0.01)
+        server.close()
+
+    asyncio.run(leave())

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+
 import pytest
 
 from bench import cases
@@ -65,3 +68,21 @@ def test_what_went_wrong_is_remembered() -> None:
     assert subject.load_bound == ["some case"]
     assert subject.asked == 7
     assert (subject.foreign, subject.stolen) == (0.4, 0.2)
+
+
+def test_of_nothing_there_are_no_figures() -> None:
+    """Where nobody answers, there are errors, and nothing that would look like the fastest gateway of all."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    subject = Subject("x", f"http://127.0.0.1:{port}", Watched())
+    measurements: list[Callable[[], cases.Figures]] = [
+        lambda: cases.requests(subject, 1, 0.05),
+        lambda: cases.latency(subject, 0.05),
+        lambda: cases.first_token(subject, 0.05),
+        lambda: cases.lag(subject, 1, 0.05),
+        lambda: cases.streams(subject, "busy", 1, 0.05),
+    ]
+    for measured in measurements:
+        before = subject.errors.total()
+        assert measured() == {}
+        assert subject.errors.total() > before

@@ -225,6 +225,111 @@ def test_nobody_there() -> None:
     assert closed_loop(question, 2, 0.02, warm=0.01).done == 0
 
 
+def test_what_nobody_asked_for_is_an_error() -> None:
+    """An answer that comes twice is no answer to the next question, and one that comes unasked is none at all."""
+    both = judge([whole() * 2, whole()], 0)
+    assert both.errors == {"unasked": 1}
+    assert judge([stream(FIRST, DONE) * 2, b""], 1).errors["unasked"] == 1
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        calls = Load(Question(f"http://127.0.0.1:{listener.getsockname()[1]}", "m"), lambda _client: None)
+        client = calls.connect()
+        assert client
+        client.ask(time.monotonic_ns())
+        client.received(whole())
+        client.received(whole())
+        calls.close()
+    assert calls.tally.errors == {"unasked": 1}
+    assert calls.tally.done == 1
+
+
+def test_who_is_never_answered_is_an_error(provider: Provider) -> None:
+    """A gateway that takes requests and keeps silent is not the fastest of all: each of them is an error, and it is left."""
+    calls = Load(Question(f"http://127.0.0.1:{provider.port}", "bench-f60000"), lambda _client: None)
+    for _ in range(3):
+        client = calls.connect()
+        assert client
+        client.ask(time.monotonic_ns())
+    calls.finish(patience=0.05)
+    assert calls.tally.errors == {"no answer": 3}
+    assert not calls.clients
+    calls.close()
+
+
+def test_a_stream_that_is_stuck_is_an_error(provider: Provider) -> None:
+    """One that goes on is none, whatever is in the way of its next chunk; what comes while it is waited for is in no window."""
+    errors = {}
+    for settings in ("c50-r100", "c50-r100-s2"):
+        calls = Load(Question(f"http://127.0.0.1:{provider.port}", f"bench-{settings}", 50), lambda _: None)
+        client = calls.connect()
+        assert client
+        client.ask(time.monotonic_ns())
+        while client.seen < 2:
+            calls.loop.run(time.monotonic() + 0.01)
+        tally, counted = calls.tally, calls.tally.chunks
+        calls.hear_each(0.2 if settings.endswith("s2") else 30)
+        errors[settings] = dict(tally.errors)
+        assert tally.chunks == counted
+        calls.close()
+    assert errors == {"c50-r100": {}, "c50-r100-s2": {"stuck": 1}}
+
+
+def test_what_goes_wrong_before_the_window_goes_wrong(provider: Provider) -> None:
+    """Errors of the time in which a gateway warms up are in the tally."""
+    question = Question(f"http://127.0.0.1:{provider.port}", "bench-e503")
+    for tally in (closed_loop(question, 1, 0.0, warm=0.3), open_loop(question, 100, 0.0, warm=0.3)):
+        assert tally.errors == {"status 503": tally.asked}
+
+
+def test_an_open_loop_waits_for_every_answer(provider: Provider) -> None:
+    """An answer that takes longer than the window counts: else a gateway that stalls would look as one that does not."""
+    tally = open_loop(Question(f"http://127.0.0.1:{provider.port}", "bench-f300"), 100, 0.1, warm=0.0)
+    assert not tally.errors
+    assert len(tally.whole) == tally.asked > 0
+    assert min(tally.whole) >= 300e6
+
+
+def test_who_is_due_while_a_connection_is_waited_for_has_waited_too(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that is slow to take a connection holds up the whole load; the requests of that time are as old as they are."""
+    connect, slow = Load.connect, [0.3]
+
+    def slowly(calls: Load) -> Client | None:
+        time.sleep(slow.pop() if slow else 0)
+        return connect(calls)
+
+    monkeypatch.setattr(Load, "connect", slowly)
+    tally = open_loop(Question(f"http://127.0.0.1:{provider.port}", "bench"), 100, 0.5, warm=0.0)
+    assert sum(took >= 100e6 for took in tally.whole) >= 15
+
+
+def test_who_was_closed_while_nobody_asked_is_asked_anew(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway may close what is idle while it comes to rest. That is no error of its, and there are as many connections as before."""
+
+    def rest(_gateway: int) -> None:
+        for connection in list(provider.connections):
+            provider.loop.at(0, connection.close)
+        provider.loop.at(0, closed.set)
+        with socket.create_connection(("127.0.0.1", provider.port)):  # wakes it
+            closed.wait(30)
+
+    closed = threading.Event()
+    monkeypatch.setattr(load, "wait_until_idle", rest)
+    tally = closed_loop(Question(f"http://127.0.0.1:{provider.port}", "bench"), 4, 0.1, warm=0.1)
+    assert not tally.errors
+    assert tally.done >= 4
+
+
+def test_who_does_not_listen_is_asked_again() -> None:
+    """A gateway that starts anew meanwhile gets its connections back."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    tally = closed_loop(Question(f"http://127.0.0.1:{port}", "bench"), 1, 0.3, warm=0.1)
+    assert tally.errors["ConnectionRefusedError"] > 2
+
+
 def test_who_was_the_limit() -> None:
     """The load was the limit if its core was full and the gateway's was not."""
     full = Tally(seconds=1, own_cpu=0.97, cpu_in_window=0.5)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,104 @@ def test_streams_are_bounded_by_files() -> None:
     assert machine.most_streams(10) == 10
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert most == resource.RLIM_INFINITY or machine.most_streams(10**9) < most // 2
+
+
+SPENDS = """
+import os, threading, time
+def spend():
+    end = time.process_time() + 0.2
+    while time.process_time() < end: pass
+thread = threading.Thread(target=spend)
+thread.start(); thread.join()
+if not os.fork():
+    spend(); os._exit(0)
+os.wait()
+print(flush=True); input()
+"""
+
+
+def test_who_has_ended_has_used_it_too() -> None:
+    """The time of a thread and of a child that are no more counts; without the dead, the thread's still does."""
+    command = [sys.executable, "-c", SPENDS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert machine.cpu_seconds(process.pid) >= 0.38  # a child's is known to a hundredth
+        assert machine.cpu_seconds(process.pid) > machine.cpu_of_living(process.pid) >= 0.2
+        process.communicate(b"\n")
+    assert machine.cpu_seconds(process.pid) == 0
+
+
+def test_who_has_just_ended_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends between being found and being looked at is none."""
+    monkeypatch.setattr(machine, "process_tree", lambda pid: [pid, 2**22 + 1])
+    assert machine.resident_mb(os.getpid()) > 5
+    assert machine.cpu_seconds(os.getpid()) > 0
+
+
+def test_nothing_is_left_of_what_was_started(tmp_path: Path) -> None:
+    """Children of a process that was killed are stopped with it, and Ctrl-C reaches neither."""
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPS!r}])"
+    with machine.started([sys.executable, "-c", code], 0, tmp_path) as process:
+        machine.wait_for(lambda: (tmp_path / "log").read_text().endswith("\n"), process, tmp_path)
+        child = int((tmp_path / "log").read_text())
+        assert os.getsid(child) == process.pid
+        process.kill()
+    assert not is_running(child)
+
+
+SLEEPS = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+
+
+def is_running(pid: int) -> bool:
+    """Whether it does; one that has ended and is not yet buried does not."""
+    deadline = time.monotonic() + 30  # a signal takes effect when the process gets its turn
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return False
+        except OSError:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_bench_that_is_told_to_end_stops_what_it_has_started(tmp_path: Path, number: int) -> None:
+    """Whichever way it is told."""
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom bench import machine\nmachine.clean_up_when_told()\n"
+        f"with machine.started([sys.executable, '-c', {SLEEPS!r}], 0, Path({str(tmp_path)!r})):\n    time.sleep(600)\n"
+    )
+    log = tmp_path / "log"
+    # A shell may have started this in the background, where Ctrl-C is ignored.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=machine.ROOT, stderr=subprocess.DEVNULL) as bench:
+        machine.wait_for(lambda: log.exists() and log.read_text().endswith("\n"), bench, tmp_path)
+        bench.send_signal(number)
+    assert not is_running(int(log.read_text()))
+
+
+def test_who_ignores_hanging_up_goes_on_ignoring_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run under nohup outlives its terminal."""
+    handled: list[int] = []
+    monkeypatch.setattr(
+        signal, "getsignal", lambda one: signal.SIG_IGN if one == signal.SIGHUP else signal.SIG_DFL
+    )
+    monkeypatch.setattr(signal, "signal", lambda one, _handler: handled.append(one))
+    machine.clean_up_when_told()
+    assert handled == [signal.SIGTERM]
+
+
+def test_a_machine_that_is_less_than_it_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One core is shared by all, and a quota takes from the others: who reads the results must know."""
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(machine, "_QUOTA", quota)
+    monkeypatch.setattr(machine, "_CORES", [0, 1])
+    assert ", 2 cores, " in machine.describe()
+    quota.write_text("max 100000\n")
+    assert ", 2 cores, " in machine.describe()
+    quota.write_text("150000 100000\n")
+    assert ", 2 cores with a quota of 1.5, " in machine.describe()
+    monkeypatch.setattr(machine, "_CORES", [0])
+    assert ", 1 core for the gateway and the load, " in machine.describe()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
@@ -64,3 +65,44 @@ def test_the_configuration_knows_the_key() -> None:
     assert env["BENCH_KEY"] == KEY
     assert "${BENCH_KEY" in text
     assert "${BENCH_UPSTREAM" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("litellm", "bin/litellm", ""),
+        ("litellm", "lib/python3.11/site-packages/litellm-1.0.0.dist-info/METADATA", ""),
+        ("portkey", "node_modules/@portkey-ai/gateway/package.json", '{"version": "1.0.0"}'),
+        ("portkey", "node_modules/@portkey-ai/gateway/build/start-server.js", ""),
+    ],
+)
+def test_another_version_is_not_taken_for_the_one_that_is_named(
+    name: str, file: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What an older checkout has installed, or an installation that was broken off, is installed anew."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(peers, "CACHE", tmp_path)
+    monkeypatch.setattr(peers, "_install", asked.append)
+    monkeypatch.setattr(shutil, "which", lambda _name: "/somewhere")
+    (tmp_path / name / file).parent.mkdir(parents=True)
+    (tmp_path / name / file).write_text(text)
+    peers.PEERS[name].version()
+    assert asked
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("litellm", f"lib/python3.11/site-packages/litellm-{peers.LITELLM}.dist-info/METADATA", ""),
+        ("portkey", "node_modules/@portkey-ai/gateway/package.json", f'{{"version": "{peers.PORTKEY}"}}'),
+    ],
+)
+def test_what_is_installed_is_taken(
+    name: str, file: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The version that is named is not installed a second time."""
+    monkeypatch.setattr(peers, "CACHE", tmp_path)
+    monkeypatch.setattr(peers, "_install", lambda command: pytest.fail(str(command)))
+    (tmp_path / name / file).parent.mkdir(parents=True)
+    (tmp_path / name / file).write_text(text)
+    assert peers.PEERS[name].version() in (peers.LITELLM, peers.PORTKEY)

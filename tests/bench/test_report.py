@@ -136,3 +136,10 @@ def test_the_readme_shows_the_reference() -> None:
     """bench/README.md holds what the reference run's results give."""
     reference = json.loads(report.REFERENCE.read_text())
     assert report.render(reference).strip() in (report.HERE / "README.md").read_text()
+
+
+def test_a_run_that_was_broken_off_is_told() -> None:
+    """Runs from before that was kept were all finished."""
+    assert "Not finished" not in report.render(results(penstock=PLAIN))
+    assert "Not finished" not in report.render(results(penstock=PLAIN) | {"finished": True})
+    assert "**Not finished**" in report.render(results(penstock=PLAIN) | {"finished": False})

@@ -5,13 +5,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import cases, machine, run
 from bench.cases import Figures, Subject
 from bench.load import Question
-from bench.peers import PEERS, Missing
+from bench.peers import PEERS, Missing, Peer
 
 
 def test_medians_per_figure() -> None:
@@ -95,3 +96,70 @@ def test_penstock_is_a_peer_of_itself(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert shared["redis_scripts_2"] > 0.4
     assert 0 < shared["postgres_transactions_latency"] < 1
     assert "redis_scripts_2" not in median["workers"]
+
+
+def failing_peer(command: str) -> Peer:
+    """One that cannot be measured."""
+    return Peer("portkey", "ends at once", lambda: "1", lambda *_: [sys.executable, "-c", command])
+
+
+def test_a_peer_that_does_not_start_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are measured, the reason is told, and the results are there after each of them."""
+    kept: list[dict[str, Any]] = []
+
+    def few(subject: Subject, seconds: float) -> list[Figures]:
+        kept.extend(json.loads(file.read_text()) for file in tmp_path.glob("*.json"))
+        return [cases.latency(subject, seconds)]
+
+    monkeypatch.setattr(cases, "quick", few)
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setitem(PEERS, "portkey", failing_peer("raise SystemExit('no luck today')"))
+    arguments = argparse.Namespace(peers="portkey,bare", whole=False, rounds=1, seconds=0.2)
+    assert run.run(arguments) == 0
+    assert "Left out: portkey (no luck today)." in capsys.readouterr().out
+    (file,) = tmp_path.glob("*.json")
+    results = json.loads(file.read_text())
+    assert results["finished"]
+    assert results["median"]["portkey"] == {"errors": 1}
+    assert results["median"]["bare"]["latency_p50"] > 0
+    assert [(one["finished"], list(one["median"])) for one in kept] == [(False, ["direct", "portkey"])]
+
+
+def test_a_penstock_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The exit code is about us."""
+    monkeypatch.setattr(cases, "quick", lambda _subject, _seconds: [{}])
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setitem(PEERS, "penstock", replace(failing_peer("raise SystemExit"), name="penstock"))
+    assert run.run(argparse.Namespace(peers="penstock", whole=False, rounds=1, seconds=0.2)) == 1
+
+
+def test_a_figure_that_a_round_does_not_have_is_no_nought() -> None:
+    """It is the median of the others; and of the worst windows the worst is told, for that is what the report calls it."""
+    rounds: list[dict[str, Figures]] = [
+        {"direct": {}, "nginx": {"start": 1.0, "foreign": 0.0, "stolen": 0.1}},
+        {"direct": {}, "nginx": {"start": 3.0, "foreign": 0.5, "stolen": 0.0}},
+        {"direct": {}, "nginx": {"errors": 1.0}},
+        {"direct": {}},
+    ]
+    found = {"start": 2.0, "foreign": 0.5, "stolen": 0.1, "errors": 1.0}
+    assert run.medians(rounds) == {"direct": {}, "nginx": found}
+
+
+def test_a_peer_that_nobody_knows() -> None:
+    """It is said which there are."""
+    with pytest.raises(SystemExit, match="no peer 'lightllm': there are nginx, bare"):
+        run.find_peers(["lightllm"])
+
+
+def test_rows_that_nobody_asked_for_are_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A request that is booked twice takes no error away."""
+    peer = replace(PEERS["bare"], rows=lambda _folder: 3)
+    monkeypatch.setattr(cases, "quick", lambda _subject, _seconds: [{}])
+    with machine.started(
+        [sys.executable, "-m", "bench.provider", "--port", str(port := machine.free_port())], 1, tmp_path
+    ) as provider:
+        machine.wait_for(Question(f"http://127.0.0.1:{port}", "bench").is_answered, provider, tmp_path)
+        figures = run.measure_peer(peer, port, provider.pid, 0.1, whole=False)
+    assert (figures["rows_missing"], figures["errors"]) == (-2, 2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,46 @@ def test_a_connection_that_was_closed_is_not_asked(provider: Provider) -> None:
     assert soak._open_one(idle) is clients[1]
     assert soak._open_one(idle) is None
     load.close()
+
+
+def test_what_was_seen_is_kept_as_it_comes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever breaks the hour off has what there was until then."""
+    looks: list[int] = []
+
+    def interrupted(_url: str) -> float:
+        looks.append(0)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        return 0.0
+
+    monkeypatch.setattr(soak, "RESULTS", tmp_path)
+    monkeypatch.setattr(soak, "loop_lag", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        soak.run(1, 0.2)
+    (file,) = tmp_path.glob("soak-*.json")
+    assert len(json.loads(file.read_text())["samples"]) == 1
+
+
+def test_each_error_is_counted_once(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often one looks; a stream that is never answered to its end is one too."""
+    finish = Load.finish
+    monkeypatch.setattr(Load, "finish", lambda load, patience=0.0: finish(load, patience))
+    monkeypatch.setattr(soak, "STREAMS", 1)
+    subject = Subject("direct", f"http://127.0.0.1:{provider.port}", Watched())
+    monkeypatch.setattr(Subject, "plain", lambda self: Question(self.url, "bench"))
+    monkeypatch.setattr(
+        Subject, "question", lambda self, settings, chunks: Question(self.url, "bench-c9-s1", chunks)
+    )
+    soak.soak(subject, 0.3, 0.1)
+    assert subject.errors["no answer"] >= 1  # requests may be under way at the end too
+    provider_says_no = Question(subject.url, "bench-e503", 1)
+    monkeypatch.setattr(Subject, "question", lambda _self, _settings, _chunks: provider_says_no)
+    subject.errors.clear()
+    asked = subject.asked
+    soak.soak(subject, 0.3, 0.1)
+    assert 0 < subject.errors["status 503"] < subject.asked - asked
+
+
+def test_a_gateway_that_died_has_not_grown() -> None:
+    """Its errors tell."""
+    assert soak.growth([{"memory_mb": 0.0}] * 20) == 0
