@@ -19,13 +19,16 @@ _EVERYTHING = frozenset(("*", "all-proxy-models", "all-team-models"))
 """A key without a team has what all have; teams with models of their own do not exist here."""
 
 _SHOWN = ("llm_api_routes", "openai_routes", "info_routes")
+_SHOWN_TO_ANTHROPICS = ("llm_api_routes", "anthropic_routes", "info_routes")
 PAGES: Mapping[str, tuple[str, ...]] = {
     "/v1/models": _SHOWN,
     "/models": _SHOWN,
     "/v1/models/{id:.+}": _SHOWN,
     "/models/{id:.+}": _SHOWN,
     "/openai/v1/models": _SHOWN,
-    "/anthropic/v1/models": ("llm_api_routes", "anthropic_routes", "info_routes"),
+    "/anthropic/v1/models": _SHOWN_TO_ANTHROPICS,
+    "/openai/v1/models/{id:.+}": _SHOWN,
+    "/anthropic/v1/models/{id:.+}": _SHOWN_TO_ANTHROPICS,
     "/key/info": ("info_routes", "management_routes", "key_management_routes"),
     "/key/health": ("info_routes", "management_routes", "key_management_routes"),
     "/router/explain": ("info_routes", "management_routes"),

@@ -274,9 +274,9 @@ def build_app(rt: Runtime) -> web.Application:
     for page in PAGES:
         shown = partial(_show, rt, page)
         shown.told = (page.title, page.access, [])  # type: ignore[attr-defined]  # as above
-        app.router.add_route(page.method, page.path, shown)
+        app.router.add_route(page.method, page.path, shown, expect_handler=_invite)
         if page.method == "GET":
-            app.router.add_route("HEAD", page.path, shown)
+            app.router.add_route("HEAD", page.path, shown, expect_handler=_invite)
     app.on_response_prepare.append(_sign)
     cors.allow(app, rt.config.general.allowed_origins, credentials=rt.config.general.cors_allow_credentials)
     return app
@@ -289,6 +289,13 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 
 async def _no_promise(request: web.Request) -> None:
     """Aiohttp would invite the body (`100 Continue`) before anybody knows who asks; `stages.body` does it afterwards."""
+
+
+async def _invite(request: web.Request) -> None:
+    """Whatever else is expected is passed over, as model routes do; aiohttp would refuse it in a dialect that no client reads."""
+    if request.version == HttpVersion11 and request.headers.get("expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # nothing of the answer
 
 
 @web.middleware

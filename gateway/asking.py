@@ -22,7 +22,7 @@ from adapters.errors import Bug, GatewayError, UpstreamError, UpstreamMalformed,
 from adapters.types import Address, Call, Reply
 from gateway.answer_headers import first_lines
 from gateway.credentials import Signer, signed, with_extra
-from gateway.estimates import tokens_asked
+from gateway.estimates import believed, tokens_asked
 from gateway.exchange import Answer, Attempt, Exchange, Response
 from gateway.inbound import Head
 from gateway.questions import JSON, Question
@@ -122,7 +122,10 @@ def _finished(
     rt: Runtime, x: Exchange, question: Question, response: Response | None, replies: Sequence[Reply]
 ) -> Answer:
     x.at.first_event = rt.now()
-    body, media_type = question.finished(replies, int(x.wall))
+    try:
+        body, media_type = question.finished(replies, int(x.wall))
+    finally:
+        x.usage = believed(x.usage)
     return Answer(response, body=body, media_type=media_type)
 
 

@@ -29,7 +29,7 @@ from multidict import MultiMapping
 
 from adapters.errors import BadRequest, GatewayError, Unauthorized
 from gateway.config.model import Secret
-from gateway.keyfields import PREFIX, digest_of
+from gateway.keyfields import PREFIX, digest_of, named_digest
 from gateway.state.keys import KeyRow
 from gateway.state.records import AliasTaken, Records, RecordsUnavailable
 from gateway.state.shared import Shared, SharedAway
@@ -249,6 +249,11 @@ class Keyring:
         """A key by its digest, deleted ones too."""
         caller = self._configured.get(digest) or self._callers.get(digest)
         return caller.key if caller else None
+
+    def named(self, text: str) -> str:
+        """The digest that a call means, as `named_digest`; a key of the configuration may begin with anything."""
+        digest = digest_of(text)
+        return digest if digest in self._configured else named_digest(text)
 
     def with_alias(self, alias: str) -> KeyRow | None:
         """The key that has this alias and is not deleted."""

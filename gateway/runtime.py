@@ -139,7 +139,8 @@ class Runtime:
         self.body_limit = compiled.body_limit
         self.body_budget = max(512 * 1024 * 1024, 2 * self.body_limit)
         self.retry_budget.budget = router.retry_budget
-        self.health.adopt(router)
+        configured = [one for route in compiled.routes.configured() for one in route.deployments]
+        self.health.adopt(router, (one.id for one in configured))
         self.queue.settings = router.queue
         is_waited = router.queue is not None or self.queue.waiting
         self.health.on_room = self.queue.stir if is_waited else None
@@ -147,7 +148,7 @@ class Runtime:
             router.provider_budget_config,
             compiled.limits.zone,
             compiled.limits.reset_time,
-            (one for route in compiled.routes.configured() for one in route.deployments),
+            configured,
         )
         self.keyring.follow(config.general.master_key, compiled.keys)
         self.limiter.follow(compiled.limits, compiled.keys, self.keyring.rows())

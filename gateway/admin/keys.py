@@ -23,7 +23,6 @@ from gateway.keyfields import (
     lifetime,
     moment,
     name_of,
-    named_digest,
     new_key,
     shown,
 )
@@ -82,7 +81,7 @@ async def regenerate(rt: Runtime, caller: Caller, fields: Fields, key: str | Non
 
     With `grace_period` (`1h` …) the old one holds for so long beside it; else it ends now. `spend: 0` sets the spend back.
     """
-    wanted = named_digest(_named(fields, key))
+    wanted = rt.keyring.named(_named(fields, key))
     _check_is_ours(rt, wanted)
     old = _living(await rt.records.key(wanted))  # as it is now: what is known here may be a moment old
     chosen = fields.get("new_key")
@@ -190,7 +189,7 @@ async def delete(rt: Runtime, caller: Caller, fields: Fields) -> dict[str, Any]:
         _check_is_ours(rt, (await _stored(rt, key)).digest)
     now = time.time()
     # One may be named twice: by itself, its digest, its alias.
-    for digest in dict.fromkeys(map(named_digest, keys)):
+    for digest in dict.fromkeys(map(rt.keyring.named, keys)):
         await _change(rt, caller, digest, lambda row: replace(row, deleted_at=now), "deleted")
     return {"deleted_keys": keys}
 
@@ -225,7 +224,9 @@ async def _change(
     rt: Runtime, caller: Caller, key: str, make: Callable[[KeyRow], KeyRow], did: str
 ) -> KeyRow:
     now, who = time.time(), _name_of(caller)
-    row = await rt.keyring.change(named_digest(key), lambda stored: _changed(make(_living(stored)), who, now))
+    row = await rt.keyring.change(
+        rt.keyring.named(key), lambda stored: _changed(make(_living(stored)), who, now)
+    )
     _tell(did, row, who)
     return row
 
@@ -255,7 +256,7 @@ async def info(rt: Runtime, caller: Caller, key: str | None, *, is_admin: bool) 
         if own is None:
             return {"key": caller.digest, "info": _of_no_key(caller)}
         return {"key": own.digest, "info": await _info(rt, own)}
-    if own is not None and named_digest(key) == own.digest:
+    if own is not None and rt.keyring.named(key) == own.digest:
         return {"key": key, "info": await _info(rt, own)}
     if not is_admin:  # whether it exists is none of their business
         raise KeyNotFound("Key not found in database", param="key")
@@ -265,7 +266,7 @@ async def info(rt: Runtime, caller: Caller, key: str | None, *, is_admin: bool) 
 async def infos(rt: Runtime, fields: Fields) -> dict[str, Any]:
     """`POST /v2/key/info`: several; those that do not exist are left out."""
     keys = _several(fields, "keys")
-    found = [row for row in (rt.keyring.find(named_digest(key)) for key in keys) if row is not None]
+    found = [row for row in (rt.keyring.find(rt.keyring.named(key)) for key in keys) if row is not None]
     spends = await _spends(rt, found)
     return {
         "key": keys,
@@ -386,7 +387,7 @@ def _of_no_key(caller: Caller) -> dict[str, Any]:
 
 
 async def _stored(rt: Runtime, key: str, *, deleted: bool = False) -> KeyRow:
-    digest = named_digest(key)
+    digest = rt.keyring.named(key)
     row = rt.keyring.find(digest) or await rt.records.key(digest)
     return row if deleted and row is not None else _living(row)
 

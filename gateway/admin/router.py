@@ -13,7 +13,6 @@ from multidict import MultiMapping
 
 from adapters.errors import Forbidden
 from gateway.explaining import Gateway, asked, explain, explain_all
-from gateway.keyfields import named_digest
 from gateway.keyring import Caller, KeyNotFound
 from gateway.runtime import Runtime
 
@@ -48,9 +47,7 @@ def explanation(rt: Runtime, caller: Caller, query: MultiMapping[str]) -> dict[s
 
 
 def _named(rt: Runtime, key: str) -> Caller:
-    row = rt.keyring.with_alias(key) or rt.keyring.find(named_digest(key))
+    row = rt.keyring.with_alias(key) or rt.keyring.find(rt.keyring.named(key))
     if row is None:
-        raise KeyNotFound(
-            f"No key has this alias or digest: {key[:100]!r}" if not key.startswith("sk-") else "No such key"
-        )
+        raise KeyNotFound("No such key")
     return Caller("key", row.payer, row.alias, row)

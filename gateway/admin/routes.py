@@ -20,7 +20,6 @@ from adapters.errors import GatewayError, MalformedJson, TooSlow
 from gateway.admin import credentials, health, keys, models, openapi, router, spend
 from gateway.admin import reload as reloading
 from gateway.inbound import ThroughAiohttp
-from gateway.keyfields import named_digest
 from gateway.keyring import Caller
 from gateway.metrics import CONTENT_TYPE
 from gateway.probing import PATH as PROBE
@@ -105,7 +104,7 @@ async def _openapi(rt: Runtime, http: web.Request) -> Any:
 
 async def _spend_logs(rt: Runtime, http: web.Request) -> Any:
     query = dict(http.query)
-    row = rt.keyring.find(named_digest(query.get("api_key", "")))
+    row = rt.keyring.find(rt.keyring.named(query.get("api_key", "")))
     if row is not None:
         query["api_key"] = row.payer
     return await spend.spend_logs(rt.records, query)
@@ -292,6 +291,8 @@ PAGES: tuple[Page, ...] = (
     Page("GET", "/models/{id:.+}", "caller", _model, "One model"),
     Page("GET", "/openai/v1/models", "caller", _models, "The models that can be used"),
     Page("GET", "/anthropic/v1/models", "caller", _models, "The models that can be used"),
+    Page("GET", "/openai/v1/models/{id:.+}", "caller", _model, "One model"),
+    Page("GET", "/anthropic/v1/models/{id:.+}", "caller", _model, "One model"),
     Page("POST", "/key/generate", "admin", _generate_key, "A new virtual key"),
     Page(
         "POST",

@@ -82,10 +82,9 @@ class Counters:
         """Budgets that were asked for here and bind, and the nano-dollars that are left of each."""
         now = self._wall()
         for counters in list(self.known.values()):
-            for name, counter in list(counters.items()):
-                is_over = name in self._lifted or (counter.ends is not None and counter.ends <= now)
-                if name in self.tallies and not is_over:
-                    yield counter, counter.limit - self.tallies[name]
+            for counter, ends in _with_ends(counters):
+                if counter.name in self.tallies and counter.name not in self._lifted and now < ends:
+                    yield counter, counter.limit - self.tallies[counter.name]
 
     async def look(self) -> None:
         """See what each holds, and forget those that are over. Raises `SharedAway`."""
@@ -101,12 +100,12 @@ class Counters:
     def _forget(self) -> None:
         before = self._wall() - _OVER
         for owner, counters in list(self.known.items()):
-            for name, counter in list(counters.items()):
-                if counter.ends is not None and counter.ends < before:
-                    del counters[name]
-                    self.tallies.pop(name, None)
-                    self.begun.pop(name, None)
-                    self._lifted.discard(name)
+            for counter, ends in _with_ends(counters):
+                if ends < before:
+                    del counters[counter.name]
+                    self.tallies.pop(counter.name, None)
+                    self.begun.pop(counter.name, None)
+                    self._lifted.discard(counter.name)
             if not counters:
                 del self.known[owner]
 
@@ -229,3 +228,15 @@ class Counters:
             self._late[id(store), name] += nano
         else:
             store.charge(name, nano)
+
+
+def _with_ends(counters: dict[str, Counter]) -> list[tuple[Counter, float]]:
+    """Those of one key, and when each is over. A budget without an end is over where another begins later: then the key's spend
+    was set back.
+    """
+    own = list(counters.values())  # another thread may ask
+    last = max((counter.starts for counter in own if counter.ends is None), default=0.0)
+    return [
+        (counter, (last if counter.starts < last else _FOREVER) if counter.ends is None else counter.ends)
+        for counter in own
+    ]

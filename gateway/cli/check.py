@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from gateway.cli.common import config_path, environ_here, with_own
+from gateway.config.environment import PLACE as ENVIRONMENT
 from gateway.config.load import Loaded, load
 from gateway.config.model import Config, ModelEntry
 from gateway.config.problems import ConfigInvalid, Problem, in_order
@@ -28,6 +29,7 @@ from gateway.keyring import MASTER
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
 from gateway.state.keys import KeyRow
+from gateway.upstreams import proxies_from_environment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +52,7 @@ def check(file: str | None, *, as_json: bool = False) -> int:
         keys = configured_keys(loaded.config)
         environ = with_own(loaded.config, environ)
         environment_of(loaded, environ)
+        _check_proxies(environ)
     except ConfigInvalid as invalid:
         doubts, notices = _parted((*found, *invalid.notices))
         problems = in_order((*doubts, *invalid.problems))
@@ -78,6 +81,14 @@ def check(file: str | None, *, as_json: bool = False) -> int:
         for line in _report(loaded, routes, notices, keys):
             print(line)
     return 1 if doubts else 0
+
+
+def _check_proxies(environ: Mapping[str, str]) -> None:
+    """Raises ConfigInvalid for those that no gateway starts with."""
+    try:
+        proxies_from_environment(environ)
+    except ValueError as error:
+        raise ConfigInvalid((Problem(ENVIRONMENT, "", str(error)),)) from None
 
 
 def _parted(found: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:

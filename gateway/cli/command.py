@@ -54,6 +54,7 @@ from gateway.config.model import Config, ModelEntry, ModelParams, Place
 from gateway.config.problems import ConfigInvalid
 from gateway.config.schema import config_schema
 from gateway.config.source import Source, Written
+from gateway.config.values import MOST_RETRIES
 from gateway.keyfields import configured_keys
 from gateway.logs import JsonFormat, PlainFormat, QueuedHandler, scrub
 from gateway.logs import setup as set_up_logging
@@ -235,7 +236,12 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     add("--api_base", help="with --model: where it is")
     add("--api_version", help="with --model azure/…: the API version")
     add("--drop_params", action="store_true", help="drop parameters that a provider does not support")
-    add("--num_retries", type=_count, metavar="N", help="attempts after the first one (0 to 100; default 2)")
+    add(
+        "--num_retries",
+        type=_count,
+        metavar="N",
+        help=f"attempts after the first one (0 to {MOST_RETRIES}; default 2)",
+    )
     add("--num_workers", type=_workers, metavar="N", help="processes on this port (NUM_WORKERS; default 1)")
     add("--request_timeout", type=seconds, metavar="SECONDS", help="seconds until an answer must begin")
     add("--validate_config", action="store_true", help="the same as `penstock check`")
@@ -256,8 +262,8 @@ def _port(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) > 100:
-        raise argparse.ArgumentTypeError("must be between 0 and 100")
+    if not text.isdecimal() or int(text) > MOST_RETRIES:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {MOST_RETRIES}")
     return int(text)
 
 

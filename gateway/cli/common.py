@@ -159,6 +159,15 @@ def seconds(text: str) -> float:
     return number
 
 
+def text(written: str) -> str:
+    """What a gateway is to be asked for, as an argument; the terminal may give bytes that no request can carry."""
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("must be UTF-8") from None
+    return written
+
+
 def ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None, *, wanted: str = "") -> Any:
     """What the gateway at `parsed.url` answers within `parsed.timeout` seconds, which has the field `wanted`. Raises `NotDone`."""
     environment = read_environment(environ_here())

@@ -13,7 +13,7 @@ import math
 from typing import Any
 from urllib.parse import quote
 
-from gateway.cli.common import add_command, ask, carry_out, seconds, table
+from gateway.cli.common import add_command, ask, carry_out, seconds, table, text
 
 _PAGE = 100
 
@@ -28,9 +28,10 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     create = add_command(commands, "create", about, example)
     add = create.add_argument
-    add("--alias", dest="key_alias", metavar="NAME", help="its name in logs and in the ledger")
+    add("--alias", dest="key_alias", type=text, metavar="NAME", help="its name in logs and in the ledger")
     add(
         "--models",
+        type=text,
         metavar="A,B",
         help="what it may ask for: names, patterns, access groups (default: everything)",
     )
@@ -44,7 +45,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     add("--rpm", dest="rpm_limit", type=int, metavar="N", help="requests in any minute")
     add("--tpm", dest="tpm_limit", type=int, metavar="N", help="tokens in any minute")
     add("--parallel", dest="max_parallel_requests", type=int, metavar="N", help="requests at the same time")
-    add("--user", dest="user_id", metavar="ID", help="whose it is")
+    add("--user", dest="user_id", type=text, metavar="ID", help="whose it is")
     add("--json", action="store_true", help="print all that the gateway says of it")
     _finish(create, _create)
 
@@ -53,13 +54,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     _finish(listing, _list)
 
     info = add_command(commands, "info", "what the gateway knows of a key, as JSON")
-    info.add_argument("key", help="the key, or its digest")
+    info.add_argument("key", type=text, help="the key, or its digest")
     _finish(info, _info)
 
     revoke = add_command(
         commands, "revoke", "take keys away, for good", "penstock keys revoke --alias bot old-bot"
     )
-    revoke.add_argument("keys", nargs="+", metavar="KEY", help="a key, its digest, or with --alias its name")
+    told = "a key, its digest, or with --alias its name"
+    revoke.add_argument("keys", nargs="+", type=text, metavar="KEY", help=told)
     revoke.add_argument("--alias", action="store_true", help="what is named are aliases")
     _finish(revoke, _revoke)
 

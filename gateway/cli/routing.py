@@ -29,6 +29,7 @@ from gateway.cli.common import (
     open_store,
     seconds,
     table,
+    text,
     with_own,
 )
 from gateway.config.environment import read_environment
@@ -36,7 +37,7 @@ from gateway.config.load import load
 from gateway.config.model import Config, GeneralSettings, Secret
 from gateway.config.postgres import PostgresUrlInvalid
 from gateway.explaining import asked, explain, explain_all, unstarted
-from gateway.keyfields import configured_keys, named_digest
+from gateway.keyfields import configured_keys, digest_of, named_digest
 from gateway.keyring import MASTER, Caller
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
@@ -68,10 +69,17 @@ def add_commands(commands: Any) -> None:
         more="; without --model: every model, and where its key comes from",
     )
     add = parser.add_argument
-    add("-m", "--model", help="the name that clients ask for (default: all)")
-    add("--key", help="as this virtual key: its alias, its digest or itself (default: the master key)")
-    add("--tag", action="append", default=[], help="a tag that the request carries; may be repeated")
-    add("--region", help="where the caller is, for routing by region: eu, us-east-1 …")
+    add("-m", "--model", type=text, help="the name that clients ask for (default: all)")
+    told = "as this virtual key: its alias, its digest or itself (default: the master key)"
+    add("--key", type=text, help=told)
+    add(
+        "--tag",
+        type=text,
+        action="append",
+        default=[],
+        help="a tag that the request carries; may be repeated",
+    )
+    add("--region", type=text, help="where the caller is, for routing by region: eu, us-east-1 …")
     add("--stream", action="store_true", help="the request wants a stream")
     add(
         "-c",
@@ -165,7 +173,7 @@ def _explained_here(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def _named(config: Config, key: str) -> Caller:
     for row in configured_keys(config):
-        if key == row.alias or named_digest(key) == row.digest:
+        if key in (row.alias, row.digest) or digest_of(key) == row.digest:
             return Caller("key", row.payer, row.alias, row)
     raise NotDone("no key of the configuration is called so; keys that were handed out need --url")
 

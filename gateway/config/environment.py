@@ -49,6 +49,7 @@ VARIABLES: dict[str, str] = {
     "PENSTOCK_DRAIN_DELAY": "Seconds after a signal in which new requests are still taken; default 0.",
     "PENSTOCK_FAST_PATH": "`off`: aiohttp reads every request, where ordinary ones are else read without it; default `on`.",
     "PENSTOCK_DRAIN_TIMEOUT": "Seconds that open requests get to end after a signal; default 120.",
+    "SSL_CERT_FILE": "A PEM file with the authorities whose certificates are trusted, in place of the system's file.",
     "LITELLM_ENVIRONMENT": "Which entries are served that have `model_info.supported_environments`: those that list it.",
 }
 """What works, for the reference. Keys and addresses of providers are in the providers' own variables."""
@@ -124,6 +125,10 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
     for name, why in REFUSED.items():
         if environ.get(name):
             report.error(PLACE, "", f"{name}: {why}")
+    authorities = environ.get("SSL_CERT_FILE")
+    if authorities is not None and (why := _unreadable(authorities)):
+        told = f"SSL_CERT_FILE names no file that can be read ({why}): certificates of providers may not be trusted"
+        report.warning(PLACE, "", told)
     default = Environment()
     config_path = environ.get("CONFIG_FILE_PATH")
     environment = Environment(
@@ -146,6 +151,17 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         num_workers=variables.workers("NUM_WORKERS") or default.num_workers,
     )
     return replace(environment, problems=report.problems())
+
+
+def _unreadable(file: str) -> str:
+    """Why, which OpenSSL keeps to itself; empty if it can be read. To OpenSSL an empty name is one too."""
+    if not file:
+        return "its name is empty"
+    try:
+        Path(file).open("rb").close()
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def most_verbose(*levels: str) -> str:

@@ -44,9 +44,16 @@ class Files:
             if name != "include":
                 self._join(name, item)
         if "include" in items:
-            names = self._reader.texts(items["include"].value, "include") or ()
-            for name in names:
+            for name in self._included(items["include"].value):
                 self._read(path.parent / name, items["include"].value.place)
+
+    def _included(self, node: Node) -> tuple[str, ...]:
+        names = self._reader.texts(node, "include") or ()
+        unset, self._reader.unset = self._reader.unset, []
+        for where, name in unset:
+            told = f"{name} is not set, so a part would be missing: write ${{{name}:-}} where it may be"
+            self._report.error(node.place, where, told)
+        return () if unset else names
 
     def _read_models(self, path: Path) -> None:
         """A file of `models/` adds to the model list and can do nothing else."""

@@ -57,9 +57,9 @@ class RetryReader:
                 if seconds is not None:
                     delays[name] = seconds
             elif name in _DEFAULT:
-                most = self._reader.integer(item.value, here)
+                most = self._reader.retries(item.value, here)
             elif name.removesuffix(_RETRIES) in ERRORS and name.endswith(_RETRIES):
-                count = self._reader.integer(item.value, here)
+                count = self._reader.retries(item.value, here)
                 if count is not None:
                     counts[name.removesuffix(_RETRIES)] = count
             else:

@@ -16,7 +16,7 @@ from msgspec.structs import fields
 from adapters.providers import PROVIDERS
 from gateway.config.environment import LATER, REFUSED, VARIABLES
 from gateway.config.model import GeneralSettings, LiteLLMSettings, RouterSettings, Secret
-from gateway.config.values import Kind
+from gateway.config.values import MOST_RETRIES, Kind
 from gateway.config.vocabulary import (
     CREDENTIAL,
     ENTRY,
@@ -45,6 +45,7 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
     "secret_text": {"type": "string"},
     "boolean": {"type": ["boolean", "string"]},
     "integer": {"type": ["integer", "string"]},
+    "retries": {"type": ["integer", "string"], "maximum": MOST_RETRIES},
     "number": _NUMBER,
     "seconds": _NUMBER,
     "timeout": _NUMBER,
@@ -73,6 +74,7 @@ _WORDS: dict[Kind, str] = {
     "url": "URL",
     "secret_text": "secret",
     "boolean": "true or false",
+    "retries": "integer",
     "timeout": "seconds",
     "price": "dollars",
     "texts": "list of texts",
@@ -202,7 +204,8 @@ server: there, unknown keys and names that lead nowhere are errors.
   environment; `$${NAME}` stays as `${NAME}`. An empty variable counts as not set.
 * `environment_variables:` is set first, and wins over the environment.
 * `include:` names further files, resolved next to the file that names them; each is read once. Lists are joined, any
-  other key of an included file replaces the whole key of the same name.
+  other key of an included file replaces the whole key of the same name. A variable in such a name must be set;
+  `${NAME:-}` is no file where it is not.
 * `models/*.yaml` and `models/*.yml` beside the main file are read in the order of their names. Each holds a `model_list:`,
   a bare list of entries, or a single entry, and can set nothing else.
 * Each setting has one section, and is understood in the others too; two different values are an error.

@@ -23,12 +23,14 @@ from gateway.config.nodes import Mapping, Node, Scalar, Sequence, join
 from gateway.config.problems import Report, hidden
 
 Kind = Literal[
-    "text", "url", "secret", "secret_text", "boolean", "integer", "number", "seconds", "timeout", "price", "duration",
+    "text", "url", "secret", "secret_text", "boolean", "integer", "retries", "number", "seconds", "timeout", "price", "duration",
     "texts", "texts_by_name", "secrets_by_name", "object", "any",
     "fallbacks", "aliases", "token_prices", "provider_budgets", "params",
     "retry_policy", "retry_policies", "allowed_fails", "retry_budget", "hedging", "queue",
 ]  # fmt: skip
 """What a setting takes. The last two lines have dialects of their own, see `dialects` and `failing`."""
+
+MOST_RETRIES = 100
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,30})")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
@@ -116,6 +118,7 @@ class Reader:
             "secret_text": self.secret_text,
             "boolean": self.boolean,
             "integer": self.integer,
+            "retries": self.retries,
             "number": self.number,
             "seconds": self.seconds,
             "timeout": self.timeout,
@@ -205,6 +208,14 @@ class Reader:
             self._refuse(node, path, wanted)
             return None
         return None if value is None else int(value)
+
+    def retries(self, node: Node, path: str) -> int | None:
+        """How many attempts a failed request gets beside its first."""
+        count = self.integer(node, path)
+        if count is not None and count > MOST_RETRIES:
+            self._refuse(node, path, f"must be at most {MOST_RETRIES}")
+            return None
+        return count
 
     def number(self, node: Node, path: str, wanted: str = "must be a number") -> float | None:
         """A number, not negative."""

@@ -72,7 +72,7 @@ PARAMS: tuple[Key, ...] = (
     Key("order", "integer", "Entries with a lower number are tried first."),
     Key("timeout", "timeout", "Seconds within which an answer must begin; 0 is as if it were not written."),
     Key("stream_timeout", "timeout", "The same for streams, where it differs."),
-    Key("max_retries", "integer", "As `num_retries`, for this entry."),
+    Key("max_retries", "retries", "As `num_retries`, for this entry."),
     Key("cooldown_time", "seconds", "As `cooldown_time` of the router, for this entry."),
     Key("on_disconnect", "text", "What happens to a stream whose client leaves: `cancel` closes it at once; `drain` lets it run to its end, for providers that go on and bill all the same, so that the bill is theirs and no estimate (2 minutes at most, 64 at a time)."),
     Key("drop_params", "boolean", "Parameters of the client's format that the provider does not support are dropped instead of refused; fields that no format knows are passed on as they are."),
@@ -237,7 +237,7 @@ _LITELLM: tuple[Section, ...] = ("litellm_settings",)
 _ROUTER: tuple[Key, ...] = (
     Key("routing_strategy", "text", "How one of several deployments is chosen: `simple-shuffle` (by weight), `least-busy`, `usage-based-routing`, `latency-based-routing`, `performance-based`, `cost-based-routing`, `geo-routing` or `provider-budget-routing`; docs/ROUTING.md says how each does it."),
     Key("routing_strategy_args", "object", "How strategies look at speed: `ttl` (3600: seconds after which a measurement says little), `lowest_latency_buffer` (0: how much slower than the fastest is as good, 0.1 for a tenth), `max_latency_list_size` (10: how many of the last measurements make an average)."),
-    Key("num_retries", "integer", "How many more attempts a failed request gets before its fallbacks.", also=_LITELLM),
+    Key("num_retries", "retries", "How many more attempts a failed request gets before its fallbacks, at most 100.", also=_LITELLM),
     Key("timeout", "timeout", "Seconds within which an answer must begin; 0 is as if it were not written."),
     Key("stream_timeout", "timeout", "The same for streams, where it differs."),
     Key("cooldown_time", "seconds", "Seconds that a deployment is left out after it failed."),

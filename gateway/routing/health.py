@@ -129,6 +129,8 @@ _NEVER_ASKED = Condition()
 class _Conditions(dict[str, Condition]):
     """By the id of the deployment: a fresh one for whoever was never asked."""
 
+    configured: frozenset[str] = frozenset()
+
     def __missing__(self, deployment_id: str) -> Condition:
         if len(self) >= _REMEMBERED:  # wildcards can name any number of models
             self._forget_one()
@@ -137,7 +139,7 @@ class _Conditions(dict[str, Condition]):
 
     def _forget_one(self) -> None:
         for deployment_id, condition in self.items():
-            if not condition.in_flight:
+            if not condition.in_flight and deployment_id not in self.configured:
                 del self[deployment_id]
                 return
 
@@ -166,8 +168,11 @@ class Health:
         self.on_room: Callable[[], None] | None = None
         """Called when a deployment has a request less; None if nobody waits for it."""
 
-    def adopt(self, settings: RouterSettings) -> None:
-        """Go by these settings from now on; what is known stays, but for whom nobody leaves out any more."""
+    def adopt(self, settings: RouterSettings, configured: Iterable[str] = ()) -> None:
+        """Go by these settings from now on; what is known stays, but for whom nobody leaves out any more. Deployments with
+        the ids that are `configured` are never forgotten.
+        """
+        self._conditions.configured = frozenset(configured)
         if settings.disable_cooldowns and self._enabled:
             for condition in self._conditions.values():
                 condition.cooled_until, condition.breaker = 0.0, None

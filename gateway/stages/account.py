@@ -158,7 +158,7 @@ def _per_token(x: Exchange, attempt: Attempt) -> float | None:
 def _usage(x: Exchange) -> Usage | None:
     """What the provider reported, else an estimate, None if nothing was used."""
     tap = x.tap
-    reported = believed(x.usage if tap is None else tap.usage)
+    reported = x.usage if tap is None else believed(tap.usage)
     if tap is None:
         is_told = reported is not None and (reported.units is NO_UNITS or not _is_spoken(x, reported))
         return reported if is_told else _unreported(x)

@@ -160,6 +160,8 @@ class Journal:
         self._backlog: deque[Segment] = deque()
         self._live: dict[str, Intent] = {}
         """Intents on the disk that are not done; each mirror begins with them, so that older ones may go."""
+        self._doubtful: set[str] = set()
+        """Intents of writes that failed. The next says that they are done, lest a disk has kept what was cut off."""
         self.bytes = 0
         self.backlog_rows = 0
 
@@ -255,9 +257,13 @@ class Journal:
         if rows or intents or done:
             self._mirror = mirror = self._room(self._mirror)
             begun = () if mirror.size else self._live.values()  # so that older mirrors may go
+            new = {intent.id: intent for intent in intents}
+            done = [*done, *(self._doubtful - new.keys() - self._live.keys())]
+            self._doubtful.update(new)
             self._append(mirror, self._mirrors, _frames(rows, [*begun, *intents], done))
+            self._doubtful.clear()
             mirror.last = max(mirror.last, last)
-            self._live |= {intent.id: intent for intent in intents}
+            self._live |= new
             for name in done:
                 self._live.pop(name, None)
 

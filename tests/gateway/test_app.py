@@ -55,6 +55,19 @@ async def test_versions(gw: Gateway, path: str, body: Any, version: str) -> None
     assert not gw.rt.open
 
 
+async def test_expectations(gw: Gateway) -> None:
+    """On a page, what nobody knows how to meet is passed over, and a body that waits to be wanted is invited."""
+    async with gw.connect() as (reader, writer):
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nexpect: 200-ok\r\n\r\n")
+        answer = await receive(reader)
+        assert (answer.status, answer.json["status"]) == (200, "healthy")
+        head = b"POST /key/health HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+        writer.write(head)
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"{}")
+        assert (await receive(reader)).json["key"] == "healthy"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "localhost"])
 def test_listen(host: str) -> None:
     """Every spelling of an address is bound; `::` takes both families, `0.0.0.0` stays IPv4."""

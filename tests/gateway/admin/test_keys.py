@@ -723,6 +723,23 @@ async def test_keys_of_the_configuration(provider: FakeProvider, tmp_path: Path)
     assert not is_in(tmp_path, secret)
 
 
+async def test_a_key_of_the_configuration_may_begin_with_anything(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    """It is named by itself or by its digest, as others are."""
+    secret = "canary-of-a-bot-0123456789"
+    config = config_for(provider, general_settings={"master_key": MASTER}, virtual_keys=[{"key": secret}])
+    async with gateway(config, tmp_path) as gw:
+        for name in (secret, digest_of(secret)):
+            status, told = await call(gw, f"/key/info?key={name}")
+            assert (status, told["info"]["key_name"]) == (200, "sk-...6789")
+            assert len((await call(gw, "/v2/key/info", {"keys": [name]}))[1]["info"]) == 1
+        own = await gw.get(f"/key/info?key={secret}", headers={"authorization": f"Bearer {secret}"})
+        assert own.status == 200
+        status, told = await call(gw, "/key/block", {"key": secret})
+        assert (status, "configuration" in told["error"]["message"]) == (400, True)
+
+
 async def test_no_key_is_kept(keyed: Gateway, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Neither a file nor a log line nor a metric has a key in it."""
     key = await made(keyed, key_alias="bot")

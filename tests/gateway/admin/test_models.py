@@ -22,12 +22,17 @@ async def test_the_list(gw: Gateway, path: str) -> None:
         assert {"object", "type", "created", "created_at", "display_name", "owned_by"} <= set(model)
 
 
-async def test_both_sdks(gw: Gateway) -> None:
-    """OpenAI's and Anthropic's SDKs read the list and a model of it."""
-    async with openai.AsyncOpenAI(base_url=f"{gw.url}/v1", api_key="x") as sdk:
+@pytest.mark.parametrize(
+    ("openais", "anthropics"),
+    [("/v1", ""), ("", ""), ("/openai/v1", "/anthropic")],
+    ids=["v1", "none", "named"],
+)
+async def test_both_sdks(gw: Gateway, openais: str, anthropics: str) -> None:
+    """OpenAI's and Anthropic's SDKs read the list and a model of it, wherever below the gateway they are pointed at."""
+    async with openai.AsyncOpenAI(base_url=gw.url + openais, api_key="x") as sdk:
         assert [model.id async for model in sdk.models.list()] == ["gpt-4o", "claude"]
         assert (await sdk.models.retrieve("claude")).owned_by == "anthropic"
-    async with anthropic.AsyncAnthropic(base_url=gw.url, api_key="x") as other:
+    async with anthropic.AsyncAnthropic(base_url=gw.url + anthropics, api_key="x") as other:
         assert [model.id async for model in other.models.list()] == ["gpt-4o", "claude"]
         assert (await other.models.retrieve("gpt-4o")).display_name == "gpt-4o"
 

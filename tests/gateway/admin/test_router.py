@@ -57,8 +57,18 @@ async def test_about_a_key(keyed: Gateway) -> None:
         assert {"limit": "rpm", "of": "api_key", "most": 7} in told["limits"]
     _, told = await explained(keyed, "model=claude&key=bot")
     assert told["key"]["may_use_it"] is False
-    status, told = await explained(keyed, "key=sk-zzqnobody")
-    assert (status, "zzqnobody" in str(told)) == (404, False)
+    for unknown in ("sk-zzqnobody", "zzqnobody"):
+        status, told = await explained(keyed, f"key={unknown}")
+        assert (status, "zzqnobody" in str(told)) == (404, False)
+
+
+async def test_about_a_key_of_the_configuration(provider: FakeProvider, tmp_path: Path) -> None:
+    """Its text need not begin as those do that are handed out, and is not told."""
+    secret = "canary-of-a-bot-0123456789"
+    settings = {"general_settings": {"master_key": MASTER}, "virtual_keys": [{"key": secret}]}
+    async with gateway(config_for(provider, **settings), tmp_path) as gw:
+        status, told = await explained(gw, f"model=gpt-4o&key={secret}")
+    assert (status, told["key"]["may_use_it"], secret in str(told)) == (200, True, False)
 
 
 async def test_a_key_about_itself(keyed: Gateway) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.background.counters import Counters
@@ -78,6 +79,28 @@ async def test_a_counter_that_is_there_already() -> None:
     asked.cancel()
     await making
     assert await shared.look([WINDOW]) == [7]
+
+
+async def test_a_budget_without_an_end_is_over_when_the_spend_is_set_back() -> None:
+    """It is not shown any more, though somebody who came before asks for it once more, and forgotten after a while; the present one
+    stays.
+    """
+    wall, records = 100.0, MemoryRecords()
+    shared = MemoryShared()
+    made = Counters(Settings(), shared, records, Ledger(records), lambda: wall)
+    fresh = msgspec.structs.replace(COUNTER, name="b:since:90.0", starts=90.0)
+    made.know_all(COUNTER.digest, [COUNTER])
+    made.know_all(COUNTER.digest, [fresh])
+    made.know([COUNTER])
+    for counter in (COUNTER, fresh):
+        await made.made(shared, counter, budget(counter.name, 10, 1_000))
+    assert list(made.remaining()) == [(fresh, 1_000)]
+    await made.look()
+    assert list(made.known[COUNTER.digest]) == [COUNTER.name, fresh.name]
+    wall = 90.0 + 3_601.0
+    await made.look()
+    assert list(made.known[COUNTER.digest]) == [fresh.name]
+    assert list(made.remaining()) == [(fresh, 1_000)]
 
 
 async def test_a_counter_is_spent_by_those_it_is_for() -> None:

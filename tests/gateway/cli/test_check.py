@@ -107,6 +107,23 @@ def test_checking_a_file_without_models(
     ]
 
 
+def test_proxies_that_no_gateway_starts_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A proxy of the environment, or of what the file sets in it, is looked at as a start does; no password is shown."""
+    Path("config.yaml").write_text("environment_variables: { HTTP_PROXY: 'http://' }")
+    monkeypatch.setattr(os, "environ", {})
+    assert main(["check"]) == 1
+    assert (
+        capsys.readouterr().out == "environment: HTTP_PROXY: a proxy must be http://host:port, not http://?\n"
+    )
+    monkeypatch.setattr(os, "environ", {"HTTPS_PROXY": "socks5://u:zq@h:1"})
+    Path("config.yaml").write_text("")
+    assert main(["check"]) == 1
+    told = "environment: HTTPS_PROXY: a proxy must be http://host:port, not socks5://h"
+    assert capsys.readouterr().out == told + "\n"
+
+
 def test_a_variable_that_is_not_set_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """An entry that is off for want of its key has one line; a variable that puts nothing off keeps its notice."""
     Path("config.yaml").write_text(

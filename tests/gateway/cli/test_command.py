@@ -94,6 +94,12 @@ def test_version(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str])
         (("config", "scheme"), "invalid choice"),
         (("health", "--timeout", "soon"), "invalid seconds value"),
         (("--conf", "config.yaml"), "--conf"),
+        (("keys", "info", "sk-\udcff"), "argument key: must be UTF-8"),
+        (("keys", "create", "--alias", "\udcff"), "argument --alias: must be UTF-8"),
+        (("explain", "--model", "\udcff", "--url", "http://h"), "argument -m/--model: must be UTF-8"),
+        (("explain", "--key", "\udcff", "--url", "http://h"), "argument --key: must be UTF-8"),
+        (("explain", "--tag", "\udcff", "--url", "http://h"), "argument --tag: must be UTF-8"),
+        (("explain", "--region", "\udcff", "--url", "http://h"), "argument --region: must be UTF-8"),
     ],
 )
 def test_what_is_not_understood(

@@ -136,6 +136,13 @@ def test_as_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert "need --url" in refused(capsys, "explain", "--key", "nobody")
 
 
+def test_as_a_key_that_begins_with_anything(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key of a configuration need not begin as those do that are handed out."""
+    (folder / "config.yaml").write_text(CONFIG.replace("sk-vqzj18vbnmkliu", "vqzj18vbnmkliu77"))
+    told = said(capsys, "explain", "-m", "smart", "--key", "vqzj18vbnmkliu77")
+    assert "the key bot may use it" in told
+
+
 def test_every_model_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a name: all of them, what is off and why."""
     told = said(capsys, "explain")

@@ -80,6 +80,8 @@ def test_variables_and_their_precedence(environ: dict[str, str], field: str, val
         ({"LANGFUSE_HOST": "http://x"}, "notice", "environment: LANGFUSE_HOST has no effect yet: no traces are sent"),
         ({"REDIS_CLUSTER_NODES": "[]"}, "notice", "environment: REDIS_CLUSTER_NODES has no effect yet: Redis is what REDIS_URL or REDIS_HOST names"),
         ({"SSL_KEYFILE_PATH": "/key.pem"}, "error", "environment: SSL_KEYFILE_PATH: TLS is ended by the reverse proxy; serving it is not available"),
+        ({"SSL_CERT_FILE": "/no/ca.pem"}, "warning", "environment: SSL_CERT_FILE names no file that can be read (No such file or directory): certificates of providers may not be trusted"),
+        ({"SSL_CERT_FILE": ""}, "warning", "environment: SSL_CERT_FILE names no file that can be read (its name is empty): certificates of providers may not be trusted"),
         ({"SSL_CERTFILE_PATH": "/cert.pem"}, "error", "environment: SSL_CERTFILE_PATH: TLS is ended by the reverse proxy; serving it is not available"),
     ],
 )  # fmt: skip
@@ -89,6 +91,12 @@ def test_what_is_wrong_with_the_environment_is_told(
     """A bad variable is named, and a known one without effect too."""
     problems = read_environment(environ).problems
     assert [(problem.severity, str(problem)) for problem in problems] == [(severity, line)]
+
+
+def test_authorities_that_can_be_read(tmp_path: Path) -> None:
+    """There is nothing to tell of a file that is there."""
+    (tmp_path / "ca.pem").write_text("")
+    assert read_environment({"SSL_CERT_FILE": str(tmp_path / "ca.pem")}).problems == ()
 
 
 def test_no_secret_of_the_environment_is_printable() -> None:

@@ -154,6 +154,14 @@ def test_an_include_that_is_missing_is_told_where_it_is_named(folder: Path) -> N
     ]
 
 
+def test_an_include_whose_variable_is_not_set(folder: Path) -> None:
+    """A part of the configuration would be missing: that is an error, but for who says that it may be."""
+    told = "NO_SUCH is not set, so a part would be missing: write ${NO_SUCH:-} where it may be"
+    assert errors("include: os.environ/NO_SUCH\n") == [f"config.yaml:1:10: {told} (include)"]
+    assert errors("include: [a.yaml, '${NO_SUCH}/b.yaml']\n") == [f"config.yaml:1:10: {told} (include[1])"]
+    assert load(write("include: ${NO_SUCH:-}\nmodel_list:\n" + ENTRY), {}).config.files == ("config.yaml",)
+
+
 def test_names_that_no_file_can_have(folder: Path) -> None:
     """A name with NUL in it, a folder and a loop of links are reported and nothing more."""
     Path("loop.yaml").symlink_to("loop.yaml")

@@ -30,6 +30,18 @@ def test_both_dialects(tmp_path: Path) -> None:
     assert not read(tmp_path, "  retry_policy:").retry_policy
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["num_retries: 101", "retry_policy: {max_retries: 101}", "retry_policy: {TimeoutErrorRetries: 101}"],
+)
+def test_more_than_anybody_wants(tmp_path: Path, text: str) -> None:
+    """A hundred retries are the most, as on the command line; more are told with their line."""
+    with pytest.raises(
+        ConfigInvalid, match=r'config.yaml:2:.*must be at most 100, not "101" \(router_settings.'
+    ):
+        read(tmp_path, f"  {text}")
+
+
 def test_by_model_and_by_failure(tmp_path: Path) -> None:
     """A policy for each model, failures that are allowed for, and the budget of all."""
     router = read(

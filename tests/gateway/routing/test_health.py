@@ -176,6 +176,20 @@ def test_cooldowns_are_switched_off_by_a_reload() -> None:
     assert health.is_available("a", 101.0)
 
 
+def test_who_is_forgotten() -> None:
+    """Wildcards name any number of models: the oldest of them go, and neither what is configured nor what is being asked."""
+    health = Health()
+    health.adopt(RouterSettings(), ["configured"])
+    for name in ("configured", "busy", "oldest"):
+        health.of(name).failures = 1
+    health.began("busy", 100.0)
+    for count in range(10_000):
+        health.of(f"wild-{count}")
+    known = dict(health.all())
+    assert len(known) == 10_000
+    assert (known["configured"].failures, known["busy"].failures, "oldest" in known) == (1, 1, False)
+
+
 def test_a_scrape_while_deployments_come() -> None:
     """The metrics are made in a thread of their own: a deployment that is asked for the first time meanwhile does not break them."""
     health = Health()

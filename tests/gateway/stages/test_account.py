@@ -86,6 +86,16 @@ async def test_an_unknown_price(provider: FakeProvider, tmp_path: Path) -> None:
     assert "x-litellm-response-cost" not in answer.headers
 
 
+async def test_what_no_request_can_use(provider: FakeProvider, gw: Gateway) -> None:
+    """Counts that are not believed cost nobody a fortune: the row has an estimate, and the head says nothing instead of another cost."""
+    usage = {"prompt_tokens": 3 * 10**9, "completion_tokens": 2, "total_tokens": 3 * 10**9 + 2}
+    provider.will(whole(chat_answer() | {"usage": usage}))
+    answer = await gw.post(CHAT, question())
+    (row,) = await gw.rows()
+    assert (answer.status, "x-litellm-response-cost" in answer.headers) == (200, False)
+    assert (row.usage_source, row.input < 100) == ("estimated", True)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_a_silent_provider(
     provider: FakeProvider, gw: Gateway, stream: bool

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.state import journal as journal_module
 from gateway.state.journal import Intent, Journal, Segment
 from gateway.state.records import Kind, LedgerRow, flatten
 from tests.gateway.rows import failure, row
@@ -338,6 +339,23 @@ def test_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     journal.write([row("b"), row("c")], 3)
     assert restarted(journal, tmp_path / "journal") == ([], ["a", "b", "c"])
+
+
+def test_a_write_that_fails_and_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intent that a disk has kept although its write failed is void with the next write, but for one that is tried again."""
+    journal = Journal(tmp_path / "journal")
+    journal.write([row("a")], 1)
+
+    def failing(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal_module, "_flush", failing)
+    monkeypatch.setattr(os, "ftruncate", failing)
+    with pytest.raises(OSError, match="No space"):
+        journal.write(intents=[intent("gone"), intent("stays")])
+    monkeypatch.undo()
+    journal.write([row("b")], 2, intents=[intent("stays")])
+    assert restarted(journal, tmp_path / "journal") == ([("stays", 5)], ["a", "b"])
 
 
 def test_rows_that_cannot_be_written(tmp_path: Path) -> None:
