@@ -5,11 +5,14 @@ all that waits was written. A request that ends meanwhile is added afterwards, s
 requests that knew nothing of a counter, because the budget is younger than they are, is added to it too.
 
 A counter that Redis lost is made anew so late that the other gateways' rows are in the ledger; what requests still hold in it
-the store adds. What ends in these 0.15 s, and while the ledger is read, counts twice if its row was read too: some requests too
-many at most, never too few. What another gateway was too busy to write by then is missing.
+the store adds. What ends in these 0.15 s, and while the ledger is read, counts twice if its row was read too, and so does what a
+gateway spent while it did not reach Redis, if it comes back only after another has made the counter: which of its rows were read
+nobody knows. That is some requests too many at most, never too few. What another gateway was too busy to write by then is missing.
 
-A gateway that starts while the ledger cannot be read counts from zero, and adds what was spent as soon as it can, unless
-`fail_closed_budget_enforcement` wants 503 instead.
+**Where the ledger cannot be read** a counter begins with what it was last seen to hold here, which is nothing in a gateway that
+has just started, unless `fail_closed_budget_enforcement` wants 503 instead. What is missing is added as soon as it is known, by
+the one who made the counter, once: not what the others have added since. It is looked for again for a while, for rows of others
+may be on their way; so what is too much stays, such as what was reserved, if it was seen, for requests that went on.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+
+from msgspec import Struct
 
 from gateway.background.ledger import Ledger
 from gateway.background.supervisor import spawn
@@ -36,7 +41,21 @@ _WRITING = 0.15
 """Seconds after which other gateways have written what ended before: the ledger's interval, and a half for a busy loop."""
 _OVER = 3600.0
 """Seconds after its end that a counter is forgotten here."""
+_WRITTEN = 30.0
+"""Seconds after which other gateways have written what waited for the ledger to come back, however seldom they tried."""
 _FOREVER = float("inf")
+
+
+class _Guess(Struct, eq=False):
+    """What a counter was made with at that unix second, instead of what the ledger would have said, and what was added to make
+    up for that. `until` is when all gateways have written what belongs to it, None as long as the ledger cannot be read.
+    """
+
+    store: Shared
+    counter: Counter
+    nano: int
+    at: float
+    until: float | None = None
 
 
 class Counters:
@@ -60,8 +79,9 @@ class Counters:
         self.begun: dict[str, int] = {}
         """What was spent of each when it was made in a store of this process alone."""
         self._planting: dict[tuple[int, str], asyncio.Task[RecordsUnavailable | SharedAway | None]] = {}
-        self._guessed: dict[str, tuple[Shared, Counter]] = {}
-        """Those that were made while the ledger could not be read."""
+        self._guessed: dict[str, dict[int, _Guess]] = {}
+        """Those that were made here, in these stores, while the ledger could not be read. The tally of one is what it was made
+        with and what was spent here since."""
         self._late: dict[tuple[int, str], int] = {}
         """What was spent while a counter of a store was being made."""
 
@@ -128,54 +148,94 @@ class Counters:
     async def _plant(
         self, store: Shared, counter: Counter, window: Window
     ) -> RecordsUnavailable | SharedAway | None:
-        place = id(store), counter.name
+        name, guess, late = counter.name, None, 0
         try:
             if (await store.look([window]))[0] is not None:
                 return None  # it has been made while the one before it was
-            if store is self._shared and not self._is_alone and counter.name in self.tallies:
+            if store is self._shared and not self._is_alone and name in self.tallies:
                 await asyncio.sleep(_WRITING)  # it was lost
+            known = self._count_late(store, name)
             try:
                 async with asyncio.timeout(_PATIENCE), self._ledger.up_to_date():
-                    self._late.setdefault(place, 0)
+                    known = self._count_late(store, name)
                     spent = await self.read(counter)
             except (RecordsUnavailable, TimeoutError):
                 if not self.settings.serves_without_ledger:
                     raise RecordsUnavailable("the ledger cannot be read") from None
                 log.warning("the ledger cannot be read: %s counts from zero until it can", counter.whose)
-                spent = self.tallies.get(counter.name, 0)
-                self._guessed[counter.name] = store, counter
+                spent, guess = known, _Guess(store, counter, known, self._wall())
+                self._guessed.setdefault(name, {})[id(store)] = guess
             if store is not self._shared or self._is_alone:
-                self.begun[counter.name] = spent
-            await store.seed(window, spent)
+                self.begun[name] = spent
+            is_ours = await store.seed(window, spent)
         except (RecordsUnavailable, SharedAway) as error:
             return error
         finally:
-            late = self._late.pop(place, 0)
-        if late:
-            store.charge(counter.name, late)
-        self.tallies[counter.name] = spent + late
+            late = self._tell_late(store, name)
+        if is_ours is (guess is None):  # it was made from the ledger, or with the guess of another gateway
+            self._guess_no_more(store, name)
+        if guess is None and name not in self._guessed:
+            self.tallies[name] = spent + late
+        else:
+            self.tallies.setdefault(name, spent + late)
         return None
+
+    def _count_late(self, store: Shared, name: str) -> int:
+        """What is spent from now on is added to what was by now, as far as it is known here: that is the answer."""
+        self._tell_late(store, name)
+        self._late[id(store), name] = 0
+        return self.tallies.get(name, 0)
+
+    def _tell_late(self, store: Shared, name: str) -> int:
+        """Add what was spent since it began. The counter may be there though nobody here knows it."""
+        late = self._late.pop((id(store), name), 0)
+        if late:
+            store.charge(name, late)
+        return late
 
     async def make_up(self) -> None:
         """Add what the ledger knows to counters that were made without it. Raises `RecordsUnavailable`."""
-        for name, (store, counter) in list(self._guessed.items()):
+        guesses = [guess for of_name in self._guessed.values() for guess in of_name.values()]
+        for guess in sorted(guesses, key=self._is_of_all):
+            name = guess.counter.name
             async with self._ledger.up_to_date():
                 known = self.tallies.get(name, 0)
-                missing = await self.read(counter) - known
-            del self._guessed[name]
-            store.charge(name, max(0, missing))
-            self.tallies[name] = self.tallies.get(name, 0) + max(0, missing)
+                missing = await self.read(guess.counter) - known
+                if self._is_of_all(guess):
+                    # What others have spent since is in the ledger too, and they have added it themselves.
+                    before = await self.read(guess.counter, guess.at)
+                    missing = min(missing, before - guess.nano)
+            missing = max(0, missing)
+            guess.store.charge(name, missing)
+            guess.nano += missing
+            if guess.until is None:
+                guess.until = self._wall() + (_WRITTEN if self._is_of_all(guess) else 0)
+            if guess.until <= self._wall():
+                self._guess_no_more(guess.store, name)
+            if self._is_of_all(guess) or name not in self._guessed:
+                self.tallies[name] = self.tallies.get(name, 0) + missing
+
+    def _is_of_all(self, guess: _Guess) -> bool:
+        """Others count in it too."""
+        return guess.store is self._shared and not self._is_alone
+
+    def _guess_no_more(self, store: Shared, name: str) -> None:
+        guesses = self._guessed.get(name, {})
+        guesses.pop(id(store), None)
+        if not guesses:
+            self._guessed.pop(name, None)
 
     async def spend_of(self, key: KeyRow) -> int:
         """Nano-dollars that a key has spent since its spend was last set to zero. Raises `RecordsUnavailable`."""
         return await self.read(Counter("", 0, key.spend_since, None, "", key.payer))
 
-    async def read(self, counter: Counter) -> int:
-        """What the ledger says of a counter, in nano-dollars. Raises `RecordsUnavailable`."""
+    async def read(self, counter: Counter, before: float = _FOREVER) -> int:
+        """What the ledger says of a counter, in nano-dollars: of what began before then. Raises `RecordsUnavailable`."""
+        until = min(before, counter.ends or _FOREVER)
         query = LedgerQuery(
             key_digest=counter.digest,
             since=counter.starts or None,
-            until=None if counter.ends is None else float(counter.ends),
+            until=None if until == _FOREVER else float(until),
         )
         if counter.model is not None:
             totals = await self._records.totals(("model_group",), query)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from gateway.background.counters import Counters
 from gateway.background.ledger import Ledger
@@ -14,9 +17,11 @@ from gateway.background.supervisor import spawn
 from gateway.limits import Counter, LimitsUnavailable, Settings
 from gateway.state.records import RecordsUnavailable, Total
 from gateway.state.records_memory import MemoryRecords
-from gateway.state.shared import Ticket, budget
+from gateway.state.shared import Shared, SharedAway, Ticket, Window, budget
 from gateway.state.shared_memory import MemoryShared
+from gateway.state.shared_redis import RedisShared
 from tests.gateway.rows import row
+from tests.gateway.state.test_shared import told, until
 
 COUNTER = Counter("b", 1_000, 0.0, None, "Key=k", "d" * 64)
 WINDOW = budget("b", 10, 1_000)
@@ -34,6 +39,43 @@ class SlowRecords(MemoryRecords):
         self.is_asked.set()
         await self.may_go.wait()
         return found
+
+
+class AwayRecords(MemoryRecords):
+    """No report is read before the test says so; who asks learns that when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = True
+        self.is_asked, self.may_go = asyncio.Event(), asyncio.Event()
+
+    async def totals(self, *given: Any) -> list[Total]:
+        self.is_asked.set()
+        if self.is_away:
+            await self.may_go.wait()
+            raise RecordsUnavailable("away")
+        return await super().totals(*given)
+
+
+@pytest_asyncio.fixture
+async def shared(redis_url: str) -> AsyncIterator[RedisShared]:
+    """What several gateways share."""
+    store = RedisShared(redis_url, prefix=f"penstock-test-{uuid4().hex}:", patience=30.0, pause=0.01)
+    work = spawn(store.run(), name="shared")
+
+    async def is_available() -> bool:
+        return store.available
+
+    await until(is_available)
+    yield store
+    work.cancel()
+    await asyncio.wait([work])
+    await store.close()
+
+
+def counters_in(shared: Shared, records: MemoryRecords) -> Counters:
+    """Those of a gateway, which misses what there is in unix second 100."""
+    return Counters(Settings(), shared, records, Ledger(records), lambda: 100.0)
 
 
 def counters(records: MemoryRecords, **settings: Any) -> tuple[Counters, Ledger, MemoryShared]:
@@ -137,3 +179,111 @@ async def test_a_ledger_that_must_be_read(monkeypatch: pytest.MonkeyPatch) -> No
             await strict.made(other, COUNTER, WINDOW)
     await made.make_up()
     assert await shared.look([WINDOW]) == [50]
+
+
+async def test_what_ends_while_the_ledger_is_asked_in_vain() -> None:
+    """It is part of what a counter is made with instead, and counts once."""
+    records = AwayRecords()
+    made, _, store = counters(records)
+    made.know([COUNTER])
+    made.tallies["b"] = 40
+    making = spawn(made.made(store, COUNTER, WINDOW), name="making")
+    await records.is_asked.wait()
+    made.spent(COUNTER.digest, [], 7, 50.0, "", [store])
+    records.may_go.set()
+    await making
+    assert await store.look([WINDOW]) == [47]
+
+
+async def test_what_others_spend_of_a_guess(shared: RedisShared) -> None:
+    """They have counted it themselves, and it is not made up for."""
+    records = AwayRecords()
+    records.may_go.set()
+    await records.append([row("1", key_digest=COUNTER.digest, cost_nano=40, started_at=50.0)])
+    made = counters_in(shared, records)
+    made.know([COUNTER])
+    await made.made(shared, COUNTER, WINDOW)
+    shared.charge("b", 30)
+    made.spent(COUNTER.digest, [], 5, 150.0, "", [shared])
+    await records.append(
+        [
+            row("2", key_digest=COUNTER.digest, cost_nano=30, started_at=150.0),
+            row("3", key_digest=COUNTER.digest, cost_nano=5, started_at=150.0),
+        ]
+    )
+    records.is_away = False
+    await made.make_up()
+    await told(shared)
+    assert await shared.look([WINDOW]) == [75]
+
+
+async def test_two_who_guess(shared: RedisShared) -> None:
+    """Only one of them has made the counter, and makes up for it."""
+    records = AwayRecords()
+    await records.append([row(key_digest=COUNTER.digest, cost_nano=40, started_at=50.0)])
+    both = [counters_in(shared, records) for _ in range(2)]
+    making = []
+    for made in both:
+        records.is_asked.clear()
+        making.append(spawn(made.made(shared, COUNTER, WINDOW), name="making"))
+        await records.is_asked.wait()
+    records.may_go.set()
+    await asyncio.gather(*making)
+    records.is_away = False
+    for made in both:
+        await made.make_up()
+    await told(shared)
+    assert await shared.look([WINDOW]) == [40]
+
+
+async def test_what_others_write_late(shared: RedisShared) -> None:
+    """Rows that waited elsewhere for the ledger to come back are made up for too, in the order in which they are written."""
+    records = AwayRecords()
+    records.may_go.set()
+    made = counters_in(shared, records)
+    await made.made(shared, COUNTER, WINDOW)
+    records.is_away = False
+    for number, nano in enumerate((40, 20, 0)):
+        await records.append([row(str(number), key_digest=COUNTER.digest, cost_nano=nano, started_at=50.0)])
+        await made.make_up()
+    await told(shared)
+    assert await shared.look([WINDOW]) == [60]
+
+
+async def test_a_guess_in_each_store(shared: RedisShared) -> None:
+    """Redis goes away before the ledger is back, and the counter is made here too: both are made up for."""
+    records = AwayRecords()
+    records.may_go.set()
+    await records.append([row(key_digest=COUNTER.digest, cost_nano=40, started_at=50.0)])
+    made, local = counters_in(shared, records), MemoryShared()
+    for store in (shared, local):
+        await made.made(store, COUNTER, WINDOW)
+    records.is_away = False
+    await made.make_up()
+    await told(shared)
+    assert await shared.look([WINDOW]) == await local.look([WINDOW]) == [40]
+
+
+async def test_a_counter_whose_maker_learns_nothing(
+    shared: RedisShared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there all the same, and counts what ended while it was made."""
+    records = SlowRecords()
+    await records.append([row(key_digest=COUNTER.digest, cost_nano=40, started_at=50.0)])
+    made = counters_in(shared, records)
+    made.know([COUNTER])
+    seed = shared.seed
+
+    async def lost(window: Window, amount: int) -> bool:
+        await seed(window, amount)
+        raise SharedAway("no answer")
+
+    monkeypatch.setattr(shared, "seed", lost)
+    making = spawn(made.made(shared, COUNTER, WINDOW), name="making")
+    await records.is_asked.wait()
+    made.spent(COUNTER.digest, [], 3, 50.0, "", [shared])
+    records.may_go.set()
+    with pytest.raises(SharedAway):
+        await making
+    await told(shared)
+    assert await shared.look([WINDOW]) == [43]
