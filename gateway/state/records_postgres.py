@@ -113,6 +113,8 @@ _PUT_KEY = (
     "WHERE virtual_key.version = excluded.version - 1 RETURNING digest"
 )
 
+_KEY_LOCK = 0x6B6579  # "key"; with a second number it is none of those that have one alone
+
 _PUT_CREDENTIAL = (
     "INSERT INTO penstock.credential (id, version, name, content) "
     "SELECT $1::text, $2::bigint, $3::text, $4::jsonb WHERE $2::bigint = "
@@ -491,6 +493,8 @@ async def _nothing(connection: Any) -> None:
 
 
 async def _put_key(connection: Any, values: Sequence[Any], content: str) -> bool:
+    # One after the other: of two who make the same key at once the second would be told that its alias is taken.
+    await connection.execute("SELECT pg_advisory_xact_lock($1::int, hashtext($2))", _KEY_LOCK, values[0])
     try:
         written = await connection.fetchrow(_PUT_KEY, *values, content)
     except asyncpg.UniqueViolationError:

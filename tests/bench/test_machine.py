@@ -161,8 +161,9 @@ def test_a_bench_that_is_told_to_end_stops_what_it_has_started(tmp_path: Path, n
         f"with machine.started([sys.executable, '-c', {SLEEPS!r}], 0, Path({str(tmp_path)!r})):\n    time.sleep(600)\n"
     )
     log = tmp_path / "log"
-    # A shell may have started this in the background, where Ctrl-C is ignored.
-    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
+    # A shell may have started this in the background, where Ctrl-C is ignored, or under nohup.
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    code = f"import signal; {heard}\n{code}"
     with subprocess.Popen([sys.executable, "-c", code], cwd=machine.ROOT, stderr=subprocess.DEVNULL) as bench:
         machine.wait_for(lambda: log.exists() and log.read_text().endswith("\n"), bench, tmp_path)
         bench.send_signal(number)
