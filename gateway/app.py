@@ -174,24 +174,30 @@ async def _open_runtime(
         cors_headers=cors.headers_for(general.allowed_origins, credentials=general.cors_allow_credentials),
         now=time.monotonic,  # not the loop's clock: uvloop's stands still within a turn and counts milliseconds
     )
-    metrics.watch_deployments = partial(_deployment_states, rt)
-    metrics.watch_records = lambda: bool(records.describe().error)
-    metrics.watch_ledger = lambda: (ledger.waiting, ledger.dropped)
-    metrics.watch_journal = lambda: (ledger.journal_bytes, bool(ledger.journal_error))
-    metrics.watch_budgets = limiter.states
-    metrics.watch_spending = rt.health.spending.dollars_left
-    metrics.watch_queue = lambda: (rt.queue.waiting, rt.queue.refused)
-    metrics.watch_concurrency = rt.health.learnt
-    rt.queue.on_waited = metrics.waited
-    metrics.watch_retries = lambda: rt.retry_budget.refused
-    metrics.watch_cooldowns = partial(_cooldowns, rt, {})
-    metrics.watch_shared = lambda: shared.available
-    metrics.watch_config = lambda: rt.reloader.state if rt.reloader else (True, 0.0)
-    metrics.watch_credentials = lambda: len(rt.credentials.unreadable)
+    _let_metrics_look(rt)
     if credentials is AWAY:
         late = lambda found: rt.follow(with_stored(rt.compiled, found))  # noqa: E731 - of the configuration in force then
         rt.late_credentials = LateCredentials(records, sealer, late)
     return rt
+
+
+def _let_metrics_look(rt: Runtime) -> None:
+    """What the metrics show when they are asked, and do not count themselves."""
+    metrics, ledger = rt.metrics, rt.ledger
+    metrics.watch_deployments = partial(_deployment_states, rt)
+    metrics.watch_records = lambda: bool(rt.records.describe().error)
+    metrics.watch_ledger = lambda: (ledger.waiting, ledger.dropped)
+    metrics.watch_journal = lambda: (ledger.journal_bytes, bool(ledger.journal_error))
+    metrics.watch_budgets = rt.limiter.states
+    metrics.watch_spending = rt.health.spending.dollars_left
+    metrics.watch_queue = lambda: (rt.queue.waiting, rt.queue.refused)
+    metrics.watch_concurrency = rt.health.learnt
+    metrics.watch_retries = lambda: rt.retry_budget.refused
+    metrics.watch_cooldowns = partial(_cooldowns, rt, {})
+    metrics.watch_shared = lambda: rt.shared.available
+    metrics.watch_config = lambda: rt.reloader.state if rt.reloader else (True, 0.0)
+    metrics.watch_credentials = lambda: len(rt.credentials.unreadable)
+    rt.queue.on_waited = metrics.waited
 
 
 async def _first_credentials(records: Records, sealer: Sealer) -> Credentials:

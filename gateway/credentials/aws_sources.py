@@ -112,8 +112,8 @@ def _keys(settings: Mapping[str, str]) -> Any:
 
 def _token(token: str) -> str:
     """A token, or what stands in the file of that name: it is written anew from time to time."""
-    # `Path.is_file` raises where a text is too long for a file's name.
-    return Path(token).read_text(encoding="utf-8").strip() if os.path.isfile(token) else token  # noqa: PTH113
+    is_file = os.path.isfile(token)  # noqa: PTH113 - `Path.is_file` raises where a text is too long for a file's name
+    return Path(token).read_text(encoding="utf-8").strip() if is_file else token
 
 
 def _region_in(url: str) -> str:

@@ -221,36 +221,30 @@ def test_a_sigterm_before_the_server_listens(monkeypatch: pytest.MonkeyPatch, tm
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
 
 
+def written_to(file: int, arguments: tuple[str, ...]) -> tuple[int, bytes]:
+    """The exit code of a command whose output goes there, and what it says of it."""
+    command = [sys.executable, "-m", "gateway", *arguments]
+    ended = subprocess.run(command, cwd=HERE, stdout=file, stderr=subprocess.PIPE, check=False)
+    return ended.returncode, ended.stderr
+
+
 @pytest.mark.parametrize("arguments", [("config", "schema"), ("--help",)])
 def test_a_reader_that_left(arguments: tuple[str, ...]) -> None:
     """Where the pipe on stdout is closed, a command ends with 141 and without a word."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "gateway", *arguments],
-            cwd=HERE,
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
+        assert written_to(writing, arguments) == (141, b"")
     finally:
         os.close(writing)
-    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("arguments", [("version",), ("--version",), ("--help",), ("config", "schema")])
 def test_a_disk_that_is_full(arguments: tuple[str, ...]) -> None:
     """Output that finds no room is one line and exit code 1."""
     with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "gateway", *arguments],
-            cwd=HERE,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert (ended.returncode, ended.stderr) == (1, b"penstock: cannot write: No space left on device\n")
+        written = written_to(full.fileno(), arguments)
+    assert written == (1, b"penstock: cannot write: No space left on device\n")
 
 
 async def test_lost_log_lines_are_counted(tmp_path: Path) -> None:
