@@ -41,6 +41,7 @@ import msgspec
 import orjson
 
 from adapters.types import NO_UNITS
+from gateway.config.model import PROVIDER_KEY
 from gateway.state.records import UNITS, Kind, LedgerRow, usd
 
 log = logging.getLogger("penstock")
@@ -65,7 +66,7 @@ _LABELLED = (
     r"|[a-z_]{0,20}(?:secret|password|passwd)(?:[-_]access)?(?:[-_]key)?|(?:master|salt|access|private)[-_]key)"
 )
 _CREDENTIAL = re.compile(
-    r"(?P<key>\b(?:sk-[\w-]{6,}|(?:gsk|xai|pplx|nvapi|hf|r8|gh[opsu]|glpat|rk|pk)[-_][\w-]{16,}"
+    rf"(?P<key>\b(?:{PROVIDER_KEY}"
     r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{20,}|ya29\.[\w.-]{16,}|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+))"
     r"|(?P<scheme>\b(?i:bearer)\s{1,3}(?=[\w\-.~+/=]{12})|\b(?i:basic)\s{1,3}(?=[\w\-.~+/=]{16}))[\w\-.~+/=]+"
     rf"|(?P<label>\b(?i:{_LABELLED})[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?(?:(?i:bearer|basic)\s{{1,3}})?)(?!\*\*\*|(?i:bearer|basic)\s)[^\s\"'\\,;&)}}\]]{{4,}}"

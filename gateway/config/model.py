@@ -15,6 +15,9 @@ from typing import Any, NoReturn
 
 from msgspec import Struct, field
 
+PROVIDER_KEY = r"sk-[\w-]{6,}|(?:gsk|xai|pplx|nvapi|hf|r8|gh[opsu]|glpat|rk|pk)[-_][\w-]{16,}"
+"""A pattern for keys by how providers and code hosts begin them, for whatever must not show one."""
+
 
 class Secret:
     """Text that must not be shown: prints as `…a1b2`, and no serializer knows how to write it.

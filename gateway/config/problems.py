@@ -14,7 +14,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gateway.config.model import Place
+from gateway.config.model import PROVIDER_KEY, Place
 
 Severity = Literal["error", "warning", "notice"]
 
@@ -105,7 +105,7 @@ def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 _QUOTED = re.compile(r'"[^"]*"')
 _KEYLIKE = re.compile(
-    r"\b(?:sk-[\w-]{6,}|(?:gsk|xai|pplx|nvapi|hf|r8|gh[opsu]|glpat|rk|pk)[-_][\w-]{16,}|AIza[\w-]{16,})"
+    rf"\b(?:{PROVIDER_KEY}|AIza[\w-]{{16,}})"
     r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}"
 )
 """By how providers' keys begin, or a long word with digits in it, which no name is."""
