@@ -329,6 +329,11 @@ class Life:
         while not self.ledger._is_kept():
             await asyncio.sleep(0.001)
 
+    async def remembered(self, *requests: str) -> None:
+        """Wait until their intents are on the disk."""
+        while not self.journal._live.keys() >= set(requests):
+            await asyncio.sleep(0.001)
+
     async def written(self) -> None:
         """Wait until the store has everything."""
         while self.ledger.waiting:
@@ -525,8 +530,7 @@ async def test_orphans_are_charged(tmp_path: Path, *, charge: bool) -> None:
     ledger = await life.start()
     for name in ("ended", "refused", "open"):
         ledger.intent(intent(name))
-    while not all(ledger._intents.values()):
-        await asyncio.sleep(0.001)
+    await life.remembered("ended", "refused", "open")
     ledger.offer(row("ended", cost_nano=7))
     ledger.done("refused")
     await life.written()
@@ -570,8 +574,7 @@ async def test_a_row_is_safe_before_its_intent_is_void(tmp_path: Path) -> None:
     life = Life(tmp_path / "journal", store)
     ledger = await life.start()
     ledger.intent(intent("a"))
-    while not all(ledger._intents.values()):
-        await asyncio.sleep(0.001)
+    await life.remembered("a")
     store.gate.clear()
     ledger._interval = 1000.0
     ledger.offer(row("a", cost_nano=1))
@@ -591,8 +594,7 @@ async def test_a_peaceful_end_leaves_no_orphans(tmp_path: Path) -> None:
     life = Life(tmp_path / "journal", Away())
     ledger = await life.start()
     ledger.intent(intent("a"))
-    while not all(ledger._intents.values()):
-        await asyncio.sleep(0.001)
+    await life.remembered("a")
     await life.stop()
     ledger.offer(row("a"))
     assert await life.end() == 0
@@ -607,8 +609,7 @@ async def test_a_row_that_the_store_has_is_no_orphan(
     life = Life(tmp_path / "journal", store)
     ledger = await life.start()
     ledger.intent(intent("a"))
-    while not all(ledger._intents.values()):
-        await asyncio.sleep(0.001)
+    await life.remembered("a")
     await store.append([row("a", cost_nano=1)])
     await life.kill()
     heard: list[LedgerRow] = []
@@ -633,8 +634,7 @@ async def test_a_full_disk_is_told_of_nothing_that_it_has_not(
     ledger = await life.start()
     for name in ("ended", "open"):
         ledger.intent(intent(name))
-    while not all(ledger._intents.values()):
-        await asyncio.sleep(0.001)
+    await life.remembered("ended", "open")
     real, tries = os.write, 0
 
     def full(file: int, data: memoryview) -> int:
@@ -681,8 +681,7 @@ async def test_intents_outlive_a_disk_that_is_full(tmp_path: Path, monkeypatch: 
     ledger.intent(intent("open"))
     ledger.offer(row("a"))
     await life.written()
-    while not ledger._intents["open"]:
-        await asyncio.sleep(0.001)
+    await life.remembered("open")
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
