@@ -10,13 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _TICK = os.sysconf("SC_CLK_TCK")
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def process_tree(pid: int) -> list[int]:
@@ -136,34 +138,56 @@ def started(
     """
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", **(env or {})}
     own = os.sched_getaffinity(0)
-    with (folder / "log").open("wb") as log:
-        pin(core)  # a child begins where its parent is
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        finally:
-            os.sched_setaffinity(0, own)
-    try:
+    with ExitStack() as stack:
+        with (folder / "log").open("wb") as log, _undisturbed():
+            pin(core)  # a child begins where its parent is
+            try:
+                process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            finally:
+                os.sched_setaffinity(0, own)
+            stack.callback(_stop, process)
         yield process
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What would end this process waits for the block's end: a child that it has started has somebody by then who stops it."""
+    told: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDINGS)}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        ours = {}  # signals are the main thread's
+    for number in ours:
+        signal.signal(number, lambda number, _frame: told.append(number))
+    try:
+        yield
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for heard in told:
+            signal.raise_signal(heard)
 
 
 def clean_up_when_told() -> None:
     """Let SIGTERM, and a terminal that is closed, end this process as Ctrl-C does: what it has started is stopped."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDINGS:
         if signal.getsignal(number) == signal.SIG_DFL:  # under nohup it is ignored
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 

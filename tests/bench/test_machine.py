@@ -153,21 +153,47 @@ def is_running(pid: int) -> bool:
     return True
 
 
+# A shell may have started this in the background, where Ctrl-C is ignored, or under nohup.
+BENCH = """
+import signal, subprocess, sys, time
+from pathlib import Path
+from bench import machine
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+machine.clean_up_when_told()
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_bench_that_is_told_to_end_stops_what_it_has_started(tmp_path: Path, number: int) -> None:
     """Whichever way it is told."""
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom bench import machine\nmachine.clean_up_when_told()\n"
-        f"with machine.started([sys.executable, '-c', {SLEEPS!r}], 0, Path({str(tmp_path)!r})):\n    time.sleep(600)\n"
-    )
+    command = f"[sys.executable, '-c', {SLEEPS!r}]"
+    code = f"{BENCH}\nwith machine.started({command}, 0, Path({str(tmp_path)!r})):\n    time.sleep(600)\n"
     log = tmp_path / "log"
-    # A shell may have started this in the background, where Ctrl-C is ignored, or under nohup.
-    heard = "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)"
-    code = f"import signal; {heard}\n{code}"
     with subprocess.Popen([sys.executable, "-c", code], cwd=machine.ROOT, stderr=subprocess.DEVNULL) as bench:
         machine.wait_for(lambda: log.exists() and log.read_text().endswith("\n"), bench, tmp_path)
         bench.send_signal(number)
     assert not is_running(int(log.read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_bench_that_is_told_to_end_while_it_starts_something(tmp_path: Path, number: int) -> None:
+    """It has a child by then and nobody has been given it yet."""
+    code = f"""{BENCH}
+class Told(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        print(self.pid, flush=True)
+        signal.raise_signal({number:d})
+subprocess.Popen = Told
+with machine.started(["sleep", "600"], 0, Path({str(tmp_path)!r})):
+    print("started")
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=machine.ROOT, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode != 0, told.stdout.splitlines()[1:]) == (True, [])
+    assert not is_running(int(told.stdout))
 
 
 def test_who_ignores_hanging_up_goes_on_ignoring_it(monkeypatch: pytest.MonkeyPatch) -> None:
