@@ -7,10 +7,15 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from tests.servers import database_url, postgres_url, redis_url
 
 __all__ = ["database_url", "postgres_url", "redis_url"]
+
+# No test fails because the machine is busy, as with a deadline for each example.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -379,7 +379,7 @@ def test_passing_byte_by_byte_is_the_same(recording: Recording) -> None:
 
 
 @pytest.mark.parametrize("recording", [one for one in SOUND if len(one.response) < 60_000][::4], ids=str)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_split_is_the_same(recording: Recording, data: st.DataObject) -> None:
     """Wherever the wire cuts, what is read and what passes is the same."""

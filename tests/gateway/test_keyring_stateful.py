@@ -224,4 +224,4 @@ async def settled() -> None:
 
 
 TestRevocation = Revocation.TestCase
-TestRevocation.settings = settings(deadline=None, max_examples=150, stateful_step_count=50)
+TestRevocation.settings = settings(max_examples=150, stateful_step_count=50)

@@ -241,7 +241,7 @@ class InMemory(Limits):
 
 
 TestInMemory = InMemory.TestCase
-TestInMemory.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestInMemory.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 async def _never() -> None:
@@ -330,5 +330,5 @@ def test_in_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, with two gateways, and a Redis that forgets."""
     monkeypatch.setattr(counters, "_WRITING", 0.0)
     machine: Any = type("OnThisRedis", (InRedis,), {"url": redis_url})
-    machine.TestCase.settings = settings(deadline=None, max_examples=12, stateful_step_count=25)
+    machine.TestCase.settings = settings(max_examples=12, stateful_step_count=25)
     machine.TestCase().runTest()

@@ -693,7 +693,7 @@ DOCUMENTS = VALUES | st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(document=DOCUMENTS, strict=st.booleans())
 def test_no_document_does_more_than_be_refused(folder: Path, document: Any, strict: bool) -> None:
     """Whatever stands in a file, it loads or is refused with problems, never with another error."""

@@ -46,7 +46,7 @@ class MemoryWindows(Windows):
 
 
 TestMemoryWindows = MemoryWindows.TestCase
-TestMemoryWindows.settings = settings(deadline=None, max_examples=200, stateful_step_count=40)
+TestMemoryWindows.settings = settings(max_examples=200, stateful_step_count=40)
 
 
 def test_there_is_room_after_retry_after() -> None:

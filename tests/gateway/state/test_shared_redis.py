@@ -213,7 +213,7 @@ class RedisWindows(Windows):
 def test_windows(redis_url: str) -> None:
     """The same machine as in memory."""
     machine: Any = type("OnThisRedis", (RedisWindows,), {"url": redis_url})
-    machine.TestCase.settings = settings(deadline=None, max_examples=10, stateful_step_count=15)
+    machine.TestCase.settings = settings(max_examples=10, stateful_step_count=15)
     machine.TestCase().runTest()
 
 

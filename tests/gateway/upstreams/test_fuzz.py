@@ -95,7 +95,7 @@ PLACES = st.lists(st.integers(0, 10_000), max_size=40)
 
 
 @given(data=ANSWERS, places=PLACES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_splitting_gives_the_same(data: bytes, places: list[int]) -> None:
     """One read, many reads or one for each byte: status, body, outcome and the connection's fate are the same."""
     whole = asyncio.run(play([data]))
@@ -106,7 +106,7 @@ def test_any_splitting_gives_the_same(data: bytes, places: list[int]) -> None:
 
 
 @given(data=ANSWERS, places=PLACES, at=st.integers(0, 10_000), bits=st.integers(1, 255))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_answer_is_an_answer_or_an_error(
     data: bytes, places: list[int], at: int, bits: int
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_damaged_answer_is_an_answer_or_an_error(
 
 
 @given(data=st.binary(max_size=300), head=st.booleans(), places=PLACES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_garbage_is_an_error(data: bytes, head: bool, places: list[int]) -> None:
     """Bytes without sense, as a head or as chunks, end in an error of ours and never in a reusable connection."""
     begin = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if head else b""
@@ -129,7 +129,7 @@ def test_garbage_is_an_error(data: bytes, head: bool, places: list[int]) -> None
 
 
 @given(data=ANSWERS, length=st.integers(0, 10_000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_cut_answer_is_never_whole(data: bytes, length: int) -> None:
     """An answer that is cut anywhere is an error, unless its end is the end of the connection."""
     cut_short = data[: length % len(data)]
