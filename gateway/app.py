@@ -394,7 +394,7 @@ async def serve(
             loop.add_signal_handler(signal.SIGHUP, rt.reloader.ask, "SIGHUP")
         await runner.setup()
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, _on_signal, rt, stop)
+            loop.add_signal_handler(name, partial(_on_signal, rt, stop, shared=shared))
         sites = [web.SockSite(runner, sock, backlog=_BACKLOG) for sock in _listen(host, port, shared=shared)]
         for site in sites:
             await site.start()
@@ -451,8 +451,8 @@ def _retention(rt: Runtime) -> Iterator[Retention]:
     yield retention
 
 
-def _on_signal(rt: Runtime, stop: asyncio.Event) -> None:
-    if rt.draining:
+def _on_signal(rt: Runtime, stop: asyncio.Event, *, shared: bool) -> None:
+    if rt.draining and not shared:  # a worker may hear one twice: its supervisor says which is a second one
         rt.impatient.set()
     rt.draining = True
     stop.set()

@@ -64,9 +64,10 @@ async def begin(
     prepared: Prepared | None,
     attempt: Attempt,
     sent: Connection | None,
+    signer: Signer | None,
 ) -> Answer:
-    """The answer that has begun: the whole one, or a stream with its first event. `prepared` None: a mock; `sent`: what
-    `dispatch` gave.
+    """The answer that has begun: the whole one, or a stream with its first event. `prepared` None: a mock, or `signer` has
+    to get ready first; `sent`: what `dispatch` gave.
 
     Raises `UpstreamError`, and whatever interrupts the request.
     """
@@ -77,6 +78,9 @@ async def begin(
     try:
         x.lines = first_lines(x)
         stream = _stream(rt, x, question) if x.wants_stream else None
+        if prepared is None and signer is not None:
+            await signer.renew()
+            prepared = prepare(rt, x, attempt.deployment, question, question.calls[0], signer)
         if prepared is None:
             response = _mocked(x, attempt.deployment)
             attempt.note_sent()

@@ -66,10 +66,7 @@ async def ask_one(
     x.deployment = deployment
     rt.health.began(deployment.id, attempt.started)
     try:
-        if prepared is None and signer is not None:
-            await signer.renew()
-            prepared = prepare(rt, x, deployment, question, question.calls[0], signer)
-        answer = await begin(rt, x, question, prepared, attempt, sent)
+        answer = await begin(rt, x, question, prepared, attempt, sent, signer)
     except UpstreamError as error:
         attempt.error = error
         if isinstance(error, UpstreamAuth):

@@ -13,7 +13,7 @@ through the same function.
 characters that turn the reading direction are written as visible escapes (`\u202e`).
 
 **Off the loop.** Records go into a queue and a thread writes them; a terminal or a collector that does not read cannot
-stop the gateway. The queue is bounded, and what it dropped is said in a line of its own.
+stop the gateway, nor keep it from ending. The queue is bounded, and what it dropped is said in a line of its own.
 
 **In batches.** The requests that the ledger tells of at once are one record for our own handler, one wake-up of the thread
 and one write; what all requests of a kind have in their lines is encoded once. Any other `logging.Handler` gets a record for
@@ -25,8 +25,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import queue
 import re
+import select
 import sys
 import threading
 import time
@@ -484,6 +486,8 @@ class QueuedHandler(logging.Handler):
         self.dropped = 0
         """Lines that were not written: the queue was full, or the stream refused them."""
         self._dropped_said = 0
+        self._torn = ""
+        """A line break, where the stream may have taken a part of a line."""
         self._thread = threading.Thread(target=self._write_all, name="logs", daemon=True)
         self._thread.start()
 
@@ -545,11 +549,25 @@ class QueuedHandler(logging.Handler):
         if dropped > self._dropped_said:
             texts.append(self.format(_record(f"{dropped - self._dropped_said} log records were dropped")))
         try:
-            self._stream.write("\n".join(texts) + "\n")
+            self._stream.write(self._torn + "\n".join(texts) + "\n")
             self._stream.flush()
-            self._dropped_said = dropped
-        except (OSError, ValueError):  # the reader of a pipe left, the terminal was closed
+            self._dropped_said, self._torn = dropped, ""
+        except (OSError, ValueError):  # the reader of a pipe left, the terminal was closed, the disk is full
             self.dropped += lines
+            self._torn = "\n"
+
+
+class ModestHandler(logging.StreamHandler[TextIO]):
+    """For a process that has no thread to write and must not wait: what the stream cannot take now is left out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, if there is room."""
+        try:
+            _, has_room, _ = select.select([], [self.stream], [], 0)
+        except (OSError, ValueError):  # it is no file
+            has_room = [self.stream]
+        if has_room:
+            super().emit(record)
 
 
 def _lines(record: logging.LogRecord) -> int:
@@ -559,6 +577,15 @@ def _lines(record: logging.LogRecord) -> int:
 
 def _record(message: str) -> logging.LogRecord:
     return logging.LogRecord("penstock.logs", logging.ERROR, __file__, 0, message, None, None)
+
+
+def _apart(stream: TextIO) -> TextIO:
+    """The same file through another buffer: at the end Python flushes the stream's, which a thread that nobody reads would hold."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # it is no file
+        return stream
+    return os.fdopen(number, "w", encoding=stream.encoding, errors=stream.errors, closefd=False)
 
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
@@ -572,7 +599,7 @@ def setup(
     `level` is DEBUG, INFO, WARNING or ERROR for our own loggers; libraries speak from WARNING on, in DEBUG from INFO on.
     `as_json` None: plain lines on a terminal, JSON otherwise. `stream` is stderr by default.
     """
-    target = stream if stream is not None else sys.stderr
+    target = stream if stream is not None else _apart(sys.stderr)
     if as_json is None:
         as_json = not target.isatty()
     handler = QueuedHandler(target)

@@ -11,7 +11,12 @@ import logging
 import re
 from collections import OrderedDict
 
-from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import (
+    ContentEncodingError,
+    HttpProcessingError,
+    InvalidURLError,
+    LineTooLong,
+)
 from aiohttp.web import RequestPayloadError
 
 _PEERS = 1_000
@@ -63,6 +68,8 @@ def reason_of(error: HttpProcessingError) -> str:
         return f"a line of its head has more than {error.args[1]} bytes"
     if isinstance(error, ContentEncodingError):
         return "its content-encoding cannot be read here"
+    if isinstance(error, InvalidURLError):  # its words may be the target itself
+        return "what it asks for is neither a path nor a URL"
     return _QUOTED.sub("", error.message.strip().partition("\n")[0]).rstrip(":")
 
 

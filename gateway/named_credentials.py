@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.config.model import Config, ModelEntry, Secret
+from gateway.config.values import problem_of_url
 from gateway.config.vocabulary import CREDENTIAL_VALUES, OPTIONS, SAME_SETTING
 from gateway.state.credentials import CredentialRow, opened, sealed
 from gateway.state.records import Records
@@ -99,7 +100,7 @@ def _opened(rows: list[CredentialRow], sealer: Sealer, where: str) -> Credential
             if problem := checked(texts):
                 unreadable[row.name] = problem
             else:
-                values[row.name] = {word: Secret(text) for word, text in texts.items()}
+                values[row.name] = {word: Secret(_bare(word, text)) for word, text in texts.items()}
     if strangers:
         told = (
             f"{_count(strangers)} in {where} cannot be opened with this {NAME} (without one: this master key)"
@@ -191,12 +192,16 @@ def _resealed(row: CredentialRow, old: Sealer, new: Sealer) -> CredentialRow:
 
 
 def checked(values: Mapping[str, str]) -> str:
-    """What is wrong with these values, empty if nothing is: an address must be one, and hold no password."""
+    """What is wrong with these values, empty if nothing is: an address must be one, and hold no password; a key is one line."""
     for word, text in values.items():
-        if CREDENTIAL_VALUES.get(word) != "url":
-            continue
-        scheme, _, rest = text.partition("://")
-        host = rest.partition("/")[0]
-        if scheme not in {"http", "https"} or not host or "@" in host:
-            return f"{word} must begin with http:// or https://, without a user or a password in it"
+        kind = CREDENTIAL_VALUES.get(word)
+        if kind == "url" and (problem := problem_of_url(text.strip())):
+            return f"{word} {problem}"
+        if kind == "secret" and not text.strip().isprintable():
+            return f"{word} has a line break or another character in it that no key has"
     return ""
+
+
+def _bare(word: str, text: str) -> str:
+    """Without what a file leaves around a value; some are files themselves."""
+    return text if CREDENTIAL_VALUES.get(word) == "secret_text" else text.strip()

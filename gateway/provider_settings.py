@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from adapters.types import Provider
 from gateway.config.google import project_of
 from gateway.config.model import ModelParams, Secret
+from gateway.config.values import problem_of_url
 from gateway.config.vocabulary import SECRET_OPTIONS
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -103,9 +104,13 @@ class ProviderSettings:
             )
             if missing is not None:
                 return f"{missing} is not set ({' or '.join(provider.option_env.get(missing, ()))})"
-        if not (provider.base_url or self.base_url(params, provider)):
+        named = {name: value for name, value in options.items() if isinstance(value, str)}
+        base = self.base_url(params, provider) or filled(provider.base_url, named)
+        if not base:
             names = " or ".join(provider.base_env) or "api_base"
             return f"{provider.name} needs a base URL: set api_base or {names}"
+        if problem := problem_of_url(base):
+            return f"its address {problem}"
         needs_key = provider.env and "optional_key" not in provider.quirks
         # A server of the operator's own may need no key.
         if params.api_base or not needs_key or self.key(params, provider) or signer:

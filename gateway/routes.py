@@ -140,6 +140,8 @@ class Routes:
         environ: Mapping[str, str],
         prices: PriceTable,
     ) -> None:
+        # A variable that was read from a file has the file's last line break.
+        environ = {name: value.strip() for name, value in environ.items()}
         self._config = config
         self._environ = environ
         self._prices = prices
@@ -355,6 +357,9 @@ class Routes:
         options = {key: value for key, value in credentials.items() if isinstance(value, str)}
         base = self._settings.base_url(params, provider)
         row, base_url = located(provider, base or filled(provider.base_url, options), version)
+        mock = _mock(params)
+        if mock is not None:  # it speaks as OpenAI does, whoever it stands for
+            row = msgspec.structs.replace(PROVIDERS["openai"], name=provider.name)
         target = Target(
             provider=row,
             model=model,
@@ -368,7 +373,7 @@ class Routes:
             allowed=frozenset(params.allowed_openai_params),
         )
         key = self._settings.key(params, provider)
-        signer = signer_of(provider, key, credentials)
+        signer = signer_of(provider, key, credentials) if mock is None else ""
         headers = {"openai-organization": Secret(params.organization)} if params.organization else {}
         return Deployment(
             id=_id(entry, name, model, position),
@@ -391,7 +396,7 @@ class Routes:
             price=price,
             price_source=source,
             facts=facts,
-            mock=_mock(params),
+            mock=mock,
             info=entry.info,
             place=entry.place,
         )

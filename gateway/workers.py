@@ -18,7 +18,8 @@ is replaced: at once if it lived for a while, else after a pause that doubles.
 
 **Nobody is left behind.** Workers hold one end of a pipe of which the supervisor alone has the other: it closes when the
 supervisor dies, however it does, and they drain as at a signal. They do not hear SIGINT, which a terminal sends to all:
-the supervisor makes one SIGTERM of it for each, and a second signal is handed on as impatience.
+the supervisor makes one SIGTERM of it for each. Of impatience they hear from it alone, by a signal of its own: systemd and
+others send SIGTERM to all processes of a service, and what the supervisor hands on would be each worker's second one.
 """
 
 from __future__ import annotations
@@ -43,7 +44,12 @@ from gateway import siblings
 
 log = logging.getLogger("penstock")
 
+HURRY = signal.SIGUSR1
+"""To a worker that drains: a second signal came, no more waiting."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
+_LONGEST_PLACE = 70
+"""Bytes of a folder's path below which there is room for a socket's: the kernel takes 107."""
 _LONG_LIFE = 30.0
 _PAUSES = (0.5, 30.0)
 """Seconds before a worker that did not live long is replaced: at first, at most."""
@@ -77,18 +83,18 @@ def supervise(
     """Run `count` workers until a signal; the exit code, 0 if all ended well.
 
     `work` is what each does in its own process, and gives its exit code. `announce` gets the first one's words when all
-    are ready. The workers meet in a folder under `spare` where there is no place for temporary files.
+    are ready. The workers meet in a folder under `spare` where there is no place for temporary files, or its path is too long.
     """
     with _meeting_place(spare) as folder, _signals() as woken:
         return _Crew(count, work, announce, Path(folder), woken).run()
 
 
 def _meeting_place(spare: Path) -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="penstock-")
-    except FileNotFoundError:  # in a container whose root file system is read-only
-        spare.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix="workers-", dir=spare)
+    with suppress(FileNotFoundError):  # in a container whose root file system is read-only
+        if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_PLACE:
+            return tempfile.TemporaryDirectory(prefix="penstock-")
+    spare.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix="workers-", dir=spare)
 
 
 @contextmanager
@@ -248,9 +254,10 @@ class _Crew:
         os.kill(pid, signal.SIGHUP)  # not reaped yet, so nobody else has its number
 
     def _stop(self) -> None:
+        number = HURRY if self._stopping else signal.SIGTERM
         self._stopping = True
         for pid in self._members:
-            os.kill(pid, signal.SIGTERM)  # not reaped yet, so nobody else has its number
+            os.kill(pid, number)  # not reaped yet, so nobody else has its number
 
     def _reap(self) -> None:
         for pid in list(self._members):
@@ -264,7 +271,7 @@ class _Crew:
             os.close(member.hearing)
         siblings.forget(self._folder, pid)
         if self._stopping:
-            interrupted = code == -signal.SIGTERM and not member.ready  # it had no ear for it yet
+            interrupted = code in (-signal.SIGTERM, -HURRY)  # it had no ear for it yet, or none any more
             self._code = self._code or (0 if interrupted else _exit_code(code))
         elif not self._complete:
             self._code = _exit_code(code) or 1

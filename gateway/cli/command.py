@@ -56,12 +56,12 @@ from gateway.config.schema import config_schema
 from gateway.config.source import Source, Written
 from gateway.config.values import MOST_RETRIES
 from gateway.keyfields import configured_keys
-from gateway.logs import JsonFormat, PlainFormat, QueuedHandler, scrub
+from gateway.logs import JsonFormat, ModestHandler, PlainFormat, QueuedHandler, scrub
 from gateway.logs import setup as set_up_logging
 from gateway.reload import Reloader, ask_supervisor
 from gateway.runtime import Runtime
 from gateway.siblings import Siblings
-from gateway.workers import Worker, supervise
+from gateway.workers import HURRY, Worker, supervise
 
 log = logging.getLogger("penstock")
 
@@ -356,8 +356,8 @@ def _until_it_listens() -> Iterator[None]:
 
 
 def _log_without_a_thread(settings: _Settings) -> None:
-    """For the supervisor, which forks and has little to say."""
-    handler = logging.StreamHandler()
+    """For the supervisor, which forks, has little to say, and goes on where nobody reads it."""
+    handler = ModestHandler()
     as_json = settings.json_logs or not sys.stderr.isatty()
     handler.setFormatter(JsonFormat() if as_json else PlainFormat())
     logging.getLogger().handlers = [handler]
@@ -445,6 +445,7 @@ async def _run(settings: _Settings, worker: Worker | None) -> None:
     rt.reloader = reloader = Reloader(rt, settings.source, written)
     if worker:
         reloader.tell_workers = ask_supervisor
+        asyncio.get_running_loop().add_signal_handler(HURRY, rt.impatient.set)
     if worker is None or worker.speaks:
         for problem in told_once(written.notices, written.config, rt.routes):
             log.log(logging.WARNING if problem.severity == "warning" else logging.INFO, "%s", problem)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from collections.abc import Mapping as Names
 from datetime import time
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from gateway.config.model import Secret
 from gateway.config.nodes import Mapping, Node, Scalar, Sequence, join
@@ -50,6 +51,7 @@ _SECONDS = {
 }
 PERIOD = re.compile(r"[0-9]{0,5}[1-9][0-9]{0,5}(mo|[smhdw])")
 """When a budget begins anew, of those that `gateway.state.periods` understands."""
+_URL = re.compile(r"[!-~]+")
 _NULL = frozenset(("", "~", "null"))
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
@@ -96,6 +98,22 @@ def seconds_of(span: str) -> float | None:
     """A span like `90d`, `10m` or `600` in seconds, None if it is none; a month has 30 days."""
     match = _DURATION.fullmatch(span.strip())
     return float(match.group(1)) * _SECONDS[match.group(2)] if match else None
+
+
+def problem_of_url(url: str) -> str:
+    """Why nobody can be asked at this address, empty if somebody can; nothing of it is repeated."""
+    if not re.match(r"https?://[^\s/]", url):
+        return "must begin with http:// or https://"
+    if "@" in url.split("/", 3)[2]:
+        return "must not have a user or a password in it; use api_key or extra_headers"
+    if not _URL.fullmatch(url):
+        return "has a space or another character in it that must be escaped"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    return "" if host else "must have a host and, if any, a port that is a number up to 65535"
 
 
 def shown(text: str) -> str:
@@ -161,13 +179,9 @@ class Reader:
 
     def url(self, node: Node, path: str) -> str | None:
         value = self._scalar(node, path, "must be a URL")
-        if value is not None and not re.match(r"https?://[^\s/]", value):
-            self.report.error(node.place, path, "must begin with http:// or https://")
-            return None
-        if value is not None and "@" in value.split("/", 3)[2]:
-            self.report.error(
-                node.place, path, "must not have a user or a password in it; use api_key or extra_headers"
-            )
+        value = value.strip() if value is not None else None
+        if value is not None and (problem := problem_of_url(value)):
+            self.report.error(node.place, path, problem)
             return None
         return value
 

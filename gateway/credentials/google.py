@@ -95,7 +95,7 @@ class GoogleSigner:
             raise UpstreamAuth(f"No token from Google: {_named(error)}") from None
         until = self._credentials.expiry
         seconds = (until.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds() if until else _ALIVE
-        return self._credentials.token, seconds
+        return self._credentials.token or "", seconds
 
 
 def _named(error: Exception) -> str:

@@ -22,8 +22,13 @@ class Renewal:
         return self._running
 
     async def wait(self) -> None:
-        """Until it has run. A client that leaves does not take the others' credential along."""
-        await asyncio.shield(self.begin())
+        """Until it has run. A client that leaves does not take the others' credential along; where it is stopped while some
+        wait, they have it run anew.
+        """
+        running = None
+        while running is None or running.cancelled():
+            running = self.begin()
+            await asyncio.wait([running])
 
     async def close(self) -> None:
         """Stop it if it runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
@@ -12,6 +13,8 @@ from gateway.credentials.renewal import Renewal
 Fetch = Callable[[], Awaitable[tuple[str, float]]]
 """Gets a token: the text and the seconds that it is good for. Raises `UpstreamAuth`."""
 
+_TOKEN = re.compile(r"[!-~]+")
+"""What can stand in a header behind `Bearer`."""
 _EARLY = 300.0
 _PAUSE = 5.0
 """Seconds after a failure in which nobody tries again."""
@@ -60,6 +63,8 @@ class TokenSigner:
     async def _renew(self) -> None:
         try:
             token, seconds = await self._fetch()
+            if _TOKEN.fullmatch(token) is None:
+                raise UpstreamAuth("The token that was given is none")
         except GatewayError as error:
             self._failed = error
             self._failed_until = monotonic() + _PAUSE

@@ -32,7 +32,8 @@ class Web:
         host, and nothing else of the URL.
         """
         if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=True)
+            # Cookies that come with one credential's token would be sent for another's.
+            self._session = aiohttp.ClientSession(trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
         try:
             async with self._session.request(
                 method,

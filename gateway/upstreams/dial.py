@@ -15,6 +15,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 import aiohappyeyeballs
 
@@ -110,13 +111,16 @@ async def _tunnel(
 
 
 def _refuse_forbidden_literal(host: str) -> None:
-    """A numeric host is checked although a proxy will connect to it. Raises `ForbiddenAddressError`."""
+    """A numeric host is checked, however it is spelt, although a proxy will connect to it. Raises `ForbiddenAddressError`."""
+    address = host.removesuffix(".")
+    with suppress(OSError):  # `0xa9fea9fe`, `169.254.43518`: a proxy makes of them what this machine does
+        address = socket.inet_ntoa(socket.inet_aton(address))
     try:
-        forbidden = is_forbidden(host)
+        forbidden = is_forbidden(address)
     except ValueError:
         return  # a name
     if forbidden:
-        raise ForbiddenAddressError(host)
+        raise ForbiddenAddressError(address)
 
 
 def _reason(error: Exception) -> str:

@@ -40,10 +40,21 @@ _FORBIDDEN_V6 = tuple(
         "fd00:ec2::/32",  # metadata of AWS: ::254, ::23
         "fd20:ce::254/128",  # metadata of Google Cloud
         "fd00:c1::a9fe:a9fe/128",  # metadata of Oracle Cloud
+        "fd00:100::100:200/128",  # metadata of Alibaba Cloud
+        "fd00:a9fe:a9fe::1/128",  # metadata of Akamai
+        "fd00:42::42/128",  # metadata of Scaleway
     )
 )
-_NAT64 = IPv6Network("64:ff9b::/96")
-_COMPATIBLE = IPv6Network("::/96")
+_TRANSLATED = tuple(
+    IPv6Network(network)
+    for network in (
+        "64:ff9b::/96",  # NAT64
+        "64:ff9b:1::/48",  # NAT64 with a prefix of the network's own (RFC 8215)
+        "::ffff:0:0:0/96",  # SIIT
+        "::/96",  # v4-compatible
+    )
+)
+"""Where the last 32 bits are a v4 address."""
 _LOOPBACK_V6 = IPv6Address("::1")
 
 KEEPALIVE_IDLE = 60
@@ -66,14 +77,14 @@ def is_forbidden(address: str) -> bool:
 
 
 def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The v4 address that a v6 one only wraps (v4-mapped, v4-compatible, NAT64, 6to4), else the address itself."""
+    """The v4 address that a v6 one only wraps (v4-mapped, 6to4, `_TRANSLATED`), else the address itself."""
     if isinstance(ip, IPv4Address):
         return ip
     if ip.ipv4_mapped is not None:
         return ip.ipv4_mapped
     if ip.sixtofour is not None:
         return ip.sixtofour
-    if ip in _NAT64 or (ip in _COMPATIBLE and ip != _LOOPBACK_V6):
+    if ip != _LOOPBACK_V6 and any(ip in network for network in _TRANSLATED):
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip
 

@@ -78,7 +78,10 @@ def proxies_from_environment(environ: Mapping[str, str]) -> Proxies:
 
 def parse_proxy(url: str) -> Proxy:
     """`http://user:password@host:port`, scheme and user optional. Raises `ValueError`; its text has no password."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+    except ValueError:  # it repeats all that stands before the path
+        raise ValueError("a proxy must be http://host:port, and this cannot be read") from None
     try:
         host, port = parts.hostname, parts.port
     except ValueError:

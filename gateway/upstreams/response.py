@@ -278,4 +278,6 @@ def _unpack(body: bytes, coding: str, limit: int) -> bytes:
         raise UpstreamMalformed(f"The provider's answer is longer than {limit} bytes")
     if not unpacker.eof:
         raise UpstreamMalformed("The provider's answer is packed and cut")
+    if unpacker.unused_data.strip(b"\0"):  # another part, maybe: half an answer is none
+        raise UpstreamMalformed("The provider's answer goes on behind what is packed")
     return unpacked

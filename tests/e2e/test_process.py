@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -696,6 +697,45 @@ async def test_closed_standard_streams(tmp_path: Path, closed: str) -> None:
     finally:
         shell.terminate()
     assert await shell.wait() == 0
+
+
+def children(pid: int) -> set[int]:
+    """The processes that it has started."""
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_log_that_nobody_reads(tmp_path: Path, workers: int) -> None:
+    """Where stderr takes nothing, a collector that hangs for instance, the gateway serves, replaces what died, and ends with 0."""
+    port = free_port()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"-")
+    os.set_blocking(writing, True)
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "--host", "127.0.0.1", "--port", str(port), "--num_workers", str(workers)),
+        env=environment(tmp_path, {}),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=writing,
+    )
+    os.close(writing)
+    assert process.stdout
+    try:
+        assert (await process.stdout.readline()).startswith(b"Penstock")
+        if before := children(process.pid):
+            os.kill(min(before), signal.SIGKILL)
+            while children(process.pid) <= before:
+                await asyncio.sleep(0.01)
+        assert (await run("health", "--port", str(port), folder=tmp_path))[0] == 0
+        process.terminate()
+        assert await process.wait() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        os.close(reading)
 
 
 async def test_a_start_that_is_interrupted(tmp_path: Path) -> None:

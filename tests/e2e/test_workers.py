@@ -62,17 +62,17 @@ async def metrics(process: Process) -> tuple[int, int]:
     return int(float(processes)), int(sum(map(float, requests)))
 
 
-@pytest.mark.parametrize("from_terminal", [False, True])
-async def test_load_is_shared_and_streams_finish(tmp_path: Path, *, from_terminal: bool) -> None:
-    """Both workers have streams; after a signal, also one that a terminal sends to all, each stream ends well."""
+@pytest.mark.parametrize(("number", "to_all"), [("TERM", False), ("TERM", True), ("INT", True)])
+async def test_load_is_shared_and_streams_finish(tmp_path: Path, number: str, *, to_all: bool) -> None:
+    """Both workers have streams; after a signal, also one that systemd or a terminal sends to all, each stream ends well."""
     name = mock(tmp_path, "eight words that take their time to arrive", mock_delay=0.1)
     async with penstock("--config", name, *TWO, folder=tmp_path) as process:
         pids = workers(process)
         streams = await asyncio.gather(*(process.stream("demo") for _ in range(60)))
-        if from_terminal:
-            for pid in pids:
-                os.kill(pid, signal.SIGINT)
-        process.send_signal(signal.SIGINT if from_terminal else signal.SIGTERM)
+        sent = signal.Signals[f"SIG{number}"]
+        for pid in pids if to_all else ():
+            os.kill(pid, sent)
+        process.send_signal(sent)
         texts = await asyncio.gather(*(answer.text() for answer in streams))
         assert await process.ended() == 0
         rows = process.rows()

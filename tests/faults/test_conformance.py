@@ -825,6 +825,7 @@ async def test_a_refusal_of_what_is_no_request(gw: Gateway) -> None:
         "a line of its head has more than 8190 bytes": asked(f"authorization: Bearer {secret}"),
         "Invalid header value char": asked("authorization: Bearer sk-secret\x01"),
         "Missing 'Host' header in request.": asked("authorization: Bearer sk-secret", host=False),
+        "what it asks for is neither a path nor a URL": asked(first="POST http://x:y/?pass=secret HTTP/1.1"),
     }
     for reason, data in sent.items():
         async with gw.connect() as (reader, writer):
@@ -837,7 +838,7 @@ async def test_a_refusal_of_what_is_no_request(gw: Gateway) -> None:
         assert told["error"]["message"] == f"This is no HTTP request that can be read: {reason}"
         assert b"secret" not in head + body
     counted = await (await gw.get("/metrics")).text()
-    assert 'penstock_unidentified_refusals_total{reason="malformed_http"} 3' in counted
+    assert 'penstock_unidentified_refusals_total{reason="malformed_http"} 4' in counted
 
 
 @pytest.mark.parametrize(("path", "type_"), [("/nowhere", None), ("/v1/messages/nowhere", "error")])

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -405,6 +409,51 @@ def test_a_closed_stream_stops_nobody() -> None:
     handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "lost", None, None))
     handler.stop()
     assert handler.dropped == 1
+
+
+def test_a_stream_that_was_full() -> None:
+    """What a full disk took of a line spoils none of those that find room later."""
+
+    class Full(io.StringIO):
+        is_full = True
+
+        def write(self, text: str) -> int:
+            if self.is_full:
+                super().write(text[: len(text) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+    stream = Full()
+    handler = QueuedHandler(stream)
+    handler.setFormatter(logs.JsonFormat())
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "torn", None, None))
+    while not handler.dropped:
+        time.sleep(0.001)
+    stream.is_full = False
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "whole", None, None))
+    handler.stop()
+    _, *lines = stream.getvalue().splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["whole", "1 log records were dropped"]
+
+
+def test_a_modest_handler_does_not_wait() -> None:
+    """What a pipe that nobody reads cannot take is left out; what there is room for is written, to what is no file too."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        handler = logs.ModestHandler(pipe)
+        record = logging.LogRecord("x", logging.INFO, "", 0, "hello", None, None)
+        handler.emit(record)
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"-")
+        os.set_blocking(writing, True)
+        handler.emit(record)
+    with os.fdopen(reading) as told:
+        assert told.read().strip("-") == "hello\n"
+    stream = io.StringIO()
+    logs.ModestHandler(stream).emit(record)
+    assert stream.getvalue() == "hello\n"
 
 
 def test_levels(speak: Callable[..., list[str]]) -> None:

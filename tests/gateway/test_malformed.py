@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import (
     ContentEncodingError,
     HttpProcessingError,
     InvalidHeader,
+    InvalidURLError,
     LineTooLong,
 )
 
@@ -68,6 +69,7 @@ def test_tls(server: tuple[logging.Logger, io.StringIO], error: BadHttpMethod) -
         (InvalidHeader(b"Bearer sk-1"), "Invalid HTTP header"),
         (LineTooLong(b"Bearer sk-1...", 8190), "a line of its head has more than 8190 bytes"),
         (ContentEncodingError("Please install brotli"), "its content-encoding cannot be read here"),
+        (InvalidURLError("http://x:y/?key=sk-1"), "what it asks for is neither a path nor a URL"),
     ],
 )
 def test_reasons_repeat_nothing(error: HttpProcessingError, reason: str) -> None:

@@ -161,9 +161,26 @@ def test_what_the_log_must_not_show(tmp_path: Path) -> None:
 )
 def test_addresses(address: str) -> None:
     """What is no address, or has a password in it, is told without being shown."""
-    assert "api_base must begin with" in checked({"api_base": address})
+    assert checked({"api_base": address}).startswith(
+        ("api_base must begin with http", "api_base must not have a user")
+    )
     assert "pw" not in checked({"api_base": address})
     assert checked({"api_base": "https://a.example/v1?x=y@z", "api_key": "ftp://a"}) == ""
+
+
+@pytest.mark.parametrize("address", ["https://a.example:port", "https://[::1", "https://a b"])
+def test_addresses_that_nobody_can_ask(address: str) -> None:
+    """What only looks like an address is told as well."""
+    assert checked({"api_base": address}).startswith("api_base ")
+
+
+def test_keys_are_one_line() -> None:
+    """A line break within a key is told, the one behind it is none of its own; a file of credentials may have any number."""
+    assert checked({"api_key": "sk-1\nsk-2"}).startswith("api_key has a line break")
+    assert (
+        checked({"api_key": "sk-1\n", "api_base": "https://a.example\n", "vertex_credentials": "{\n}\n"})
+        == ""
+    )
 
 
 # -- where they come from --------------------------------------------------------------------------------------------
@@ -194,6 +211,15 @@ async def test_read_from_the_store(records: Records) -> None:
         "b": secrets(api_key="k2", api_base="https://b.example"),
     }
     assert found.unreadable == {}
+
+
+async def test_what_stands_around_a_value_is_no_part_of_it(records: Records) -> None:
+    """A key that was read from a file comes with the file's last line break."""
+    await records.put_credentials(
+        [row("a", api_key="k1\n", api_base=" https://a.example\n", vertex_credentials="{}\n")]
+    )
+    found = await credentials_of(records, OLD)
+    assert found.values["a"] == secrets(api_key="k1", api_base="https://a.example", vertex_credentials="{}\n")
 
 
 async def test_one_that_is_broken_harms_no_other(records: Records) -> None:

@@ -217,6 +217,28 @@ def test_base_urls_of_the_environment(environ: dict[str, str], name: str, base: 
     assert only(own, "m").origin == "http://own:3"
 
 
+@pytest.mark.parametrize(
+    "address", ["localhost:8000/v1", "http://h:port", "http://[::1", "http://h/a b", "http://u:p@h"]
+)
+def test_an_address_of_the_environment_that_nobody_can_ask(address: str) -> None:
+    """It is told where all that cannot be served is, and not to each client."""
+    compiled = routes(model("m", "openai/m"), environ={"OPENAI_API_BASE": address})
+    (row,) = compiled.unserved
+    assert row.why.startswith("its address must ") or row.why.startswith("its address has a space")
+    assert compiled.find("m") is None
+
+
+def test_variables_without_what_stands_around_them() -> None:
+    """Spaces and the last line break of the file that a key came from are no part of it; what is nothing else is not set."""
+    environ = {"OPENAI_API_KEY": "sk-1\n", "OPENAI_API_BASE": " http://h:1/v1\r\n", "ANTHROPIC_API_KEY": "\n"}
+    compiled = routes(
+        model("m", "openai/m", api_key=None), model("c", "anthropic/c", api_key=None), environ=environ
+    )
+    found = only(compiled, "m")
+    assert (found.api_key, found.origin) == (Secret("sk-1"), "http://h:1")
+    assert [row.model_name for row in compiled.unserved] == ["c"]
+
+
 def test_azure_of_the_environment() -> None:
     """Azure needs an address, and takes its version from the environment too."""
     assert routes(environ={"AZURE_API_KEY": "k"}).find("azure/gpt-4o") is None
@@ -404,6 +426,20 @@ def test_what_a_mock_costs() -> None:
         "m",
     )
     assert (priced.price, priced.price_source) == (Price(input=10**9, output=2 * 10**9), "deployment")
+
+
+@pytest.mark.parametrize(
+    "name", ["vertex_ai/gemini-2.5-pro", "bedrock/m", "azure/m", "watsonx/m", "anthropic/m"]
+)
+def test_a_mock_asks_nobody(name: str) -> None:
+    """Whoever it stands for, it needs no credentials, answers as OpenAI does, and keeps the provider's name."""
+    mock = only(
+        routes(
+            model("m", name, api_key=None, mock_response="Hello", options={"azure_ad_token": Secret("t")})
+        ),
+        "m",
+    )
+    assert (mock.provider, mock.signer, mock.target.provider.format) == (name.partition("/")[0], "", "openai")
 
 
 def test_a_key_does_not_follow_a_callers_provider() -> None:

@@ -201,3 +201,12 @@ def test_without_a_place_for_temporary_files(tmp_path: Path, monkeypatch: pytest
         assert Path(folder).parent == tmp_path / "data"
         assert Path(folder).stat().st_mode & 0o777 == 0o700
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_with_a_long_path_to_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a socket's path would be too long for the kernel, workers meet under the data folder too."""
+    far = tmp_path / ("x" * 90)
+    far.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(far))
+    with workers._meeting_place(tmp_path / "data") as folder:
+        assert Path(folder).parent == tmp_path / "data"

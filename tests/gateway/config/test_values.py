@@ -23,6 +23,10 @@ def read(kind: Kind, text: str) -> tuple[Any, list[str]]:
     return value, [problem.message for problem in report.problems()]
 
 
+ODD_IN_URL = "has a space or another character in it that must be escaped"
+HOST_AND_PORT = "must have a host and, if any, a port that is a number up to 65535"
+
+
 @pytest.mark.parametrize(
     ("text", "value", "missing"),
     [
@@ -105,6 +109,17 @@ def test_values_by_what_is_wanted(kind: Kind, text: str, value: object) -> None:
         ("text", "os.environ/EMPTY", "the environment variable EMPTY is empty"),
         ("text", "os.environ/", "os.environ/ must be followed by the name of a variable"),
         ("url", "localhost:11434", "must begin with http:// or https://"),
+        (
+            "url",
+            "http://user:pw@host",
+            "must not have a user or a password in it; use api_key or extra_headers",
+        ),
+        ("url", "http://host/a b", ODD_IN_URL),
+        ("url", "http://h\N{LATIN SMALL LETTER O WITH DIAERESIS}st", ODD_IN_URL),
+        ("url", "http://host:80a/v1", HOST_AND_PORT),
+        ("url", "http://host:99999", HOST_AND_PORT),
+        ("url", "http://:80/v1", HOST_AND_PORT),
+        ("url", "'http://[::1/v1'", HOST_AND_PORT),
         ("secret", '"a\\nb"', "has a line break or another character in it that no key has"),
         ("secret_text", '"a\\0b"', "has a NUL in it"),
         ("boolean", "maybe", 'must be true or false, not "maybe"'),

@@ -107,6 +107,35 @@ async def test_a_request_that_leaves_does_not_take_the_fetch_along() -> None:
     await signer.close()
 
 
+async def test_a_request_that_waits_outlasts_a_stop() -> None:
+    """Two reloads close what their configurations did not need: who waits for it all the same gets the token."""
+    office = Office()
+    office.open.clear()
+    signer = TokenSigner(office.fetch)
+    waits = asyncio.ensure_future(signer.renew())  # noqa: TID251 - awaited below
+    await asyncio.sleep(0)
+    await signer.close()
+    office.open.set()
+    await waits
+    assert bearer(signer) == "Bearer token-1"
+    await signer.close()
+
+
+@pytest.mark.parametrize("token", ["", "two words", "token\n", "t\N{LATIN SMALL LETTER O WITH DIAERESIS}ken"])
+async def test_what_is_no_token_is_a_failure(token: str) -> None:
+    """Nothing, or what no header may have, is not sent to the provider; another one is asked for soon."""
+
+    async def fetch() -> tuple[str, float]:
+        return token, 3600.0
+
+    signer = TokenSigner(fetch)
+    with pytest.raises(UpstreamAuth, match="is none"):
+        await signer.renew()
+    is_ready = signer.is_ready
+    assert not is_ready
+    await signer.close()
+
+
 async def test_a_token_that_has_ended_already_is_a_failure() -> None:
     """A token that is given out of date does not make a request spin."""
     signer = TokenSigner(Office(seconds=0.0).fetch)

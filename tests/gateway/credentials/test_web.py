@@ -45,6 +45,17 @@ async def test_redirects_are_not_followed() -> None:
     assert len(server.requests) == 1
 
 
+async def test_cookies_are_not_kept() -> None:
+    """What a server notes of one credential it does not hear with the next one."""
+    async with fake_provider() as server:
+        server.will(whole({}, headers={"set-cookie": "seen=1; path=/"}))
+        web = Web()
+        for _ in range(2):
+            await web.ask("GET", f"{server.url.replace('127.0.0.1', 'localhost')}/token")
+        await web.close()
+    assert [asked.headers.get("cookie") for asked in server.requests] == [None, None]
+
+
 async def test_who_does_not_answer_is_named_by_host_alone() -> None:
     """A refused connection and a silent server are errors that show nothing of the URL but its host."""
     port = free_port()

@@ -19,6 +19,7 @@ from gateway.story import Interrupted
 from gateway.upstreams import Prepared, UpstreamResponse
 from gateway.upstreams.connection import Connection
 from tests.harness import (
+    Asked,
     FakeProvider,
     Gateway,
     Play,
@@ -30,6 +31,7 @@ from tests.harness import (
     events,
     fake_provider,
     gateway,
+    hang,
     message_answer,
     message_events,
     whole,
@@ -543,6 +545,49 @@ async def test_a_deployments_defaults(provider: FakeProvider, tmp_path: Path) ->
     first, second = (asked.json for asked in provider.requests)
     assert first == {"model": "a", "messages": HELLO, "temperature": 0.9, "max_tokens": 7, "x": 1}
     assert second == {"model": "a", "messages": HELLO, "max_completion_tokens": 3, "temperature": 0.5, "x": 1}
+
+
+async def test_a_token_that_does_not_come_is_waited_for_no_longer_than_an_answer(
+    tmp_path: Path, provider: FakeProvider
+) -> None:
+    """Whoever gives tokens may be silent: the deployment's `timeout` holds for that too, then another one is asked."""
+    application = {
+        "tenant_id": "t",
+        "client_id": "c",
+        "client_secret": "s",
+        "azure_authority_host": provider.url,
+    }
+    azure = entry("m", "azure/a", provider.url, api_key=None, order=1, timeout=0.05, **application)
+    other = entry("m", "openai/b", f"{provider.url}/v1", order=2)
+
+    async def play(server: FakeProvider, asked: Asked) -> None:
+        await (hang if "oauth2" in asked.path else whole(chat_answer()))(server, asked)
+
+    provider.will(play)
+    async with gateway(config_of(azure, other, num_retries=1), tmp_path) as gw:
+        answer = await gw.post(CHAT, question())
+        (row,) = await gw.rows()
+    assert answer.status == 200
+    assert [(attempt.provider, attempt.reason) for attempt in row.attempts] == [
+        ("azure", "upstream_timeout"),
+        ("openai", ""),
+    ]
+
+
+@pytest.mark.parametrize("model", ["anthropic/a", "gemini/a", "bedrock/a", "watsonx/a"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_mock_answers_for_any_provider(tmp_path: Path, model: str, *, stream: bool) -> None:
+    """Whatever format its provider speaks, and without anybody's credentials."""
+    mock = {"model_name": "m", "litellm_params": {"model": model, "mock_response": "one two"}}
+    async with gateway(config_of(mock), tmp_path) as gw:
+        answers = [
+            await gw.post(path, question(stream=stream, max_tokens=9)) for path in (CHAT, "/v1/messages")
+        ]
+        rows = await gw.rows(2)
+    for answer in answers:
+        assert answer.status == 200
+        assert "two" in await answer.text()
+    assert {(row.kind.provider, row.completion_tokens) for row in rows} == {(model.partition("/")[0], 2)}
 
 
 async def test_count_tokens(provider: FakeProvider, gw: Gateway) -> None:

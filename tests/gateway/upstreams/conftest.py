@@ -41,10 +41,14 @@ class Names:
         self._known = known
         self.asked: list[str] = []
         self.answers: dict[str, list[tuple[str, int]] | OSError] = {}
+        self.silence: asyncio.Event | None = None
+        """Nothing is said before it is set."""
 
     async def getaddrinfo(self, host: str, port: int, **options: Any) -> Any:
         """As the loop's own, for the names that the test has set."""
         self.asked.append(host)
+        if self.silence is not None:
+            await self.silence.wait()
         answer = self.answers.get(host)
         if answer is None:
             return await self._known(host, port, **options)

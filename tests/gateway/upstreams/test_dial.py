@@ -350,9 +350,23 @@ async def test_a_proxy_that_says_no_is_unreachable(reply: bytes) -> None:
             await send(upstreams, "https://api.example/")
 
 
-async def test_a_proxy_is_not_asked_for_forbidden_addresses() -> None:
-    """A metadata address is refused although another machine would connect to it."""
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "169.254.169.254",
+            "169.254.169.254.",
+            "2852039166",
+            "0xa9fea9fe",
+            "0251.0376.0251.0376",
+            "169.254.43518",
+        ),
+        *("[::ffff:169.254.169.254]", "[fd00:ec2::254]"),
+    ],
+)
+async def test_a_proxy_is_not_asked_for_forbidden_addresses(host: str) -> None:
+    """A metadata address is refused, in every spelling, although another machine would connect to it."""
     async with serve(each(answer(b"ok"))) as proxy, client(proxy=proxy.url) as upstreams:
-        with pytest.raises(UpstreamUnreachable):
-            await send(upstreams, "http://169.254.169.254/latest")
+        with pytest.raises(UpstreamUnreachable, match="not allowed"):
+            await send(upstreams, f"http://{host}/latest")
         assert proxy.connections == 0

@@ -78,7 +78,11 @@ def test_a_password_is_sent_and_never_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["socks5://user:secret@proxy", "https://proxy", "http://", "http://proxy:port"]
+    "url",
+    [
+        *("socks5://user:secret@proxy", "https://proxy", "http://", "http://proxy:port"),
+        *("http://user:secret\N{CARE OF}@proxy", "http://user:secret@[::1"),
+    ],
 )
 def test_a_proxy_that_cannot_be_used_is_refused(url: str) -> None:
     """Only plain HTTP proxies are spoken to; the error does not repeat a password."""

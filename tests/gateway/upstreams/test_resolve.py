@@ -42,7 +42,7 @@ async def test_many_who_ask_at_once_are_one_question(names: Names) -> None:
 
 
 async def test_whoever_asks_may_be_cancelled(names: Names) -> None:
-    """When the caller who asked is cancelled, the next one asks."""
+    """When the caller who asked is cancelled, the next one gets the answer."""
     names.answers["a.example"] = [("10.0.0.1", 80)]
     resolver = Resolver(ttl=LONG)
     loop = asyncio.get_running_loop()
@@ -62,6 +62,34 @@ async def test_a_failed_refresh_keeps_the_old_answer(names: Names) -> None:
     names.answers["a.example"] = socket.gaierror(socket.EAI_AGAIN, "try again")
     for _ in range(2):
         assert (await resolver.lookup("a.example", 80))[0][4] == ("10.0.0.1", 80)
+
+
+async def test_a_refresh_that_takes_long_holds_nobody_up(names: Names) -> None:
+    """A resolver that says nothing does not take a known provider away; what it says in the end is used."""
+    resolver = Resolver(ttl=0.0, failure_ttl=0.0, patience=0.0)
+    names.answers["a.example"] = [("10.0.0.1", 80)]
+    await resolver.lookup("a.example", 80)
+    names.silence = asyncio.Event()
+    for _ in range(3):
+        assert (await resolver.lookup("a.example", 80))[0][4] == ("10.0.0.1", 80)
+    names.answers["a.example"] = [("10.0.0.2", 80)]
+    names.silence.set()
+    while (await resolver.lookup("a.example", 80))[0][4] != ("10.0.0.2", 80):
+        await asyncio.sleep(0)
+
+
+async def test_a_silent_name_is_one_question(names: Names) -> None:
+    """However many ask for a name and give up, one question is open: each that is takes a thread from all other names."""
+    names.answers["a.example"] = [("10.0.0.1", 80)]
+    names.silence = asyncio.Event()
+    resolver = Resolver(ttl=LONG)
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(resolver.lookup("a.example", 80), timeout=0.01)
+    assert names.asked == ["a.example"]
+    names.silence.set()
+    assert (await resolver.lookup("a.example", 80))[0][4] == ("10.0.0.1", 80)
+    assert names.asked == ["a.example"]
 
 
 async def test_a_failure_is_remembered_for_a_moment(names: Names) -> None:
