@@ -230,6 +230,15 @@ def text_of(envelope: Mapping[str, Raw], key: str) -> str | None:
         return None
 
 
+def value_of(envelope: Mapping[str, Raw], key: str) -> Any:
+    """The value at `key`, or None where there is none or it cannot be read: opening does not look how large a number is."""
+    raw = envelope.get(key)
+    try:
+        return None if raw is None else msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        return None
+
+
 def count_of(said: Any) -> int:
     """A provider's count as a whole number that fits into the books; what makes no sense is zero."""
     if type(said) is int and 0 <= said <= MOST:

@@ -109,9 +109,13 @@ class Passthrough:
         if self.failure is not None:
             return b""
         try:
-            rest = self._cutter.flush()
+            rest, before = self._cutter.flush(), self._editor.events
             last = self._edit(rest) if rest else b""
-            return last if self._editor.failure is not None else last + self._editor.close()
+            if self._editor.events == before:
+                last = b""  # the beginning of an event, or a comment
+            end = self._editor.close()
+            # Where the stream is cut, its last event may be cut too: no client could read that.
+            return b"" if self._editor.failure is not None else last + end
         except GatewayError as error:
             self._break(error)
             return b""

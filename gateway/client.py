@@ -24,6 +24,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
 from msgspec import Struct
 
+from gateway.cors import exposed
 from gateway.inbound import Head
 from gateway.outbox import Outbox
 from gateway.story import as_task
@@ -207,7 +208,8 @@ class ClientWriter(Struct, eq=False):
             self.stays_open = False
         last = "" if self.stays_open else "connection: close\r\n"
         first = _FIRST_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
-        return f"{first}{headers}{self._cors}{last}\r\n".encode("latin-1", "replace")
+        cors = self._cors + exposed(headers) if self._cors else ""
+        return f"{first}{headers}{cors}{last}\r\n".encode("latin-1", "replace")
 
 
 def writer_for(protocol: RequestHandler, head: Head, outbox: Outbox) -> ClientWriter:

@@ -42,10 +42,11 @@ class Listening:
 
 def listen(rt: Runtime, x: Exchange) -> ClientWriter | Listening:
     """Who a stream is written to: the client, or who hears what it is told."""
-    if rt.config.router.stream_recovery == "none" or x.endpoint.operation != "chat":
-        return x.client
-    if x.heard is None and can_continue(x.envelope):
-        x.heard = Heard(x.endpoint.client_format)
+    if x.heard is None:  # one that is heard already is heard to its end, whatever a reload says meanwhile
+        if rt.config.router.stream_recovery == "none" or x.endpoint.operation != "chat":
+            return x.client
+        if can_continue(x.envelope):
+            x.heard = Heard(x.endpoint.client_format)
     return x.client if x.heard is None else Listening(x.client, x.heard)
 
 

@@ -1,7 +1,7 @@
 """Cross-origin requests: off unless `allowed_origins` names who may.
 
 Ordinary routes go through aiohttp-cors, preflights too. Model routes answer raw, so the library never sees their
-responses; `headers_for` gives what their heads must carry. `*` is never combined with credentials.
+responses; `headers_for` and `exposed` give what their heads must carry. `*` is never combined with credentials.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ def headers_for(origins: tuple[str, ...], *, credentials: bool) -> Callable[[str
     def headers(origin: str | None) -> Headers:
         if origin is None or not (anyone or origin in listed):
             return ()
-        found = [
-            ("access-control-allow-origin", origin),
-            ("access-control-expose-headers", "*"),
-            ("vary", "Origin"),
-        ]
+        found = [("access-control-allow-origin", origin), ("vary", "Origin")]
         if credentials and not anyone:
             found.append(("access-control-allow-credentials", "true"))
         return found
 
     return headers
+
+
+def exposed(headers: str) -> str:
+    """The line that lets a page read these header lines: by name, since with credentials browsers know no `*`."""
+    names = ", ".join(line.partition(":")[0] for line in headers.splitlines())
+    return f"access-control-expose-headers: {names}\r\n"
 
 
 def allow(app: web.Application, origins: tuple[str, ...], *, credentials: bool) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw
 
+from adapters.envelope import value_of
 from adapters.types import NO_UNITS, Operation, Units, Usage
 from gateway.pricing import Price
 
@@ -63,23 +64,19 @@ def unreported(
 
 
 def _searches(question: Mapping[str, Raw]) -> int:
-    documents = _value(question, "documents")
+    documents = value_of(question, "documents")
     count = len(documents) if isinstance(documents, list) else 1
     return max(1, -(-count // _DOCUMENTS_PER_SEARCH))
 
 
 def _pictures(question: Mapping[str, Raw]) -> int:
-    count = _value(question, "n")
+    count = value_of(question, "n")
     return count if isinstance(count, int) and 0 < count <= _MOST_PICTURES else 1
 
 
 def _characters(question: Mapping[str, Raw]) -> int:
-    text = _value(question, "input")
+    text = value_of(question, "input")
     return len(text) if isinstance(text, str) else 1
-
-
-def _value(question: Mapping[str, Raw], field: str) -> object:
-    return msgspec.json.decode(question[field]) if field in question else None
 
 
 def tokens_asked(envelope: Mapping[str, Raw]) -> int:

@@ -26,6 +26,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
+from adapters.envelope import value_of
 from adapters.types import NO_UNITS, Usage
 
 TABLE = Path(__file__).parent / "data" / "prices.json"
@@ -356,8 +357,7 @@ def price_of_picture(price: Price, question: Mapping[str, Raw]) -> int | None:
 
 
 def _word(question: Mapping[str, Raw], field: str, usual: str) -> str:
-    raw = question.get(field)
-    value = msgspec.json.decode(raw) if raw is not None else None
+    value = value_of(question, field)
     return value if isinstance(value, str) and value not in {"", "auto"} else usual
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import Raw, Struct
 
+from adapters.envelope import value_of
 from adapters.types import Operation, Units, Usage
 from gateway.estimates import unreported
 from gateway.pricing import MILLION, Price, cost
@@ -113,7 +114,7 @@ def _most(
     if rates is None:
         rates = deployment.notes["dearest"] = _dearest(price)
     if "service_tier" in question:
-        price = _dearest_service(price, question["service_tier"])
+        price = _dearest_service(price, value_of(question, "service_tier"))
         rates = _dearest(price)
     if not rates:
         return None
@@ -140,8 +141,7 @@ def _dearest(price: Price) -> tuple[Rates, ...]:
     return tuple(found)
 
 
-def _dearest_service(price: Price, written: Raw) -> Price:
-    tier = msgspec.json.decode(written)
+def _dearest_service(price: Price, tier: object) -> Price:
     other = price.services.get(tier) if isinstance(tier, str) else None
     return other if other is not None and (other.output or 0) >= (price.output or 0) else price
 
@@ -255,9 +255,9 @@ def _thoughts(deployment: Deployment, question: Mapping[str, Raw], said: int) ->
     for name in ("reasoning_effort", "thinking"):
         if name in question or name in deployment.defaults:
             budget = _THOUGHT
-    if "thinking" in question:
-        thinking = msgspec.json.decode(question["thinking"])
-        wanted = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    thinking = value_of(question, "thinking")
+    if isinstance(thinking, dict):
+        wanted = thinking.get("budget_tokens")
         budget = max(budget, wanted if isinstance(wanted, int) else 0)
     return budget if said <= budget else 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gateway.config.model import Place
 from gateway.config.nodes import Item, Mapping, Node, Sequence, parse
 from gateway.config.problems import Report, hidden
-from gateway.config.seen import Seen, digest_of, digest_of_file, models_in
+from gateway.config.seen import Seen, content_of, digest_of, digest_of_file, models_in
 from gateway.config.values import Reader, is_null
 
 
@@ -72,7 +72,7 @@ class Files:
                 return None
             self._seen.add(real)
             self._looked_at[str(path)] = ""
-            content = path.read_bytes()
+            content = content_of(path)
             self._looked_at[str(path)] = digest_of(content)
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:

@@ -10,6 +10,17 @@ Seen: TypeAlias = dict[str, str]
 """Path -> digest: of a file's content, of the names in a `models/` folder, empty where there is nothing to read."""
 
 SUFFIXES = frozenset({".yaml", ".yml"})
+_MOST_BYTES = 64 << 20
+"""Of a file; what has more is none of ours, or a device that never ends."""
+
+
+def content_of(path: Path) -> bytes:
+    """What the file has. Raises `OSError`, and `ValueError` for a name that no file can have and for more than 64 MiB."""
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES >> 20} MiB")
+    return content
 
 
 def digest_of(content: bytes) -> str:
@@ -38,6 +49,6 @@ def digest_of_file(path: Path) -> str:
         if path.is_dir():
             names = "\0".join(file.name for file in models_in(path))
             return digest_of(names.encode()) if names else ""
-        return digest_of(path.read_bytes())
+        return digest_of(content_of(path))
     except (OSError, ValueError):
         return ""

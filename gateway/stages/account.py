@@ -81,14 +81,16 @@ def settle(rt: Runtime, x: Exchange) -> None:
         rt.health.used(x.deployment.id, x.at.ended, usage)
         if rt.health.spending.is_on:
             rt.health.spending.add(x.deployment, x.wall, x.cost, usage)
-    if len(x.attempts) > 1:
+    if len(x.attempts) > 1 or x.heard is not None:
         _add_others(rt, x)
     rt.limiter.settle(x)
     rt.ledger.offer(_row(x))
 
 
 def _add_others(rt: Runtime, x: Exchange) -> None:
-    """Add what other attempts than the last are billed, each at its own price."""
+    """Add what attempts are billed beside the answer, each at its own price. It may be a single one: a stream that broke, and
+    that nobody could be asked to go on with.
+    """
     for attempt in x.attempts:
         if attempt.usage is None:
             continue
@@ -198,9 +200,11 @@ def _unreported(x: Exchange) -> Usage | None:
 
 
 def _is_given_up(attempt: Attempt, x: Exchange | None = None) -> bool:
-    """The provider was at work when the time was over; with `x`, the client's own time."""
+    """The provider was at work when the time was over, and has no bill yet; with `x`, the client's own time."""
     error = attempt.error
-    if not attempt.is_sent or not isinstance(error, UpstreamTimeout) or error.code == "connect_timeout":
+    if not attempt.is_sent or attempt.usage is not None:
+        return False
+    if not isinstance(error, UpstreamTimeout) or error.code == "connect_timeout":
         return False
     return x is None or x.controls.is_hasty
 

@@ -202,7 +202,12 @@ class _Relay:
                     await self._let_the_client_read()
                 else:
                     self._wake = Signal()
-                    await self._wake
+                    try:
+                        await self._wake
+                    except Interrupted:
+                        # A task hears of the end a turn later, and behind a whole answer there is no error.
+                        if not tap.done:
+                            raise
         finally:
             self._watch.cancel()
             del self._watch  # it holds our method: a cycle that only the garbage collector would find

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from adapters.envelope import count_of, decode, is_utf8, open_envelope, seal, text_of, with_model, with_value
+from adapters.envelope import (
+    count_of,
+    decode,
+    is_utf8,
+    open_envelope,
+    seal,
+    text_of,
+    value_of,
+    with_model,
+    with_value,
+)
 from adapters.errors import MalformedJson, UpstreamMalformed
 from adapters.wire import MOST
 
@@ -209,6 +219,12 @@ def test_text_of() -> None:
     """A string is decoded, anything else is none."""
     envelope = open_envelope(b'{"a":"\\u00e9","b":5,"c":null}')
     assert [text_of(envelope, key) for key in "abcd"] == ["é", None, None, None]
+
+
+def test_value_of() -> None:
+    """Any value is decoded; a number that is too large, wherever it stands, makes it none."""
+    envelope = open_envelope(b'{"a":{"b":[1]},"b":"x","c":null,"d":1e999,"e":[{"f":-1e999}]}')
+    assert [value_of(envelope, key) for key in "abcdef"] == [{"b": [1]}, "x", None, None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,19 @@ def test_a_stream_without_its_end_is_a_failure(client: str, provider: str) -> No
 
 
 @pytest.mark.parametrize(("client", "provider"), PAIRS)
+def test_a_stream_that_is_cut(client: str, provider: str) -> None:
+    """Wherever it ends, whole events of the client's format alone are written, and it is done or has failed."""
+    stream = STREAMS[provider]
+    for size in range(len(stream)):
+        it = tap(client, provider)
+        out = it.feed(stream[:size]) + it.close()
+        for event in out.split(b"\n\n")[:-1]:
+            _, _, data = event.partition(b"data: ")
+            assert data == b"[DONE]" or json.loads(data)
+        assert it.done or it.failure is not None
+
+
+@pytest.mark.parametrize(("client", "provider"), PAIRS)
 def test_event_by_event(client: str, provider: str) -> None:
     """The short way round gives what the long one does, counts the same, and is not taken before an event is whole or after the end."""
     events = (chat_events if provider == "openai" else message_events)(*(["word "] * 20))

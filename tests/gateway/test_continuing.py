@@ -14,6 +14,9 @@ import openai
 import pytest
 
 from adapters.continuation import SEAM
+from adapters.errors import UpstreamTimeout
+from gateway.background.supervisor import spawn
+from gateway.estimates import tokens_of
 from gateway.exchange import Exchange
 from gateway.routes import Route
 from gateway.state.records import LedgerRow
@@ -279,6 +282,68 @@ async def test_there_is_nobody_else(tmp_path: Path) -> None:
     assert b'"error"' in answer.body
     assert len(row.attempts) == 1
     assert row.usage.output == 3
+
+
+async def test_who_else_cannot_be_asked(tmp_path: Path) -> None:
+    """Where the others have no word for something in the question, what was said is billed as well."""
+    formats = ("openai", "anthropic")
+    async with two(tmp_path, breaks("openai"), goes_on("anthropic"), formats) as (gw, _, other):
+        answer = await gw.wire(PATHS["openai"], question(logit_bias={"1": 2}))
+        (row,) = await gw.rows()
+    assert b'"error"' in answer.body
+    assert not other.requests
+    assert tried(row) == [("a", "upstream_disconnected")]
+    assert row.usage.output == len(FIRST)
+    assert row.cost_nano == row.usage.input * 1_000_000 + row.usage.output * 2_000_000
+
+
+async def test_a_stream_that_stalls_is_billed_once(tmp_path: Path) -> None:
+    """The caller's own time, which ends the next attempt, has not ended the one before: that has its bill."""
+    stalls = events(stream_of("openai", FIRST, done=False), end="hang")
+    async with two(tmp_path, stalls, hang) as (gw, _, other):
+        async with gw.connect() as (reader, writer):
+            writer.write(written(PATHS["openai"], question(timeout=60)))
+            await reader.readuntil(FIRST[-1].encode())
+            (x,) = gw.rt.open
+            x.story.interrupt(UpstreamTimeout("silent", code="idle_timeout"))
+            await other.asked()
+            x.story.interrupt(UpstreamTimeout("late", code="first_event_timeout"))
+            assert b'"error"' in await reader.read()
+        (row,) = await gw.rows()
+    assert [reason for _, reason in tried(row)] == ["upstream_timeout"] * 2
+    assert (row.usage.input, row.usage.output) == (2 * tokens_of(json.dumps(HELLO).encode()), len(FIRST))
+
+
+@pytest.mark.parametrize("at", [1, 20, 60])
+async def test_it_ends_within_an_event(tmp_path: Path, at: int) -> None:
+    """What there was of the last event is not handed on: neither client nor whoever goes on can read it."""
+    pieces = [*message_events(*FIRST, done=False), message_events("x", done=False)[-1][:at]]
+    formats = ("anthropic", "anthropic")
+    async with two(tmp_path, events(pieces), goes_on("anthropic"), formats) as (gw, _, _other):
+        message = await read_anthropic(gw)
+    assert [block.text for block in message.content] == [WHOLE]
+
+
+async def test_the_setting_is_taken_away(tmp_path: Path) -> None:
+    """A stream that is gone on with when a reload switches that off is heard to its end: no words come twice."""
+    async with fake_provider() as one, fake_provider() as two_, fake_provider() as three:
+        one.will(breaks("openai", words=("A river",)))
+        two_.will(events([None, *stream_of("openai", (" flows down",), done=False)], end="reset"))
+        three.will(goes_on("openai", (" to the sea.",)))
+        models = [
+            model_of("openai", provider.url, name, order=order)
+            for order, (name, provider) in enumerate({"a": one, "b": two_, "c": three}.items())
+        ]
+        async with gateway(config_of(*models, stream_recovery="continue"), tmp_path) as gw:
+            answer = spawn(read_openai(gw), name="a client")
+            await two_.asked()
+            (tmp_path / "config.yaml").write_text(config_of(*models, stream_recovery="none"))
+            assert gw.rt.reloader is not None
+            await gw.rt.reloader.reload("the test")
+            two_.gate.set()
+            text, _ = await answer
+    assert text == "A river flows down to the sea."
+    assert three.requests[0].json["messages"][1]["content"] == "A river flows down"
 
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}

@@ -61,6 +61,8 @@ async def test_answers(provider: FakeProvider, listed: Gateway, stream: bool) ->
         assert answer.status == 200
         assert answer.headers.get("access-control-allow-origin") == expected
         assert answer.headers.get("access-control-allow-credentials") == ("true" if expected else None)
+        shown = answer.headers.get("access-control-expose-headers", "").split(", ")
+        assert ("x-request-id" in shown, "*" in shown) == (expected is not None, False)
     assert answer.headers.get("vary") is None
 
 

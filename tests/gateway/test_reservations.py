@@ -95,6 +95,27 @@ def test_what_a_model_thinks_may_be_added() -> None:
     assert tokens_out(deployment(), question(max_tokens=100, reasoning_effort="high")[0]) == 100
 
 
+@pytest.mark.parametrize(
+    ("operation", "field"),
+    [
+        ("chat", "service_tier"),
+        ("chat", "thinking"),
+        ("rerank", "documents"),
+        ("images", "n"),
+        ("images", "size"),
+    ],
+)
+def test_numbers_that_nobody_can_read(operation: Operation, field: str) -> None:
+    """What is too large for a number counts as if it were not said: whoever is asked refuses it."""
+    words = Price(input=MILLION, output=MILLION)
+    price = replace(words, search=MILLION, image=MILLION, images={"hd/1x1": 1}, services={"flex": words})
+    one = deployment("anthropic/claude-sonnet-4-5", price=price)
+    asked, size = question(max_tokens=100)
+    amount, unknown = most([one], operation, {**asked, field: Raw(b'{"budget_tokens":1e999}')}, size)
+    assert amount > 0
+    assert unknown is None
+
+
 def test_text_that_says_it_is_a_file() -> None:
     """Text without blanks is text, whatever field it is in."""
     text = "Hello,world;" * 4_000

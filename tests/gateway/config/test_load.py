@@ -163,10 +163,10 @@ def test_an_include_whose_variable_is_not_set(folder: Path) -> None:
 
 
 def test_names_that_no_file_can_have(folder: Path) -> None:
-    """A name with NUL in it, a folder and a loop of links are reported and nothing more."""
+    """A name with NUL in it, a folder, a loop of links and a device without end are reported and nothing more."""
     Path("loop.yaml").symlink_to("loop.yaml")
-    lines = errors('include: ["a\\0b", ., loop.yaml]\n')
-    assert len(lines) == 3
+    lines = errors('include: ["a\\0b", ., loop.yaml, /dev/zero]\n')
+    assert len(lines) == 4
     assert all("cannot be read" in line for line in lines)
 
 

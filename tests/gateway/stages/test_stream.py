@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.client import ClientWriter
+from gateway.stages.upstream import OutOfTime
 from tests.harness import (
     Asked,
     FakeProvider,
@@ -336,6 +338,32 @@ async def test_a_client_that_leaves_after_the_end(provider: FakeProvider, gw: Ga
     await gw.quiet()
     (row,) = await gw.rows()
     assert (row.status, row.output) == ("success", 1)
+
+
+@pytest.mark.parametrize(("path", "model"), PAIRS)
+async def test_a_deadline_that_strikes_at_the_end(
+    provider: FakeProvider, gw: Gateway, monkeypatch: pytest.MonkeyPatch, path: str, model: str
+) -> None:
+    """In the turn in which the last event went out it is too late: a stream that is whole has no error behind it."""
+    write = ClientWriter.write
+    late = OutOfTime("The request took too long", code="total_timeout")
+
+    def strike(client: ClientWriter, data: bytes) -> bool:
+        provider.gate.set()
+        if b"[DONE]" in data or b"message_stop" in data:
+            (x,) = gw.rt.open
+            asyncio.get_running_loop().call_soon(x.story.interrupt, late)
+        return write(client, data)
+
+    monkeypatch.setattr(ClientWriter, "write", strike)
+    *most, last = pieces(model, "Hi")
+    provider.will(events([*most, None, last]))
+    answer = await gw.wire(path, question(model))  # its connection has to be opened: the story is a task
+    (row,) = await gw.rows()
+    assert is_ended(path, answer)
+    assert answer.complete
+    assert b'"error"' not in answer.body
+    assert row.status == "success"
 
 
 async def test_hang_is_left_alone(provider: FakeProvider, gw: Gateway) -> None:
