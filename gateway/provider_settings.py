@@ -145,6 +145,8 @@ def signer_of(provider: Provider, key: Secret | None, options: Mapping[str, str 
 
 def is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:
     """Whether the environment alone is enough to ask it."""
+    if problem_of_base(provider, environ):
+        return False
     base = _base_from(provider, environ)
     options = {
         option: ""
@@ -161,5 +163,17 @@ def is_set_up(provider: Provider, environ: Mapping[str, str]) -> bool:
     return bool(base) and (needs_no_key or signer_of(provider, None, options) in {"entra", "azure_identity"})
 
 
+def problem_of_base(provider: Provider, environ: Mapping[str, str]) -> str:
+    """What is wrong with the environment's address for it, empty if nothing is."""
+    name = _base_variable(provider, environ)
+    problem = problem_of_url(environ[name]) if name else ""
+    return f"{name} {problem}" if problem else ""
+
+
 def _base_from(provider: Provider, environ: Mapping[str, str]) -> str:
-    return next((environ[name] for name in provider.base_env if environ.get(name)), "")
+    name = _base_variable(provider, environ)
+    return environ[name] if name else ""
+
+
+def _base_variable(provider: Provider, environ: Mapping[str, str]) -> str:
+    return next((name for name in provider.base_env if environ.get(name)), "")

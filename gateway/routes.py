@@ -28,7 +28,7 @@ from gateway.config.model import Alias, Config, Fallbacks, ModelEntry, ModelPara
 from gateway.config.vocabulary import OPTIONS
 from gateway.named_credentials import LONG_ENOUGH, NOT_ASKED, Credentials, with_credentials
 from gateway.pricing import FREE, ModelFacts, Price, PriceTable, completed, price_from_params, readable_prices
-from gateway.provider_settings import ProviderSettings, filled, is_set_up, signer_of
+from gateway.provider_settings import ProviderSettings, filled, is_set_up, problem_of_base, signer_of
 
 _REMEMBERED = 2_000
 _SECRET_HEADER = re.compile(r"auth|cookie|credential|key|passw|secret|signature|token", re.IGNORECASE)
@@ -156,6 +156,8 @@ class Routes:
         self._names: list[str] = []
         self.unserved: list[Unserved] = []
         self.env_providers = _env_providers(config, environ)
+        if _env_allowed(config):
+            self.unserved += _off_in_environment(environ)
 
     # -- at run time --
 
@@ -219,6 +221,8 @@ class Routes:
         if not _env_allowed(self._config):
             return "It is not in the configuration's model_list, and general_settings.env_providers is off."
         row = found[0]
+        if problem := problem_of_base(row, self._environ):
+            return f"{problem}."
         return f"Set {' or '.join(row.env or row.base_env)} to use the models of {row.title or row.name}."
 
     def secrets(self) -> Iterator[Secret]:
@@ -456,6 +460,12 @@ def _env_providers(config: Config, environ: Mapping[str, str]) -> dict[str, Prov
     if not _env_allowed(config):
         return {}
     return {name: provider for name, provider in PROVIDERS.items() if is_set_up(provider, environ)}
+
+
+def _off_in_environment(environ: Mapping[str, str]) -> Iterator[Unserved]:
+    for provider in PROVIDERS.values():
+        if problem := problem_of_base(provider, environ):
+            yield Unserved(f"{provider.name}/*", Place("environment", 0, 0), problem)
 
 
 def _env_allowed(config: Config) -> bool:

@@ -228,6 +228,15 @@ def test_an_address_of_the_environment_that_nobody_can_ask(address: str) -> None
     assert compiled.find("m") is None
 
 
+def test_a_provider_of_the_environment_whose_address_nobody_can_ask() -> None:
+    """Its models are not offered, and who asks for one is told which variable is wrong and not what it holds."""
+    compiled = routes(environ={"OPENAI_API_KEY": "sk-1", "OPENAI_API_BASE": "http://me:secret@h/v1"})
+    assert (compiled.find("openai/gpt-4o"), compiled.env_providers, compiled.names()) == (None, {}, [])
+    told = "OPENAI_API_BASE must not have a user or a password in it; use api_key or extra_headers"
+    assert compiled.what_is_missing("openai/gpt-4o") == f"{told}."
+    assert ("openai/*", told) in [(row.model_name, row.why) for row in compiled.unserved]
+
+
 def test_variables_without_what_stands_around_them() -> None:
     """Spaces and the last line break of the file that a key came from are no part of it; what is nothing else is not set."""
     environ = {"OPENAI_API_KEY": "sk-1\n", "OPENAI_API_BASE": " http://h:1/v1\r\n", "ANTHROPIC_API_KEY": "\n"}
