@@ -446,6 +446,8 @@ class _Writer:
     def words(self, text: bytes) -> bytes:
         if self._kind == "text":
             return self._head + text + b"}}\n\n"
+        if self._kind == "tool_use":
+            return b""  # they may have to wait
         return self.feed((TextDelta(Raw(text)),))
 
     def feed(self, deltas: Sequence[Delta]) -> bytes:

@@ -237,14 +237,26 @@ def reader() -> StreamReader:
 class _Reader:
     """Takes a stream of blocks apart."""
 
-    __slots__ = ("_at", "_bare", "_broken", "_finished", "_head", "_started", "_tools", "_usage", "done")
+    __slots__ = (
+        "_at",
+        "_bare",
+        "_broken",
+        "_calls",
+        "_finished",
+        "_head",
+        "_started",
+        "_tools",
+        "_usage",
+        "done",
+    )
 
     def __init__(self) -> None:
         self.done = False
         self._broken = False
         self._started = False
         self._finished = False
-        self._tools: dict[int, int] = {}  # block → number of its tool call
+        self._calls = 0
+        self._tools: dict[int, int] = {}  # block → number of its tool call; servers use an index twice
         self._bare: dict[int, int] = {}  # those of them that have no arguments yet
         self._usage = wire.Usage()
         self._head = NEVER  # what a delta of text begins with, its opening quote included
@@ -367,7 +379,9 @@ class _Reader:
         """A block begins. Anthropic's begin empty, compatible servers put everything into the beginning."""
         self._start(wire.Answer(), deltas)
         if block.type == "tool_use":
-            tool = self._tools[index] = self._bare[index] = len(self._tools)
+            self._fill([index], deltas)
+            tool = self._tools[index] = self._bare[index] = self._calls
+            self._calls += 1
             deltas.append(ToolStart(tool, block.id or "", block.name or ""))
             arguments = bytes(block.input)
             if arguments.startswith(b"{") and arguments[1:-1].strip():  # some begin with "" or { }

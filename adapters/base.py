@@ -106,7 +106,10 @@ class StreamWriter(Protocol):
     """A client's stream, put together. One per answer."""
 
     def words(self, text: bytes) -> bytes:
-        """What `feed` would write of one `TextDelta` of the first choice, given its JSON string."""
+        """The short way round `feed`: what it would write of one `TextDelta` of the first choice, given its JSON string.
+
+        Empty where words cannot be written at once: then nothing has been done with them, and they are still to be fed.
+        """
 
     def feed(self, deltas: Sequence[Delta]) -> bytes:
         """Deltas in (never a `Failure`), whole events out; one write per read."""

@@ -272,14 +272,15 @@ class _Reader:
 class Events:
     """Makes deltas of Converse's events, given by name; Nova's InvokeModel streams the same ones, packed otherwise."""
 
-    __slots__ = ("_bare", "_finished", "_model", "_tools", "done", "started")
+    __slots__ = ("_bare", "_calls", "_finished", "_model", "_tools", "done", "started")
 
     def __init__(self, model: str) -> None:
         self.done = False
         self._model = model
         self.started = False
         self._finished = False
-        self._tools: dict[int, int] = {}  # block → number of its tool call
+        self._calls = 0
+        self._tools: dict[int, int] = {}  # block → number of its tool call; servers use an index twice
         self._bare: dict[int, int] = {}  # those of them that have no arguments yet
 
     def read(self, name: str, payload: bytes | Raw, deltas: list[Delta]) -> None:
@@ -307,7 +308,9 @@ class Events:
         tool = event.start.tool_use if event.start else None
         if tool is not None and tool.type in {None, "tool_use"}:
             index = event.content_block_index
-            number = self._tools[index] = self._bare[index] = len(self._tools)
+            self._fill([index], deltas)
+            number = self._tools[index] = self._bare[index] = self._calls
+            self._calls += 1
             deltas.append(ToolStart(number, tool.tool_use_id, tool.name))
 
     def _piece(self, event: wire.BlockDelta, deltas: list[Delta]) -> None:

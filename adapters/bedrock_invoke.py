@@ -178,7 +178,7 @@ class _Reader:
                 if headers.get(":event-type") == "chunk":
                     self._chunk(_inside(payload), deltas)
         except UpstreamError as error:
-            if not self.done:
+            if not (self.done or self._broken):
                 self._broken = True
                 deltas.append(Failure(error))
         return deltas

@@ -205,9 +205,7 @@ class Seam:
         self._is_passed = not self._tail
 
     def words(self, text: bytes) -> bytes:
-        if self._is_passed:
-            return self._writer.words(text)
-        return self.feed((TextDelta(Raw(text)),))
+        return self._writer.words(text) if self._is_passed else b""
 
     def feed(self, deltas: Sequence[Delta]) -> bytes:
         out: list[Delta] = []

@@ -132,7 +132,7 @@ def members(data: bytes, envelope: Mapping[str, Raw]) -> Iterator[tuple[str, int
     at = data.index(b"{") + 1
     while found := _KEY.match(data, at):
         key = found[1]
-        name = msgspec.json.decode(key, type=str) if b"\\" in key else key[1:-1].decode()
+        name = decode(key, _TEXT) if b"\\" in key else key[1:-1].decode("utf-8", "replace")
         value = bytes(envelope.get(name, b""))
         start = found.end()
         if not value or not data.startswith(value, start):

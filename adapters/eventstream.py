@@ -50,13 +50,18 @@ class FrameCutter:
         if len(whole) < self._end:
             self._rest = whole
             return b""
+        self._end = 0
         while len(whole) - at >= _PRELUDE.size:
-            length = frame_length(whole, at, self._limit)
+            try:
+                length = frame_length(whole, at, self._limit)
+            except UpstreamMalformed:
+                if at:
+                    break  # what came before is sound: it is for whoever is fed next, or flushes, to find this
+                raise
             if len(whole) - at < length:
                 self._rest, self._end = whole[at:], length
                 return whole[:at]
             at += length
-        self._end = 0
         if at == len(whole):  # the usual case: whole frames
             self._rest = b""
             return whole

@@ -404,8 +404,7 @@ class ChatReader:
                 if self._started and event.strip():
                     deltas.append(_PING)
             elif data.startswith(b"[DONE]"):
-                self.done = True
-                self._finish(deltas)
+                self._end_with_terminator(deltas)
             elif name == b"error":
                 self._fail(read_error(0, {}, data), deltas)
             else:
@@ -446,6 +445,13 @@ class ChatReader:
         else:
             self._fail(UpstreamMalformed("The provider's stream ended before the answer did"), deltas)
         return deltas
+
+    def _end_with_terminator(self, deltas: list[Delta]) -> None:
+        if self._choices:
+            self.done = True
+            self._finish(deltas)
+        else:
+            self._fail(UpstreamMalformed("The provider's answer has no choices"), deltas)
 
     def _take(self, data: bytes, deltas: list[Delta]) -> None:
         broken = False

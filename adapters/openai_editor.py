@@ -204,7 +204,8 @@ class ChatEditor:
             return b""
         name, data = read_event(event)
         if not data:
-            return event  # a comment
+            # SDKs pass over comments only, and want JSON of all else.
+            return event if event.startswith(b":") else b""
         if data.startswith(b"[DONE]"):
             self._others += 1
             self.done = True

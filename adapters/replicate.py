@@ -333,9 +333,10 @@ class StreamReader:
 
     def _finish(self, data: bytes, deltas: list[Delta]) -> None:
         try:
-            reason = _DONE.decode(data).reason
+            reason = _DONE.decode(data or b"{}").reason
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            reason = None
+            self._fail(UpstreamMalformed("The provider's stream ended without saying how"), deltas)
+            return
         if reason:
             self._fail(_failure("failed" if reason == "error" else reason, None, data), deltas)
         else:

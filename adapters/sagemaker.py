@@ -64,7 +64,7 @@ class _Reader:
                     raise error
                 self._take(self._cutter.feed(payload), deltas)
         except UpstreamError as error:
-            if not self.done:
+            if not (self.done or self._broken):
                 self._broken = True
                 deltas.append(Failure(error))
         return deltas

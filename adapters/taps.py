@@ -165,6 +165,7 @@ class Translation:
         "_closed",
         "_cut",
         "_cutter",
+        "_ends",
         "_read_words",
         "_reader",
         "_uncut",
@@ -188,6 +189,8 @@ class Translation:
         self._read_words: Callable[[bytes], bytes] = reader.words
         self._write_words = writer.words
         self._closed = False
+        self._ends: dict[int, Finish] = {}
+        """Why each choice has ended: for the end, as a provider may say more behind it, and no client's format may."""
         self._uncut = 0
         """Bytes of an event whose end has not come."""
         self.over = False
@@ -211,12 +214,12 @@ class Translation:
 
     def again(self, data: bytes) -> bytes:
         text = b"" if self._uncut else self._read_words(data)
-        if not text:
-            return b""
-        self.events += 1  # no delta is made: 1.0 us for a chunk, against 1.9
-        self.deltas += 1
-        self.chars += len(text) - 2
-        return self._write_words(text)
+        out = self._write_words(text) if text else b""
+        if out:
+            self.events += 1  # no delta is made: 1.0 us for a chunk, against 1.9
+            self.deltas += 1
+            self.chars += len(text) - 2
+        return out
 
     def feed(self, data: bytes) -> bytes:
         try:
@@ -232,10 +235,11 @@ class Translation:
             return b""
         try:
             rest = self._cutter.flush()
-            deltas = self._reader.feed(rest) if rest else []
-            if not (deltas and isinstance(deltas[-1], Failure)):
-                deltas += self._reader.close()
-            return self._translate(deltas, ended=True)
+            last = self._reader.feed(rest) if rest else []
+            end = [] if last and isinstance(last[-1], Failure) else self._reader.close()
+            if end and isinstance(end[-1], Failure):
+                last = []  # where the stream is cut, its last event may be cut too: plain text does not show it
+            return self._translate(last + end, ended=True)
         except GatewayError as error:
             self._break(error)
             return b""
@@ -248,14 +252,15 @@ class Translation:
     def _translate(self, deltas: list[Delta], *, ended: bool) -> bytes:
         for delta in deltas:
             self._note(delta)
+        if self._ends:
+            deltas = [delta for delta in deltas if type(delta) is not Finish]
         if self.failure is not None:
             return self._writer.feed(deltas[:-1])
-        out = self._writer.feed(deltas) if deltas else b""
-        if ended:
-            self._closed = self.over = True
-            self._cut = self._read_words = _nothing
-            out += self._writer.close()
-        return out
+        if not ended:
+            return self._writer.feed(deltas) if deltas else b""
+        self._closed = self.over = True
+        self._cut = self._read_words = _nothing
+        return self._writer.feed([*deltas, *self._ends.values()]) + self._writer.close()
 
     def _note(self, delta: Delta) -> None:
         kind = type(delta)
@@ -271,6 +276,7 @@ class Translation:
             self._usage = delta.usage
         elif isinstance(delta, Finish):
             self.finish = delta.reason
+            self._ends[delta.choice] = delta
         elif isinstance(delta, Start):
             self.answer_id = delta.id
             self._usage = delta.usage

@@ -402,7 +402,7 @@ async def serve(
         if ready is not None:
             ready.set()
         await stop.wait()
-        await _drain(rt, sites)
+        await _drain(rt, sites, runner.owes)
     finally:
         await _one_after_another(
             runner.cleanup,
@@ -458,7 +458,8 @@ def _on_signal(rt: Runtime, stop: asyncio.Event, *, shared: bool) -> None:
     stop.set()
 
 
-async def _drain(rt: Runtime, sites: list[web.SockSite]) -> None:
+async def _drain(rt: Runtime, sites: list[web.SockSite], owes: Callable[[], bool] = lambda: False) -> None:
+    """Let requests end, and clients read their answers; `owes`: some have not been sent all of theirs."""
     environment = rt.environment
     log.info("draining: %d requests are open", len(rt.open))
     if environment.drain_delay:
@@ -467,15 +468,16 @@ async def _drain(rt: Runtime, sites: list[web.SockSite]) -> None:
         await site.stop()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + environment.drain_timeout
-    while rt.open and loop.time() < deadline and not rt.impatient.is_set():
+    while (rt.open or owes()) and loop.time() < deadline and not rt.impatient.is_set():
         await _until(rt.impatient, 0.05)
+    rt.closed = True
     if rt.open:
         log.warning("cutting off %d requests", len(rt.open))
         for x in list(rt.open):
             x.story.interrupt(Draining("The gateway is shutting down"))
-        deadline = loop.time() + 5.0
-        while rt.open and loop.time() < deadline:  # noqa: ASYNC110 - once in a process's life; an event would cost every request
-            await asyncio.sleep(0.01)
+    deadline = loop.time() + 5.0
+    while (rt.open or owes()) and loop.time() < deadline:  # noqa: ASYNC110 - once in a process's life; an event would cost every request
+        await asyncio.sleep(0.01)
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

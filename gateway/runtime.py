@@ -113,6 +113,8 @@ class Runtime:
         self.outbox = outbox
         self.draining = False
         """A signal came: readiness says so, and soon nothing new is accepted."""
+        self.closed = False
+        """The time to drain is over: what still comes, on a connection that was kept, is refused."""
         self.impatient = asyncio.Event()
         """A second signal came: no more waiting."""
         self.started = now()

@@ -385,6 +385,10 @@ class _Server(Server):
         self._rt = rt
         self._hot_paths = hot_paths
 
+    def owes(self) -> bool:
+        """Somebody has not been sent all that was written for them."""
+        return any(transport.get_write_buffer_size() for transport in self._connections.values())
+
     def __call__(self) -> RequestHandler:
         return ClientConnection(self._rt, self._hot_paths, self, loop=self._loop, **self._kwargs)
 
@@ -404,6 +408,10 @@ class Runner(web.AppRunner):
             for endpoint in endpoints
             if rt.environment.fast_path and endpoint.method == "POST" and "{" not in endpoint.path
         }
+
+    def owes(self) -> bool:
+        """Somebody has not been sent all that was written for them, and would not be if the process ended now."""
+        return isinstance(self.server, _Server) and self.server.owes()
 
     async def _make_server(self) -> Server:
         return _Server(self._rt, self._hot_paths, await super()._make_server())

@@ -103,14 +103,15 @@ def _signals() -> Iterator[int]:
     woken, wake = os.pipe()
     for end in (woken, wake):
         os.set_blocking(end, False)
-    before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
         yield woken
     finally:
         signal.set_wakeup_fd(-1)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # nobody is left to end, and to be killed is a bad end
         os.close(woken)
         os.close(wake)
 
@@ -271,7 +272,7 @@ class _Crew:
             os.close(member.hearing)
         siblings.forget(self._folder, pid)
         if self._stopping:
-            interrupted = code in (-signal.SIGTERM, -HURRY)  # it had no ear for it yet, or none any more
+            interrupted = code in (-signal.SIGTERM, -HURRY)  # it had no ear for it yet
             self._code = self._code or (0 if interrupted else _exit_code(code))
         elif not self._complete:
             self._code = _exit_code(code) or 1

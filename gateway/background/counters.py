@@ -4,10 +4,11 @@
 all that waits was written. A request that ends meanwhile is added afterwards, so that each is counted once. What was spent by
 requests that knew nothing of a counter, because the budget is younger than they are, is added to it too.
 
-A counter that Redis lost is made anew so late that the other gateways' rows are in the ledger; what requests still hold in it
-the store adds. What ends in these 0.15 s, and while the ledger is read, counts twice if its row was read too, and so does what a
-gateway spent while it did not reach Redis, if it comes back only after another has made the counter: which of its rows were read
-nobody knows. That is some requests too many at most, never too few. What another gateway was too busy to write by then is missing.
+A counter that Redis lost, and one of which the ledger has something already, is made so late that the other gateways' rows are in
+the ledger; what requests still hold in it the store adds. What ends in these 0.15 s, and while the ledger is read, counts twice if
+its row was read too, and so does what a gateway spent while it did not reach Redis, if it comes back only after another has made
+the counter: which of its rows were read nobody knows. That is some requests too many at most, never too few. What another gateway
+was too busy to write by then is missing.
 
 **Where the ledger cannot be read** a counter begins with what it was last seen to hold here, which is nothing in a gateway that
 has just started, unless `fail_closed_budget_enforcement` wants 503 instead. What is missing is added as soon as it is known, by
@@ -152,13 +153,14 @@ class Counters:
         try:
             if (await store.look([window]))[0] is not None:
                 return None  # it has been made while the one before it was
-            if store is self._shared and not self._is_alone and name in self.tallies:
-                await asyncio.sleep(_WRITING)  # it was lost
             known = self._count_late(store, name)
             try:
-                async with asyncio.timeout(_PATIENCE), self._ledger.up_to_date():
-                    known = self._count_late(store, name)
-                    spent = await self.read(counter)
+                async with asyncio.timeout(_PATIENCE):
+                    if store is self._shared and not self._is_alone and await self._has_history(counter):
+                        await asyncio.sleep(_WRITING)
+                    async with self._ledger.up_to_date():
+                        known = self._count_late(store, name)
+                        spent = await self.read(counter)
             except (RecordsUnavailable, TimeoutError):
                 if not self.settings.serves_without_ledger:
                     raise RecordsUnavailable("the ledger cannot be read") from None
@@ -179,6 +181,10 @@ class Counters:
         else:
             self.tallies.setdefault(name, spent + late)
         return None
+
+    async def _has_history(self, counter: Counter) -> bool:
+        """It was lost, or is younger than what it counts: others may be about to write more. Raises `RecordsUnavailable`."""
+        return counter.name in self.tallies or await self.read(counter) > 0
 
     def _count_late(self, store: Shared, name: str) -> int:
         """What is spent from now on is added to what was by now, as far as it is known here: that is the answer."""

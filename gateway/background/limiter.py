@@ -495,8 +495,10 @@ class Limiter:
             if type(answer) is not Unknown:
                 return answer
             counters = {counter.name: counter for counter in budgets}
-            for window in answer.windows:
-                await self._counters.made(store, counters[window.name], window)
+            # Together: each may have to wait, and a request for no more than one of them.
+            await asyncio.gather(
+                *(self._counters.made(store, counters[window.name], window) for window in answer.windows)
+            )
         raise _unavailable("The counters of a budget are being made; try again")
 
     # -- to settle ---------------------------------------------------------------------------------------------------

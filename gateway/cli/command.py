@@ -332,7 +332,11 @@ def _serve(parsed: argparse.Namespace) -> int:
             sock.close()
         return _ended(partial(_work, settings, parsed.notices, worker))
 
-    return supervise(environment.num_workers, work, _print, spare=environment.data_dir)
+    try:
+        return supervise(environment.num_workers, work, _print, spare=environment.data_dir)
+    finally:
+        for sock in claimed:
+            sock.close()
 
 
 def _interrupted(*_: object) -> None:
@@ -350,9 +354,18 @@ def _until_it_listens() -> Iterator[None]:
     )
     try:
         yield
-    finally:
+    except BaseException:  # else `_stop_listening` has had the last word
         for number, handler in before:
             signal.signal(number, handler)
+        raise
+
+
+def _stop_listening() -> None:
+    """Signals that come when all is done: the loop would give them back to the system, which kills for each."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, HURRY):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _log_without_a_thread(settings: _Settings) -> None:
@@ -461,6 +474,7 @@ async def _run(settings: _Settings, worker: Worker | None) -> None:
             rt.siblings = Siblings(worker.folder, os.getpid())
             await stack.enter_async_context(rt.siblings.told(partial(exposition, rt)))
         await asyncio.gather(serve(rt, host=host, port=port, ready=ready, shared=worker is not None), say())
+    _stop_listening()
 
 
 def _print(text: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from adapters.errors import GatewayError, UpstreamError, UpstreamTimeout
+from adapters.errors import Draining, GatewayError, UpstreamError, UpstreamTimeout
 from adapters.types import NO_UNITS, Usage
 from gateway.estimates import believed, of_cut_stream, unreported
 from gateway.exchange import Attempt, Exchange
@@ -46,7 +46,11 @@ def open_books(rt: Runtime, x: Exchange) -> None:
 
 
 def insist(rt: Runtime) -> None:
-    """Refuse what cannot be booked, where the operator wants that (`on_ledger_failure`). Raises `RecordsUnavailable`."""
+    """Refuse what comes when the books are closed, and what cannot be booked, where the operator wants that
+    (`on_ledger_failure`). Raises `Draining`, `RecordsUnavailable`.
+    """
+    if rt.closed:
+        raise Draining("The gateway is shutting down")
     if rt.config.general.on_ledger_failure == "refuse" and rt.ledger.is_full:
         raise RecordsUnavailable(
             "The gateway cannot keep its books now; try again later", headers={"retry-after": "5"}

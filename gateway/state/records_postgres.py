@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from time import monotonic
@@ -457,25 +457,30 @@ class PostgresRecords:
         # Of two rows of one batch that are the same the first counts, as it would in two batches.
         first = {row.id: row for row in reversed(rows)}
         rows = [first[name] for name in sorted(first)]
-        await self._number_kinds(connection, rows)
-        columns = zip(*(_values(row, self._kinds[row.kind]) for row in rows), strict=True)
+        kinds = await self._number_kinds(connection, rows)
+        columns = zip(*(_values(row, kinds[row.kind]) for row in rows), strict=True)
         if rows:
             await connection.execute(_ADD_ENTRIES, *map(list, columns))
 
-    async def _number_kinds(self, connection: Any, rows: Sequence[LedgerRow]) -> None:
+    async def _number_kinds(self, connection: Any, rows: Sequence[LedgerRow]) -> Mapping[Kind, int]:
         """Find or make the number of each kind in `rows`; another process may have done so before."""
         if len(self._kinds) > _MOST_KINDS:
             self._kinds.clear()
-        unknown = {row.kind for row in rows if row.kind not in self._kinds}
+        kinds = {row.kind for row in rows}
+        # What another call forgets while this one waits, because it failed, is known here.
+        known = {kind: self._kinds[kind] for kind in kinds if kind in self._kinds}
+        unknown = kinds - known.keys()
         if not unknown:
-            return
+            return known
         digests = {kind: hashlib.sha256(_json.encode(_kind_values(kind))).digest() for kind in unknown}
         by_digest = {digest: kind for kind, digest in digests.items()}
         ordered = sorted(by_digest)
         columns = zip(*(_kind_values(by_digest[digest]) for digest in ordered), strict=True)
         await connection.execute(_ADD_KINDS, ordered, *map(list, columns))
         numbers = dict(await connection.fetch(_FIND_KINDS, ordered))
-        self._kinds.update({kind: numbers[digest] for kind, digest in digests.items()})
+        found = {kind: numbers[digest] for kind, digest in digests.items()}
+        self._kinds.update(found)
+        return known | found
 
 
 def _ignore(digest: str | None) -> None:

@@ -1400,6 +1400,32 @@ def test_stream_without_its_end_is_a_failure() -> None:
     assert isinstance(editor.failure, UpstreamMalformed)
 
 
+def test_calls_that_share_an_index() -> None:
+    """Servers that give every block the same index have called each tool once, with its own arguments."""
+    deltas = read_all(
+        BEGUN,
+        *(
+            event(
+                "content_block_start", index=0, content_block={"type": "tool_use", "id": name, "name": name}
+            )
+            + (event("content_block_delta", index=0, delta=piece) if piece else b"")
+            for name, piece in (
+                ("a", {"type": "input_json_delta", "partial_json": '{"x":1}'}),
+                ("b", None),
+                ("c", {"type": "input_json_delta", "partial_json": '{"z":3}'}),
+            )
+        ),
+        ENDED,
+    )
+    assert [(one.index, one.id) for one in deltas if isinstance(one, ToolStart)] == [
+        (0, "a"),
+        (1, "b"),
+        (2, "c"),
+    ]
+    told = [(one.index, json.loads(bytes(one.arguments))) for one in deltas if isinstance(one, ToolDelta)]
+    assert told == [(0, '{"x":1}'), (1, "{}"), (2, '{"z":3}')]
+
+
 @pytest.mark.parametrize("beginning", [b"{}", b"{ }", b'""', b"null", b"[]", b'"x"'])
 def test_a_call_that_begins_with_no_arguments(beginning: bytes) -> None:
     """What a compatible server writes as `input` before the arguments come is none of them, unless it is an object."""

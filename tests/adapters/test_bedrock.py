@@ -54,6 +54,7 @@ from adapters.types import (
     ToolChoice,
     ToolDelta,
     ToolResult,
+    ToolStart,
     Usage,
     UsageDelta,
 )
@@ -725,6 +726,28 @@ def test_a_call_whose_block_is_never_closed() -> None:
     )
     deltas = stream(start + event("messageStop", {"stopReason": "tool_use"}) + event("metadata", {}))
     assert deltas[2:] == [ToolDelta(0, Raw(b'"{}"')), Finish("tool_calls")]
+
+
+def test_calls_that_share_an_index() -> None:
+    """Blocks with the same index are calls of their own all the same, each with its arguments."""
+    starts = [
+        event(
+            "contentBlockStart",
+            {"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": name, "name": "f"}}},
+        )
+        for name in "abc"
+    ]
+    piece = event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"toolUse": {"input": '{"z":3}'}}})
+    end = event("messageStop", {"stopReason": "tool_use"}) + event("metadata", {})
+    deltas = stream(b"".join(starts) + piece + end)
+    assert deltas[1:-1] == [
+        ToolStart(0, "a", "f"),
+        ToolDelta(0, Raw(b'"{}"')),
+        ToolStart(1, "b", "f"),
+        ToolDelta(1, Raw(b'"{}"')),
+        ToolStart(2, "c", "f"),
+        ToolDelta(2, Raw(b'"{\\"z\\":3}"')),
+    ]
 
 
 def test_an_error_as_the_first_frame() -> None:

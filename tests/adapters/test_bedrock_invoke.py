@@ -381,3 +381,12 @@ def test_a_stream_without_metrics_is_complete_if_the_model_says_so() -> None:
     """Metrics are Amazon's, the end is the model's."""
     deltas = stream("meta.llama3-8b-instruct-v1:0", chunk({"generation": "Hi", "stop_reason": "stop"}))
     assert isinstance(deltas[-1], Finish)
+
+
+def test_a_broken_frame_behind_an_error() -> None:
+    """The error is what the client is told."""
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
+    broken = chunk({"type": "ping"})[:-1] + b"\x00"
+    (only,) = stream("anthropic.claude-3", chunk(error), broken)
+    assert isinstance(only, Failure)
+    assert only.error.message == "busy"

@@ -230,10 +230,14 @@ def test_what_repeats_is_left_out(before: str, after: list[str], told: str) -> N
 
 
 def test_the_seam_by_its_short_way() -> None:
-    """`words` says what `feed` says, before and after the seam."""
+    """`words` says what `feed` says after the seam; before it nothing, and keeps nothing."""
     writer = seam("A river flows down")
-    out = b"".join(writer.words(msgspec.json.encode(piece)) for piece in ("flows", " down", " to", " the"))
+    pieces = [msgspec.json.encode(piece) for piece in ("flows", " down", " to", " the")]
+    short = [writer.words(piece) for piece in pieces]
+    assert short == [b""] * 4
+    out = b"".join(writer.words(piece) or writer.feed([TextDelta(Raw(piece))]) for piece in pieces)
     assert text_of(out) == " to the"
+    assert writer.words(pieces[0]) == seam("").feed([TextDelta(Raw(pieces[0]))])
 
 
 def test_one_beginning_one_end_one_usage() -> None:

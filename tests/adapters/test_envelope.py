@@ -191,6 +191,14 @@ def test_another_model(data: bytes, expected: bytes | None) -> None:
         assert with_model(nested, b'"old"', b'"new"', in_message=True)[0] == nested.replace(data, wanted)
 
 
+@pytest.mark.parametrize("key", [b"\xc3(", b"\\ud800", b"\xc3\\n"])
+def test_a_key_that_is_no_text(key: bytes) -> None:
+    """A provider's object is sealed anew then: nothing else is raised."""
+    renamed, span = with_model(b'{"' + key + b'":{"a":1},"model":"old"}', b'"old"', b'"new"')
+    assert json.loads(renamed)["model"] == "new"
+    assert span is None or renamed.count(b"old") == 0
+
+
 def test_the_model_of_a_message_is_not_the_one_beside_it() -> None:
     """Where the message comes after other objects, its model is replaced and the outer one is not."""
     data = b'{"model":"old","x":{},"message":{"model":"old"}}'

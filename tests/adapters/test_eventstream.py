@@ -125,6 +125,18 @@ def test_noise_is_malformed(noise: bytes) -> None:
         pass
 
 
+def test_what_came_before_a_broken_frame_is_read() -> None:
+    """Frames in front of noise come out however the wire cuts, and the noise is found behind them."""
+    for places in ((), (len(STREAM),), tuple(range(len(STREAM)))):
+        cutter, at, whole = FrameCutter(), 0, b""
+        with pytest.raises(UpstreamMalformed):
+            for place in (*places, len(STREAM) + 20):
+                whole += cutter.feed((STREAM + b"\x00" * 20)[at:place])
+                at = place
+            list(read_frames(cutter.flush()))
+        assert whole == STREAM
+
+
 def test_a_frame_that_is_too_large_is_refused_at_its_beginning() -> None:
     """The length is enough: nobody waits for eight megabytes."""
     large = frame({"name": "value"}, b"x" * 2000)

@@ -230,6 +230,15 @@ def test_call_indexes_from_one() -> None:
     ]
 
 
+def test_a_stream_without_choices() -> None:
+    """It is no answer, as a whole one without them is none."""
+    filtered = b'data: {"id":"","choices":[],"prompt_filter_results":[]}\n\n'
+    for events in ((DONE,), (filtered, DONE)):
+        last = read(*events)[-1]
+        assert isinstance(last, Failure)
+        assert isinstance(last.error, UpstreamMalformed)
+
+
 def test_calls_that_share_an_index() -> None:
     """A new id with a name under an index in use is a new call."""
     deltas = read(call(0, "a", "f", "{}"), call(0, "b", "g", '{"x":1}'), CALLS, DONE)

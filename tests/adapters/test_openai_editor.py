@@ -210,6 +210,15 @@ def test_comments_and_names_pass() -> None:
     assert one.events == 2
 
 
+@pytest.mark.parametrize("nothing", [b"data:\n\n", b"retry: 100\n\n", b"id: 3\r\n\r\n", b"event: ping\n\n"])
+def test_events_that_say_nothing_are_withheld(nothing: bytes) -> None:
+    """SDKs would look for JSON in them."""
+    data = event(chunk({"content": "a"}))
+    out, one = passed(nothing + data + nothing, nothing)
+    assert out == data.replace(b"theirs", b"ours")
+    assert one.events == 1
+
+
 def test_crlf_takes_the_short_way() -> None:
     """Chunks with CRLF are recognised as well."""
     crlf = event(chunk({"content": "a"})).replace(b"\n", b"\r\n")

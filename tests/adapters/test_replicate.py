@@ -454,6 +454,10 @@ def test_stream_without_its_end() -> None:
     assert isinstance(failure, Failure)
     assert type(failure.error) is UpstreamMalformed
     assert at_once(reader, b"event: done\ndata: \n\n") == [Start(), Finish("stop")]
+    for half in (b"{", b'{"reason": "err'):
+        (failure,) = reader().feed(b"event: done\ndata: " + half + b"\n\n")
+        assert isinstance(failure, Failure)
+        assert type(failure.error) is UpstreamMalformed
 
 
 def test_there_is_no_short_way() -> None:

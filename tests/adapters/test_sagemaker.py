@@ -90,6 +90,10 @@ def test_errors_in_a_stream() -> None:
     told = b'data: {"error":{"message":"too fast","code":429}}\n\n'
     assert isinstance(failed(stream(part(told), part(EVENTS))), UpstreamRateLimited)
     assert isinstance(failed(stream(part(EVENTS[:20])[:-1])), UpstreamMalformed)
+    broken = part(EVENTS)[:-1] + b"\x00"
+    deltas = stream(part(told), broken)
+    assert isinstance(failed(deltas), UpstreamRateLimited)
+    assert len(deltas) == 1
 
 
 def test_errors() -> None:

@@ -317,3 +317,50 @@ def test_words_are_written_as_deltas_are(client: str) -> None:
         assert one.feed(before) == other.feed(before)
         assert one.words(text) == other.feed([TextDelta(Raw(text))])
         assert one.close() == other.close()
+
+
+def test_words_that_have_to_wait_are_not_doubled() -> None:
+    """An Anthropic client reads words that came while a call had no arguments yet once, behind the call; and they count once."""
+    begun, *words = chat_events("a", "b", "c", "d", done=False)
+    call = {"index": 0, "id": "t", "function": {"name": "f", "arguments": ""}}
+    chunk = {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}
+    called = b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+    events = [begun, *words[:3], called, words[3], *chat_events()[1:]]
+    one, other = tap("anthropic", "openai"), tap("anthropic", "openai")
+    out = b"".join(through(one, event) for event in events) + one.close()
+    assert out == other.feed(b"".join(events)) + other.close()
+    told = [json.loads(line[6:]) for line in out.splitlines() if line.startswith(b"data: ")]
+    said = [event["delta"].get("text") for event in told if event["type"] == "content_block_delta"]
+    assert said == ["a", "b", "c", None, "d"]
+    assert (one.events, one.deltas, one.chars) == (other.events, other.deltas, other.chars)
+
+
+def test_words_behind_the_reason_come_before_the_end() -> None:
+    """A provider may say why it ends and go on: what an OpenAI client reads as the last chunk of a choice is the last."""
+    reason, end = message_events()[-2:]
+    events = [*message_events("a", done=False), reason, *message_events("b", done=False)[2:], end]
+    for pieces in (events, [b"".join(events)]):
+        it = tap("openai", "anthropic")
+        out = b"".join(through(it, piece) for piece in pieces) + it.close()
+        assert words("openai", out) == "ab"
+        chunks = [json.loads(line[6:]) for line in out.splitlines() if line.startswith(b"data: {")]
+        reasons = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
+        assert reasons == [None, None, None, "stop"]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_words_that_are_cut_are_not_handed_on(client: str) -> None:
+    """Of a provider whose events are plain text, one without its end may be half a word, or half a character."""
+    target = Target(provider=PROVIDERS["replicate"], model="a/b", base_url="http://x")
+    stream = (
+        "event: output\ndata: Hel\n\nevent: output\ndata: lo \u2713\n\nevent: done\ndata: {}\n\n".encode()
+    )
+    for size in range(len(stream)):
+        it = Translation(
+            SseCutter(),
+            FORMATS["replicate"].read_stream(QUESTION, target),
+            CLIENTS[client].write_stream(answer_id="id", model="mine", now=1, wants_usage=True),
+        )
+        out = it.feed(stream[:size]) + it.close()
+        assert words(client, out) in {"", "Hel", "Hello \u2713"}
+        assert it.done or it.failure is not None

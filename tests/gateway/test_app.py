@@ -15,21 +15,25 @@ from unittest.mock import AsyncMock
 import aiohttp
 import pytest
 
+from gateway import app
 from gateway.app import CannotStart, _fleet, _listen, allow_many_files, open_runtime, serve
 from gateway.config.environment import read_environment
 from gateway.config.load import load
 from gateway.keyring import Keyring
+from gateway.server import Runner
 from gateway.state.records import LedgerQuery
 from gateway.state.records_sqlite import SqliteRecords
 from tests.gateway.rows import row
 from tests.harness import (
     FakeProvider,
     Gateway,
+    chat_answer,
     chat_events,
     config_for,
     events,
     gateway,
     receive,
+    whole,
     written,
 )
 from tests.ports import free_port
@@ -168,6 +172,68 @@ async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int, *, 
     rows = await records.rows(LedgerQuery())
     await records.close()
     assert [row.status for row in rows] == ["failure" if is_cut_off else "success"]
+
+
+async def test_what_is_owed_is_sent(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain waits for a client that has not read all of an answer, which would be lost with the process. When the time is over,
+    what comes on a connection that was kept is refused at once, has its row, and no provider is asked.
+    """
+    runners: list[Runner] = []
+
+    class Seen(Runner):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            runners.append(self)
+
+    monkeypatch.setattr(app, "Runner", Seen)
+    known = {"PENSTOCK_DATA_DIR": str(tmp_path), "PENSTOCK_DRAIN_TIMEOUT": "600"}
+    path = tmp_path / "config.yaml"
+    path.write_text(config_for(provider))
+    rt = await open_runtime(load(path, known).config, read_environment(known), known)
+    provider.will(whole(chat_answer("x" * 30_000)))
+    port, ready = free_port(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    serving = loop.create_task(serve(rt, host="127.0.0.1", port=port, ready=ready))
+    await ready.wait()
+    (runner,) = runners
+    request = written("/v1/chat/completions", {"model": "gpt-4o", "messages": []})
+    late, late_writer = await asyncio.open_connection("127.0.0.1", port)
+    late_writer.write(request)
+    assert (await receive(late)).status == 200
+    with socket.socket() as slow:
+        slow.setblocking(False)
+        await loop.sock_connect(slow, ("127.0.0.1", port))
+        answers = 0
+        while not runner.owes():
+            await loop.sock_sendall(slow, request)
+            answers += 1
+            await provider.asked(1 + answers)
+            while rt.open:
+                await asyncio.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait({serving}, timeout=0.3)
+        assert (rt.draining, rt.closed, serving.done()) == (True, False, False)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not rt.closed:
+            await asyncio.sleep(0.001)
+        late_writer.write(request)
+        refused = await receive(late)
+        assert (refused.status, refused.headers["connection"]) == (503, "close")
+        assert "shutting down" in refused.json["error"]["message"]
+        late_writer.close()
+        got = b""
+        while data := await loop.sock_recv(slow, 65_536):
+            got += data
+        await serving
+    assert (got.count(b"HTTP/1.1 200"), got.count(b'"total_tokens": 15}}')) == (answers, answers)
+    assert len(provider.requests) == 1 + answers
+    records = (await open_runtime(load(path, known).config, read_environment(known), known)).records
+    rows = await records.rows(LedgerQuery())
+    await records.close()
+    told = [(row.http_status, row.reason) for row in rows if row.status != "success"]
+    assert (len(rows), told) == (2 + answers, [(503, "shutting_down")])
 
 
 async def test_a_start_that_fails_leaves_nothing_open(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ from gateway.background.counters import Counters
 from gateway.background.ledger import Ledger
 from gateway.background.supervisor import spawn
 from gateway.limits import Counter, LimitsUnavailable, Settings
-from gateway.state.records import RecordsUnavailable, Total
+from gateway.state.records import LedgerRow, RecordsUnavailable, Total
 from gateway.state.records_memory import MemoryRecords
 from gateway.state.shared import Shared, SharedAway, Ticket, Window, budget
 from gateway.state.shared_memory import MemoryShared
@@ -38,6 +38,17 @@ class SlowRecords(MemoryRecords):
         found = await super().totals(*given)
         self.is_asked.set()
         await self.may_go.wait()
+        return found
+
+
+class LateRecords(MemoryRecords):
+    """Another gateway writes these rows just after a report was read."""
+
+    late: Sequence[LedgerRow] = ()
+
+    async def totals(self, *given: Any) -> list[Total]:
+        found = await super().totals(*given)
+        await self.append(self.late)
         return found
 
 
@@ -161,6 +172,15 @@ async def test_a_counter_is_spent_by_those_it_is_for() -> None:
     assert await shared.look(windows) == [100, 10]
 
 
+async def test_a_budget_of_a_key_that_others_use(shared: RedisShared) -> None:
+    """A budget that comes later: what another gateway spent a moment before, and has not written yet, counts too."""
+    records = LateRecords()
+    await records.append([row("1", key_digest=COUNTER.digest, cost_nano=40)])
+    records.late = [row("2", key_digest=COUNTER.digest, cost_nano=30)]
+    await counters_in(shared, records).made(shared, COUNTER, WINDOW)
+    assert await shared.look([WINDOW]) == [70]
+
+
 async def test_a_ledger_that_must_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it there is a counter from zero, which is made up for later; or none, if the operator wants it so."""
     records = MemoryRecords()
@@ -272,6 +292,9 @@ async def test_a_counter_whose_maker_learns_nothing(
     await records.append([row(key_digest=COUNTER.digest, cost_nano=40, started_at=50.0)])
     made = counters_in(shared, records)
     made.know([COUNTER])
+    made.tallies[COUNTER.name] = (
+        40  # it was there: nobody reads the ledger to learn whether there was anything before
+    )
     seed = shared.seed
 
     async def lost(window: Window, amount: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
+from gateway.background.supervisor import spawn
 from gateway.keyring import Caller
 from gateway.limits import Settings
 from gateway.state.keys import BudgetLimit, KeyRow
@@ -51,3 +52,20 @@ async def test_a_counter_is_made_once() -> None:
     windows = [budget(counter.name, 10, counter.limit, counter.ends)]
     await asyncio.gather(*(limits._take(bound, windows) for _ in range(20)))
     assert await shared.look(windows) == [40 + 20 * 10]
+
+
+async def test_several_counters_are_made_together() -> None:
+    """While the ledger is slow a request waits for it once, however many budgets it falls under."""
+    limits, ledger, shared = limiter(wall=lambda: 100.0)
+    several = KeyRow(
+        digest="d" * 64, name="n", budgets=tuple(BudgetLimit(1_000, f"{n}d") for n in (1, 7, 30))
+    )
+    bound = limits.settings.bound(Caller("key", several.digest, None, several), None, (), 100.0)
+    windows = [budget(counter.name, 10, counter.limit, counter.ends) for counter in bound.budgets]
+    async with ledger.up_to_date():  # nobody else reads it meanwhile
+        taking = spawn(limits._take(bound, windows), name="taking")
+        while not limits._counters._planting:
+            await asyncio.sleep(0)
+        assert len(limits._counters._planting) == 3
+    await taking
+    assert await shared.look(windows) == [10, 10, 10]

@@ -23,6 +23,7 @@ from gateway import logs
 from gateway.cli import command, main
 from gateway.config.environment import LEVELS
 from tests.harness import gateway as gateway_of
+from tests.ports import free_port
 
 HERE = Path(__file__).parents[3]
 JSON_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -219,6 +220,35 @@ def test_a_sigterm_before_the_server_listens(monkeypatch: pytest.MonkeyPatch, tm
     finally:
         signal.signal(signal.SIGINT, interrupt)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+LATE = """
+import os, signal, sys
+from gateway.cli import command
+
+def end(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+command._print = end  # the banner: it listens
+code = command.main(sys.argv[1:])
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.raise_signal(number)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_signals_behind_the_end(tmp_path: Path, workers: str) -> None:
+    """What is told to end, or to read its configuration again, when all is done already, ends with 0 and not by the signal."""
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", LATE, "--port", str(free_port()), "--num_workers", workers],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE), "PENSTOCK_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, "Warning" in ended.stderr) == (0, False), ended.stderr
 
 
 def written_to(file: int, arguments: tuple[str, ...]) -> tuple[int, bytes]:

@@ -246,6 +246,18 @@ async def test_impossible_usage(provider: FakeProvider, gw: Gateway) -> None:
     assert (row.usage_source, row.input < 10**6) == ("estimated", True)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_when_the_books_are_closed(provider: FakeProvider, gw: Gateway, stream: bool) -> None:
+    """What comes when the time to drain is over is refused before anybody is asked, with a row."""
+    gw.rt.draining = gw.rt.closed = True
+    answer = await gw.post(CHAT, question(stream=stream))
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    assert "shutting down" in (await answer.json())["error"]["message"]
+    (row,) = await gw.rows()
+    assert (row.status, row.http_status, row.reason) == ("failure", 503, "shutting_down")
+    assert not provider.requests
+
+
 async def test_a_client_that_leaves_before_anybody_is_reached(provider: FakeProvider, gw: Gateway) -> None:
     """While the request waits for a connection no provider has read it: nothing is billed."""
     gw.rt.upstreams._max_connections = 1

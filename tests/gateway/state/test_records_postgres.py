@@ -206,6 +206,26 @@ async def test_a_flood_of_kinds(
     assert await execute(database_url, "SELECT count(*) FROM penstock.kind") == [(5,)]
 
 
+async def test_kinds_that_are_forgotten_while_a_batch_is_written(
+    records: PostgresRecords, database_url: str
+) -> None:
+    """Another call that fails meanwhile makes the writer forget them; the batch that needs them is written all the same."""
+    await records.append([PLAIN])
+    blocker = await asyncpg.connect(database_url)
+    try:
+        await blocker.execute("BEGIN; LOCK TABLE penstock.kind IN EXCLUSIVE MODE")
+        writing = spawn(records.append([replace(PLAIN, id="a"), row("b")]), name="writing")
+        while not await blocker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.01)
+        with pytest.raises(BadRequest):
+            await records.put_key(replace(KEY, alias="\0"))
+        await blocker.execute("COMMIT")
+        await writing
+    finally:
+        blocker.terminate()
+    assert await ids(database_url) == ["a", "b", PLAIN.id]
+
+
 # -- another database than before ------------------------------------------------------------------------------------
 
 
