@@ -74,7 +74,8 @@ class Counters:
         self.known: dict[str | None, dict[str, Counter]] = {}
         """Those that were asked for here, by the digest of the key whose they are."""
         self._lifted: set[str] = set()
-        """Those that bind nobody any more. They go on counting: the same budget may come back."""
+        """Those that bind nobody any more. The same budget may come back: here they go on counting, and in the store of all, where
+        some gateways never knew of them, they are forgotten."""
         self.tallies: dict[str, int] = {}
         """What each held when it was last seen, and what was spent here since."""
         self.begun: dict[str, int] = {}
@@ -96,8 +97,20 @@ class Counters:
 
     def know_all(self, owner: str | None, counters: Sequence[Counter]) -> None:
         """These are all that bind the key with that digest, or the whole gateway."""
-        self._lifted.update(self.known.get(owner, ()))
+        own = self.known.get(owner, {}).keys()
+        before = self._lifted & own
+        self._lifted.update(own)
         self.know(counters)
+        # Also those that come back: requests that are older may have had one made meanwhile.
+        changed = before ^ (self._lifted & own)
+        if changed and not self._is_alone:
+            spawn(self._forget_in_shared(sorted(changed)), name="forget budgets")
+
+    async def _forget_in_shared(self, names: list[str]) -> None:
+        try:
+            await self._shared.forget(names)
+        except SharedAway:
+            log.warning("the counters of budgets that were lifted stay as they are: Redis is away")
 
     def remaining(self) -> Iterator[tuple[Counter, int]]:
         """Budgets that were asked for here and bind, and the nano-dollars that are left of each."""

@@ -190,6 +190,10 @@ class Shared(Protocol):
         """
         ...
 
+    async def forget(self, names: Sequence[str]) -> None:
+        """Let go of budgets' counters: whoever asks for one next has it made."""
+        ...
+
     async def look(self, windows: Sequence[Window]) -> list[int | None]:
         """What is used of each; None for an unknown budget. Their amounts and limits do not matter."""
         ...

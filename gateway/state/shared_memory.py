@@ -157,6 +157,11 @@ class MemoryShared:
                 _hold(ticket, held, made)
         return True
 
+    async def forget(self, names: Sequence[str]) -> None:
+        """See `Shared`."""
+        for name in names:
+            self._budgets.pop(name, None)
+
     async def look(self, windows: Sequence[Window]) -> list[int | None]:
         """See `Shared`."""
         now = self._clock()

@@ -258,6 +258,11 @@ class RedisShared:
             await self._ask(Step(keys, ("seed", amount_word(amount), BUDGET_IDLE * 1000, keep_until)))
         )
 
+    async def forget(self, names: Sequence[str]) -> None:
+        """See `Shared`."""
+        if names:
+            await self._ask(("UNLINK", *(self._key("budget", name) for name in names)))
+
     async def look(self, windows: Sequence[Window]) -> list[int | None]:
         """See `Shared`."""
         if not windows:

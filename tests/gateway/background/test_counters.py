@@ -310,3 +310,41 @@ async def test_a_counter_whose_maker_learns_nothing(
         await making
     await told(shared)
     assert await shared.look([WINDOW]) == [43]
+
+
+async def test_a_budget_that_is_lifted_and_comes_back(shared: RedisShared) -> None:
+    """What was spent meanwhile counts, also at a gateway that never knew of it: nobody keeps what it held before."""
+    records = MemoryRecords()
+    here = counters_in(shared, records)
+    here.know_all(COUNTER.digest, [COUNTER])
+    await here.made(shared, COUNTER, WINDOW)
+    here.know_all(COUNTER.digest, [])
+
+    async def is_forgotten() -> bool:
+        return await shared.look([WINDOW]) == [None]
+
+    await until(is_forgotten)
+    await records.append([row("elsewhere", key_digest=COUNTER.digest, cost_nano=70)])
+    await shared.seed(WINDOW, 1)  # by a request that began before
+    here.know_all(COUNTER.digest, [COUNTER])
+    await until(is_forgotten)
+    await here.made(shared, COUNTER, WINDOW)
+    assert await shared.look([WINDOW]) == [70]
+    here.know_all(COUNTER.digest, [COUNTER])
+    await told(shared)
+    assert await shared.look([WINDOW]) == [70]
+
+
+async def test_a_budget_that_is_lifted_while_redis_is_away(
+    shared: RedisShared, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its counter stays, which is told."""
+    here = counters_in(shared, MemoryRecords())
+    here.know_all(COUNTER.digest, [COUNTER])
+    shared._degrade(ConnectionError("a test"))
+    here.know_all(COUNTER.digest, [])
+
+    async def is_told() -> bool:
+        return "lifted stay as they are" in caplog.text
+
+    await until(is_told)

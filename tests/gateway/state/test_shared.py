@@ -181,6 +181,21 @@ async def test_unknown_budgets(shared: Shared) -> None:
     assert await shared.look([one, two, window]) == [5, 9, 0]
 
 
+async def test_a_forgotten_budget_is_unknown(shared: Shared) -> None:
+    """Others stay, what held it changes nothing any more, and it can be made anew."""
+    one, other = budget("one", 1, 10), budget("other", 1, 10)
+    for window in (one, other):
+        await shared.seed(window, 5)
+    ticket = await ticket_for(shared, one)
+    await shared.forget([])
+    await shared.forget([one.name, "unknown"])
+    shared.settle(ticket, {one.name: 3})
+    await told(shared)
+    assert await shared.look([one, other]) == [None, 5]
+    assert await shared.seed(one, 8)
+    assert await shared.look([one, other]) == [8, 5]
+
+
 async def test_large_amounts_are_exact(shared: Shared) -> None:
     """A million dollars to the nano-dollar."""
     million = 10**15
