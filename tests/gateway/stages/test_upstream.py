@@ -285,7 +285,8 @@ async def test_retry_after(
 async def test_retry_after_beyond_reason(provider: FakeProvider, gw: Gateway) -> None:
     """An absurd wish cools down for five minutes at most."""
     provider.will(refusal(429, headers={"retry-after": "9e99"}))
-    await gw.post(CHAT, question("gpt-4o"))
+    first = await gw.post(CHAT, question("gpt-4o"))
+    assert first.status == 429, await first.text()
     answer = await gw.post(CHAT, question("gpt-4o"))
     assert answer.status == 429
     assert 1 <= int(answer.headers["retry-after"]) <= 301
