@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
+from aiohttp import web, web_app
 
 from gateway.app import build_app, keep_alive, open_runtime
 from gateway.background.spending import SpendReader
@@ -497,6 +497,8 @@ async def gateway(
         await rt.ledger.drain(timeout=5.0)
         await rt.ledger.close()
         await rt.records.close()
+        # aiohttp keeps the last 1,024 handlers of a process, which keep their gateways: 2 GB, and collections of 10 s.
+        web_app._cached_build_middleware.cache_clear()
 
 
 def config_for(provider: FakeProvider, **more: Any) -> str:

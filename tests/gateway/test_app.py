@@ -125,16 +125,25 @@ async def test_a_proxy_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("signals", "shared"), [(1, False), (2, False), (2, True)])
-async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int, *, shared: bool) -> None:
+async def test_sigterm(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: int, *, shared: bool
+) -> None:
     """SIGTERM: readiness says 503, an open stream finishes (or, at a second signal, ends with an error), rows are kept.
 
     One of several workers may be sent the same signal twice, by its supervisor and by whoever started that.
     """
     known = {
         "PENSTOCK_DATA_DIR": str(tmp_path),
-        "PENSTOCK_DRAIN_DELAY": "0.2",
-        "PENSTOCK_DRAIN_TIMEOUT": "30",
+        "PENSTOCK_DRAIN_DELAY": "60",
+        "PENSTOCK_DRAIN_TIMEOUT": "600",
     }
+    was_asked, until = asyncio.Event(), app._until
+
+    async def until_asked(event: asyncio.Event, seconds: float) -> None:
+        """The delay is over when its readiness was asked."""
+        await (was_asked.wait() if seconds == 60 else until(event, seconds))
+
+    monkeypatch.setattr(app, "_until", until_asked)
     path = tmp_path / "config.yaml"
     path.write_text(config_for(provider))
     rt = await open_runtime(load(path, known).config, read_environment(known), known)
@@ -157,6 +166,7 @@ async def test_sigterm(provider: FakeProvider, tmp_path: Path, signals: int, *, 
             assert answer.status == 503
         async with session.get(f"{url}/health/liveness") as answer:
             assert answer.status == 200
+        was_asked.set()
         if signals == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         is_cut_off = signals == 2 and not shared
