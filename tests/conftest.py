@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from gateway.pricing import PriceTable
+from gateway.upstreams import client, tls_context
 from tests.servers import database_url, postgres_url, redis_url
 
 __all__ = ["database_url", "postgres_url", "redis_url"]
@@ -17,6 +20,15 @@ __all__ = ["database_url", "postgres_url", "redis_url"]
 # No test fails because the machine is busy, as with a deadline for each example.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_once() -> Iterator[None]:
+    """What each gateway reads when it starts, the system's authorities and the price table: most of its start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "tls_context", functools.cache(tls_context))
+        patch.setattr(PriceTable, "load", functools.cache(PriceTable.load))
+        yield
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
