@@ -69,8 +69,9 @@ class AwayRecords(MemoryRecords):
 
 
 @pytest_asyncio.fixture
-async def shared(redis_url: str) -> AsyncIterator[RedisShared]:
-    """What several gateways share."""
+async def shared(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisShared]:
+    """What several gateways share; their ledgers are there, however long a busy machine takes to read them."""
+    monkeypatch.setattr("gateway.background.counters._PATIENCE", 60.0)
     store = RedisShared(redis_url, prefix=f"penstock-test-{uuid4().hex}:", patience=30.0, pause=0.01)
     work = spawn(store.run(), name="shared")
 

@@ -283,7 +283,7 @@ async def test_gone_and_back(
     behind: PostgresRecords, proxy: FaultyProxy, database_url: str, fault: str
 ) -> None:
     """Whatever the way in which a database goes, calls fail within their time, and work when it is back, once each."""
-    await behind.append([row("a")])
+    await in_the_end(behind, [row("a")])
     getattr(proxy, fault)()
     began = time.monotonic()
     with suppress(RecordsUnavailable):
@@ -301,7 +301,7 @@ async def test_cut_in_the_middle_of_an_answer(
     behind: PostgresRecords, proxy: FaultyProxy, database_url: str, count: int
 ) -> None:
     """An answer that ends in the middle of a message is a failure, and the same batch again is right."""
-    await behind.append([row("a")])
+    await in_the_end(behind, [row("a")])
     proxy.cut_after(count)
     with suppress(RecordsUnavailable):
         await behind.append([row(f"b{n}", model=f"m{n}") for n in range(9)])
@@ -316,7 +316,7 @@ async def test_a_commit_whose_answer_is_lost(
     behind: PostgresRecords, proxy: FaultyProxy, database_url: str
 ) -> None:
     """Rows that are there although the writer could not know are not written twice, changed or not."""
-    await behind.append([row("a")])
+    await in_the_end(behind, [row("a")])
     proxy.lose_answer_to(b"COMMIT\0")
     with pytest.raises(RecordsUnavailable):
         await behind.append([row("b"), row("c")])
