@@ -11,6 +11,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from gateway import app
 from gateway.pricing import PriceTable
 from gateway.upstreams import client, tls_context
 from tests.servers import database_url, postgres_url, redis_url
@@ -23,11 +24,14 @@ settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _read_once() -> Iterator[None]:
-    """What each gateway reads when it starts, the system's authorities and the price table: most of its start."""
+def _starts() -> Iterator[None]:
+    """What gateways do when they start: most of it is reading the system's authorities and the price table, which no test
+    changes, so that is done once. For keys and credentials they wait as long as a busy machine takes.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "tls_context", functools.cache(tls_context))
         patch.setattr(PriceTable, "load", functools.cache(PriceTable.load))
+        patch.setattr(app, "_FIRST_KEYS", 60.0)
         yield
 
 

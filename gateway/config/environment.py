@@ -44,7 +44,7 @@ VARIABLES: dict[str, str] = {
     "LITELLM_CORS_ORIGINS, LITELLM_CORS_ALLOW_CREDENTIALS": "As `allowed_origins` and `cors_allow_credentials`.",
     "REDIS_URL": "As `redis_url` of `router_settings`.",
     "REDIS_HOST, REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD, REDIS_SSL": "The same in parts.",
-    "PENSTOCK_REDIS_TIMEOUT": "Seconds that a request waits for Redis before limits go on without it; default 0.05.",
+    "PENSTOCK_REDIS_TIMEOUT": "Seconds that a request waits for Redis before limits go on without it; default 0.05. A connection has as much, and at least 1.",
     "NUM_WORKERS": "Processes that share the port, for more than one core; default 1.",
     "PENSTOCK_DRAIN_DELAY": "Seconds after a signal in which new requests are still taken; default 0.",
     "PENSTOCK_FAST_PATH": "`off`: aiohttp reads every request, where ordinary ones are else read without it; default `on`.",

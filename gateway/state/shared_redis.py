@@ -72,9 +72,9 @@ log = logging.getLogger("penstock.shared")
 _LEAST = 0.01
 """Seconds that a round has at least, however long those in it have waited for the one before."""
 _CONNECTING = 1.0
-"""Seconds for a connection, for which no request waits."""
-_TELLING = 1.0
-"""Seconds for a round of news to a Redis that is not used yet: with less, a busy machine would begin them all again, for ever."""
+"""Seconds for a connection, or a round of news to a Redis that is not used yet; more where requests have more patience. No
+request waits for it, and with less a busy machine would begin them all again, for ever.
+"""
 _GATHERING = 0.005
 """Seconds that settlements wait for others, but for those that free a slot."""
 _BATCH = 200
@@ -92,7 +92,6 @@ _NOT_YET = "Redis has not been reached yet"
 
 _OPTIONS: dict[str, Any] = {
     "retry": Retry(NoBackoff(), 0),  # redis-py's defaults try a refused port for four seconds
-    "socket_connect_timeout": _CONNECTING,
     "encoding_errors": "surrogatepass",  # names may hold what clients wrote, and not all of that is text
     "protocol": 2,
     "driver_info": None,
@@ -156,8 +155,10 @@ class RedisShared:
         self._lease = lease
         self._pause = pause
         self._patience = patience
+        self._connecting = max(_CONNECTING, patience)
+        options = {**_OPTIONS, "socket_connect_timeout": self._connecting}
         # No timeouts of its own for reads and writes: a round is timed as a whole.
-        self._pool = ConnectionPool.from_url(url, **_OPTIONS)
+        self._pool = ConnectionPool.from_url(url, **options)
         self._line: RedisLine | None = None
         self._is_lost = asyncio.Event()
         """Somebody has to connect."""
@@ -183,7 +184,7 @@ class RedisShared:
         self._renewal_is_due = False
         """Even if there is no slot: what Redis keeps of this process is forgotten otherwise."""
 
-        client = Redis.from_url(url, socket_timeout=_CONNECTING, **_OPTIONS)
+        client = Redis.from_url(url, socket_timeout=self._connecting, **options)
         self._news = RedisNews(client, self._key("channel", ""), pause=pause)
         self.subscribe(_LOST, self._hold_again)
         self._why = _NOT_YET
@@ -341,7 +342,7 @@ class RedisShared:
         self._hang_up()
         self._is_lost.clear()
         try:
-            self._line = line = await open_line(self._pool, _CONNECTING, self._degrade)
+            self._line = line = await open_line(self._pool, self._connecting, self._degrade)
             await line.ask([("PING",)], self._patience)
         except (RedisError, OSError, ValueError) as error:
             self._degrade(error)
@@ -488,7 +489,7 @@ class RedisShared:
         if asked:
             now = monotonic()
             since = questions[0].since if questions and len(asked) - len(questions) < _FEW else now
-            until = max(since + self._patience, now + _LEAST) if self.available else now + _TELLING
+            until = max(since + self._patience, now + _LEAST) if self.available else now + self._connecting
             calls = Calls(asked, self._settlements.last_batch)
             self._round = _Round(self._line, calls, questions, until, Signal())
             self._exchange(calls.commands)

@@ -24,6 +24,7 @@ import uvloop
 from hypothesis import settings
 from redis.asyncio import Redis
 
+from gateway.state import shared_redis
 from gateway.state.redis_calls import Step
 from gateway.state.redis_line import Command, Done, RedisLine
 from gateway.state.shared import Refusal, SharedAway, Ticket, Unknown, budget, rate, slots
@@ -869,6 +870,15 @@ async def test_the_clock_is_set_back(redis_url: str) -> None:
         await client.hincrby(f"{prefix}rate:r", "o", 3600)
         await ticket_for(shared, rate("r", 3, 3))
     await client.aclose()
+
+
+async def test_a_connection_takes_as_long_as_a_request_may(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has more patience than a connection usually takes has it for connections too."""
+    monkeypatch.setattr(shared_redis, "_CONNECTING", 0.0)
+    async with connected(redis_url) as shared:
+        assert shared.available
 
 
 async def test_no_name_and_no_number_knocks_redis_away(redis_url: str) -> None:
