@@ -202,20 +202,11 @@ class Keyring:
             check_state(row)
             check_time(row, time.time())
             if row.successor is not None:
-                last = self._last(row)
+                last = self.last(row)
                 check_state(last)  # who takes away a key means the one before it too
                 if last.payer != row.payer:
                     raise _invalid()  # it was taken away, and somebody has made another one of the same text since
         return caller
-
-    def _last(self, row: KeyRow) -> KeyRow:
-        """What replaced the key that replaced it, and so on."""
-        for _ in range(len(self._callers)):
-            after = self.find(row.successor) if row.successor is not None else None
-            if after is None:
-                break
-            row = after
-        return row
 
     def _is_nobody(self, digest: str) -> bool:
         until = self._nobodies.get(digest)
@@ -249,6 +240,15 @@ class Keyring:
         """A key by its digest, deleted ones too."""
         caller = self._configured.get(digest) or self._callers.get(digest)
         return caller.key if caller else None
+
+    def last(self, row: KeyRow) -> KeyRow:
+        """What replaced the key that replaced it, and so on; the key itself if nothing did."""
+        for _ in range(len(self._callers)):
+            after = self.find(row.successor) if row.successor is not None else None
+            if after is None:
+                break
+            row = after
+        return row
 
     def named(self, text: str) -> str:
         """The digest that a call means, as `named_digest`; a key of the configuration may begin with anything."""

@@ -279,7 +279,7 @@ async def list_keys(rt: Runtime, query: Mapping[str, str]) -> dict[str, Any]:
     page, size = _number(query, "page", 1), _number(query, "size", 10)
     if not 1 <= size <= _MOST_ON_A_PAGE:
         raise BadRequest(f"size must be between 1 and {_MOST_ON_A_PAGE}", param="size")
-    rows = [row for row in rt.keyring.rows() if _fits(row, query)]
+    rows = [row for row in rt.keyring.rows() if _fits(rt, row, query)]
     sort_by = query.get("sort_by", "created_at")
     if sort_by not in ("created_at", "updated_at", "key_alias", "key_name", "expires"):
         raise BadRequest(
@@ -308,13 +308,13 @@ _SORTED: dict[str, Callable[[KeyRow], Any]] = {
 }
 
 
-def _fits(row: KeyRow, query: Mapping[str, str]) -> bool:
+def _fits(rt: Runtime, row: KeyRow, query: Mapping[str, str]) -> bool:
     wanted = {
         "user_id": row.user_id,
         "team_id": row.team_id,
         "key_alias": row.alias,
         "key_hash": row.digest,
-        "status": _status(row),
+        "status": _status(rt, row),
     }
     if any(query.get(name) not in (None, "", value) for name, value in wanted.items()):
         return False
@@ -350,7 +350,7 @@ def _as_info(rt: Runtime, row: KeyRow, spend: float) -> dict[str, Any]:
         **shown(row),
         "spend": spend,
         "budget_reset_at": moment(rt.limiter.budget_reset_at(row)),
-        "status": _status(row),
+        "status": _status(rt, row),
     }
 
 
@@ -368,10 +368,11 @@ async def _spends(rt: Runtime, rows: Sequence[KeyRow]) -> dict[str, float]:
     }
 
 
-def _status(row: KeyRow) -> str:
-    if row.deleted_at is not None:
+def _status(rt: Runtime, row: KeyRow) -> str:
+    last = rt.keyring.last(row)  # whose state is the state of all that it replaced
+    if row.deleted_at is not None or last.deleted_at is not None or last.payer != row.payer:
         return "deleted"
-    if row.blocked:
+    if row.blocked or last.blocked:
         return "revoked"
     return "active" if row.is_alive(time.time()) else "expired"
 

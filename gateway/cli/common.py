@@ -119,9 +119,17 @@ def open_store(folder: Path, general: GeneralSettings) -> Records:
     database = database_of(general)
     if database is not None:
         return open_records(folder, database)[0]
-    if not (folder / FILE).is_file():
+    if not is_file(folder / FILE):
         raise NotDone(f"there is no store at {folder / FILE}")
     return open_file(folder / FILE)
+
+
+def is_file(path: Path) -> bool:
+    """Is there such a file? Raises `NotDone` where that cannot be told: in a folder that others may not enter, for instance."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise NotDone(f"{path} cannot be read: {error.strerror}") from None
 
 
 def open_file(path: Path) -> Records:

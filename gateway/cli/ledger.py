@@ -26,6 +26,7 @@ from gateway.cli.common import (
     general_settings,
     moment,
     open_store,
+    text,
 )
 from gateway.config.values import seconds_of
 from gateway.state.records import LedgerQuery, Records, usd
@@ -63,7 +64,7 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
         help="from this day or time on, UTC: 2026-01-31, 2026-01-31T12:00",
     )
     add("--until", type=moment, metavar="DATE", help="until before this day or time")
-    add("--key", metavar="KEY", help="of this key alone: the key itself, or its digest")
+    add("--key", type=text, metavar="KEY", help="of this key alone: the key itself, or its digest")
 
 
 def _finish(parser: argparse.ArgumentParser, work: Work) -> None:

@@ -24,6 +24,7 @@ from gateway.cli.common import (
     carry_out,
     config_path,
     environ_here,
+    is_file,
     moment,
     open_file,
     open_store,
@@ -290,7 +291,7 @@ def _ledger(
     if named is None:
         return open_store(read_environment(with_own(config, environ)).data_dir, config.general), iter(())
     path = Path(named)
-    if not path.is_file():
+    if not is_file(path):
         url = environ.get(named, "")
         if not url.lower().startswith(("postgres://", "postgresql://")):
             raise NotDone(f"{named} is neither a file nor a variable with the URL of a Postgres")

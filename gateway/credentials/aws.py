@@ -7,7 +7,6 @@ background, a minute apart: botocore fetches new ones a quarter of an hour ahead
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from adapters.errors import UpstreamAuth
 from adapters.types import Address
 from gateway.config.model import Secret
-from gateway.credentials.renewal import Renewal
+from gateway.credentials.renewal import Renewal, in_thread
 from gateway.credentials.web import Web
 from gateway.routes import Deployment
 
@@ -82,8 +81,8 @@ class AwsSigner:
         try:
             source = self._source
             if source is None:
-                source = await asyncio.to_thread(_load, self._settings)
-            await asyncio.to_thread(source.refresh)
+                source = await in_thread(_load, self._settings)
+            await in_thread(source.refresh)
         except Exception as error:  # whatever botocore raises, its text may show a secret
             self._failed = _what_failed(error)
             self._failed_until = monotonic() + _PAUSE

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import botocore.session
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.config import Config
 from botocore.credentials import (
     AssumeRoleCredentialFetcher,
     AssumeRoleWithWebIdentityCredentialFetcher,
@@ -27,6 +28,8 @@ from botocore.credentials import (
 from adapters.errors import UpstreamAuth
 from adapters.types import Address
 
+_SECONDS = 10.0
+"""How long a server may be silent. botocore would wait for a minute, and all who need the credential with it."""
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d+")
 
 
@@ -70,6 +73,7 @@ def load(settings: Mapping[str, str]) -> Source:
     """The credentials that the settings mean. Raises `UpstreamAuth`, or what botocore raises."""
     profile = settings.get("aws_profile_name")
     session = botocore.session.Session(profile=profile)
+    session.set_default_client_config(Config(connect_timeout=_SECONDS, read_timeout=_SECONDS))
     region = settings.get("aws_region_name") or session.get_config_variable("region") or ""
     credentials = _credentials(session, region, settings)
     return Source(credentials, settings.get("aws_signing_name", "bedrock"), region)

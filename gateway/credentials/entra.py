@@ -10,9 +10,9 @@ https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
+from functools import partial
 from time import time
 from urllib.parse import quote, urlencode
 
@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from adapters.errors import UpstreamAuth
 from gateway.config.model import Secret
+from gateway.credentials.renewal import in_thread
 from gateway.credentials.tokens import Fetch, TokenSigner
 from gateway.credentials.web import Web
 from gateway.routes import Deployment
@@ -131,10 +132,7 @@ def _by_library(given: Mapping[str, str]) -> Fetch:
         token = credential.get_token(scope)
         return str(token.token), float(token.expires_on) - time()
 
-    async def fetch() -> tuple[str, float]:
-        return await asyncio.to_thread(ask)
-
-    return fetch
+    return partial(in_thread, ask)
 
 
 def _is_managed(name: str) -> bool:

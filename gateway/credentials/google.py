@@ -25,6 +25,7 @@ from msgspec import Struct
 from adapters.errors import UpstreamAuth
 from adapters.types import Address
 from gateway.config.model import Secret
+from gateway.credentials.renewal import in_thread
 from gateway.credentials.tokens import TokenSigner
 from gateway.credentials.web import Web
 from gateway.routes import Deployment
@@ -80,7 +81,7 @@ class GoogleSigner:
 
     async def _fetch(self) -> tuple[str, float]:
         request = _over(self._web, asyncio.get_running_loop())
-        return await asyncio.to_thread(self._refresh, request)
+        return await in_thread(self._refresh, request)
 
     def _refresh(self, request: Callable[..., _Response]) -> tuple[str, float]:
         """In a thread: read the credentials once, get a token."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Renewal:
@@ -36,3 +40,20 @@ class Renewal:
             self._running.cancel()
             with suppress(asyncio.CancelledError):
                 await self._running
+
+
+async def in_thread(work: Callable[..., T], *given: Any) -> T:
+    """What a vendor's library does, which may wait for a silent server for minutes: in a thread of its own, so that neither the
+    threads that all share are used up nor the end of the process is held up.
+    """
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()  # nobody cancels it: it is told although nobody may listen any more
+
+    def run() -> None:
+        try:
+            outcome.set_result(work(*given))
+        except BaseException as error:  # told to who waits
+            outcome.set_exception(error)
+
+    Thread(target=run, name="credential", daemon=True).start()
+    return await asyncio.wrap_future(outcome)

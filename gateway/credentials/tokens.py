@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable
-from time import monotonic
+from functools import partial
 
 from adapters.errors import GatewayError, UpstreamAuth
 from adapters.types import Address
@@ -15,9 +16,12 @@ Fetch = Callable[[], Awaitable[tuple[str, float]]]
 
 _TOKEN = re.compile(r"[!-~]+")
 """What can stand in a header behind `Bearer`."""
+_OVER = "The token that was given is no longer valid"
 _EARLY = 300.0
 _PAUSE = 5.0
 """Seconds after a failure in which nobody tries again."""
+now = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds of a clock that nobody sets. A token runs out while the machine sleeps, and `time.monotonic` may sleep too."""
 
 
 class TokenSigner:
@@ -35,22 +39,20 @@ class TokenSigner:
 
     @property
     def is_ready(self) -> bool:
-        now = monotonic()
-        if now >= self._renew_at and now >= self._failed_until:
+        moment = now()
+        if moment >= self._renew_at and moment >= self._failed_until:
             self._renewal.begin()
-        return now < self._ends_at
+        return moment < self._ends_at
 
     async def renew(self) -> None:
         """Wait until there is a token."""
-        if monotonic() < self._ends_at:
+        if now() < self._ends_at:
             return
-        if self._failed is not None and monotonic() < self._failed_until:
+        if self._failed is not None and now() < self._failed_until:
             raise UpstreamAuth(self._failed.message)
         await self._renewal.wait()
-        if monotonic() >= self._ends_at:
-            raise UpstreamAuth(
-                self._failed.message if self._failed else "The token that was given is no longer valid"
-            )
+        if now() >= self._ends_at:
+            raise UpstreamAuth(self._failed.message if self._failed else _OVER)
 
     def sign(self, address: Address, body: bytes) -> dict[str, str]:
         """The address's headers with the token."""
@@ -65,17 +67,19 @@ class TokenSigner:
             token, seconds = await self._fetch()
             if _TOKEN.fullmatch(token) is None:
                 raise UpstreamAuth("The token that was given is none")
+            if not seconds > 0:
+                raise UpstreamAuth(_OVER)
         except GatewayError as error:
             self._failed = error
-            self._failed_until = monotonic() + _PAUSE
+            self._failed_until = now() + _PAUSE
             return
         except Exception as error:  # whatever a vendor's library raises, its text may show a secret
             self._failed = UpstreamAuth(f"No token could be had: {type(error).__name__}")
-            self._failed_until = monotonic() + _PAUSE
+            self._failed_until = now() + _PAUSE
             return
-        now = monotonic()
+        moment = now()
         self._token = token
         self._failed = None
-        self._ends_at = now + seconds
-        self._renew_at = now + seconds - min(_EARLY, seconds / 5)
+        self._ends_at = moment + seconds
+        self._renew_at = moment + seconds - min(_EARLY, seconds / 5)
         self.version = (self.version or 0) + 1

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
+import orjson
 from msgspec.structs import replace
 
 from adapters.errors import BadRequest
@@ -151,8 +152,6 @@ _kind_values = attrgetter(*_KIND)
 _json = msgspec.json.Encoder()
 _attempts = msgspec.json.Decoder(tuple[AttemptRow, ...])
 _tags = msgspec.json.Decoder(tuple[str, ...])
-_key = msgspec.json.Decoder(KeyRow)
-_credential = msgspec.json.Decoder(CredentialRow)
 
 _UNSTORABLE = (ValueError, asyncpg.exceptions.DataError)
 """What is wrong with a value and not with the database: asyncpg's own refusal is a ValueError, the server's is not."""
@@ -269,13 +268,13 @@ class PostgresRecords:
     async def keys(self) -> list[KeyRow]:
         """See `Records`."""
         found = await self._report("SELECT content FROM penstock.virtual_key ORDER BY created_at, digest")
-        return [_key.decode(content) for (content,) in found]
+        return [_content(content, KeyRow) for (content,) in found]
 
     async def key(self, digest: str) -> KeyRow | None:
         """See `Records`."""
         sql = "SELECT content FROM penstock.virtual_key WHERE digest = $1"
         found = await self._write(lambda c: c.fetchrow(sql, _text(digest)))
-        return None if found is None else _key.decode(found[0])
+        return None if found is None else _content(found[0], KeyRow)
 
     async def put_key(self, key: KeyRow) -> bool:
         """See `Records`. What no text of Postgres can hold (U+0000) is a `BadRequest`."""
@@ -288,7 +287,7 @@ class PostgresRecords:
     async def credentials(self) -> list[CredentialRow]:
         """See `Records`."""
         found = await self._report("SELECT content FROM penstock.credential ORDER BY name")
-        return [_credential.decode(content) for (content,) in found]
+        return [_content(content, CredentialRow) for (content,) in found]
 
     async def put_credentials(self, rows: Sequence[CredentialRow]) -> bool:
         """See `Records`. What no text of Postgres can hold (U+0000) is a `BadRequest`."""
@@ -523,6 +522,12 @@ async def _put_credentials(connection: Any, rows: Sequence[CredentialRow]) -> bo
         if written is None:
             raise _StaleError
     return True
+
+
+def _content(content: str, kind: type[T]) -> T:
+    # A `jsonb` gives 1e300 back as an integer of 301 digits: only orjson reads it as the number that it was, and no page could show
+    # any other.
+    return msgspec.convert(orjson.loads(content), kind)
 
 
 def _values(row: LedgerRow, kind: int) -> tuple[Any, ...]:

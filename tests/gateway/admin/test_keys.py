@@ -636,6 +636,29 @@ async def test_what_was_taken_away_does_not_come_back(keyed: Gateway) -> None:
     assert [(await ask(keyed, key))[0] for key in (first, second)] == [401, 200]
 
 
+async def test_the_state_of_a_key_that_was_replaced_is_what_holds(keyed: Gateway) -> None:
+    """In its time of grace it is shown as active only as long as what replaced it lives."""
+
+    async def shown() -> tuple[str, list[str], int]:
+        info = (await call(keyed, f"/key/info?key={first}"))[1]["info"]
+        active = (await call(keyed, "/key/list?status=active"))[1]["keys"]
+        return info["status"], active, (await ask(keyed, first))[0]
+
+    first, second = await made(keyed), "sk-chosen-by-somebody"
+    both = {digest_of(first), digest_of(second)}
+    await call(keyed, "/key/regenerate", {"key": first, "new_key": second, "grace_period": "1h"})
+    status, active, answered = await shown()
+    assert (status, set(active), answered) == ("active", both, 200)
+    await call(keyed, "/key/block", {"key": second})
+    assert await shown() == ("revoked", [], 401)
+    await call(keyed, "/key/unblock", {"key": second})
+    assert (await shown())[0] == "active"
+    await call(keyed, "/key/delete", {"keys": [second]})
+    assert await shown() == ("deleted", [], 401)
+    assert await made(keyed, key=second) == second
+    assert await shown() == ("deleted", [digest_of(second)], 401)
+
+
 async def test_several_regenerate_at_once(keyed: Gateway) -> None:
     """One of them does; what the others have made lives no longer."""
     old = await made(keyed)

@@ -56,6 +56,12 @@ def test_no_store_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_looked_into(tmp_path: Path) -> None:
+    """Whatever the system says of it, it is one line."""
+    with pytest.raises(NotDone, match="cannot be read: File name too long"):
+        open_store(tmp_path / ("x" * 300), GeneralSettings())
+
+
 def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
     """A file that is no database is not taken for an empty ledger."""
     (tmp_path / FILE).write_bytes(b"no database " * 100)

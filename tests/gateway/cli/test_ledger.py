@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from gateway.cli import main
 from gateway.cli.ledger import _prune
 from gateway.state.pruning import DAY, POSTGRES_LOCK
 from gateway.state.records import LedgerQuery
@@ -135,6 +136,13 @@ async def test_commands_that_cannot_be_carried_out(tmp_path: Path) -> None:
     ):
         code, out, _ = await run(*words, folder=tmp_path)
         assert (code, out.startswith("usage: penstock ledger")) == (0, True)
+
+
+def test_a_key_that_no_request_can_bring(capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal may give other bytes than UTF-8."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["ledger", "export", "--key", "sk-\udcff"])
+    assert "must be UTF-8" in capsys.readouterr().err
 
 
 async def test_a_reader_that_leaves(tmp_path: Path, config: str) -> None:

@@ -273,6 +273,7 @@ def test_what_cannot_be_replayed(
     words = ("simulate", "--config", "cheap.yaml")
     assert "there is no store" in refused(capsys, *words)
     assert "neither a file nor a variable" in refused(capsys, *words, "--ledger", "nothing")
+    assert "cannot be read" in refused(capsys, *words, "--ledger", "x" * 300)
     (folder / "bad.jsonl").write_text("no\n")
     with monkeypatch.context() as patch:
         patch.setattr("gateway.cli.routing._SQLITE", _Broken())

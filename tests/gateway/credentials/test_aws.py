@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +18,12 @@ from adapters import bedrock
 from adapters.errors import UpstreamAuth
 from adapters.providers import PROVIDERS
 from adapters.types import Address, Target
+from gateway.background.supervisor import spawn
 from gateway.config.model import Secret
-from gateway.credentials import Signers, aws
+from gateway.credentials import Signers, aws, aws_sources
 from gateway.routes import Deployment
 from tests.adapters.frames import event
-from tests.harness import Asked, FakeProvider, Play, fake_provider, gateway, whole
+from tests.harness import Asked, FakeProvider, Play, fake_provider, gateway, hang, whole
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 KEYS = {
@@ -294,6 +296,42 @@ async def test_credentials_that_have_run_out_are_not_used(monkeypatch: pytest.Mo
         with pytest.raises(UpstreamAuth, match=r"ClientError \(AccessDenied\)") as caught:
             await signer.renew()
         assert "secret words" not in caught.value.message
+        await signer.close()
+
+
+async def test_who_waits_for_a_server_holds_nothing_up() -> None:
+    """It keeps neither a thread that others need nor the process from ending."""
+
+    async def late(provider: FakeProvider, asked: Asked) -> None:
+        await provider.gate.wait()
+        await sts()(provider, asked)
+
+    async with fake_provider() as provider:
+        provider.will(late)
+        role = {"aws_role_name": "arn:aws:iam::1:role/x", "aws_sts_endpoint": provider.url}
+        signer = aws.AwsSigner({**KEYS, **role})
+        before = set(threading.enumerate())
+        waits = spawn(signer.renew(), name="renewal")
+        await provider.asked()
+        others = set(threading.enumerate()) - before
+        assert others
+        assert all(thread.daemon for thread in others)
+        provider.gate.set()
+        await waits
+        assert signer.is_ready
+        await signer.close()
+
+
+async def test_a_silent_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon, so that another deployment may be asked."""
+    monkeypatch.setattr(aws_sources, "_SECONDS", 0.01)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    async with fake_provider() as provider:
+        provider.will(hang)
+        role = {"aws_role_name": "arn:aws:iam::1:role/x", "aws_sts_endpoint": provider.url}
+        signer = aws.AwsSigner({**KEYS, **role})
+        with pytest.raises(UpstreamAuth, match="TimeoutError"):
+            await signer.renew()
         await signer.close()
 
 

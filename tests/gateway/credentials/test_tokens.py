@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from adapters.errors import UpstreamAuth
 from adapters.types import Address
+from gateway.credentials import tokens
 from gateway.credentials.tokens import TokenSigner
 
 ADDRESS = Address("POST", "https://api.example.com/v1/chat", (("content-type", "application/json"),))
@@ -141,4 +143,29 @@ async def test_a_token_that_has_ended_already_is_a_failure() -> None:
     signer = TokenSigner(Office(seconds=0.0).fetch)
     with pytest.raises(UpstreamAuth):
         await signer.renew()
+    await signer.close()
+
+
+@pytest.mark.parametrize("seconds", [0.0, -3600.0, math.nan])
+async def test_a_token_that_has_ended_already_is_not_asked_for_at_once(seconds: float) -> None:
+    """As after any failure: an endpoint that gives such tokens is not asked anew by each request."""
+    office = Office(seconds)
+    signer = TokenSigner(office.fetch)
+    for _ in range(3):
+        assert not signer.is_ready
+        with pytest.raises(UpstreamAuth, match="no longer valid"):
+            await signer.renew()
+    assert office.given == 1
+    await signer.close()
+
+
+async def test_a_token_ends_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours in which nothing ran are hours: a new token is fetched before the next request."""
+    office = Office()
+    signer = TokenSigner(office.fetch)
+    await signer.renew()
+    awake = tokens.now() + 7200
+    monkeypatch.setattr(tokens, "now", lambda: awake)
+    await signer.renew()
+    assert bearer(signer) == "Bearer token-2"
     await signer.close()

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import orjson
 import pytest
 from msgspec.structs import replace
 
@@ -27,7 +28,7 @@ from gateway.state.records import AliasTaken, AttemptRow, LedgerQuery, LedgerRow
 from gateway.state.records_postgres import PostgresRecords
 from tests.faulty import FaultyProxy
 from tests.gateway.rows import NOON, PLAIN, failure, row
-from tests.gateway.state.test_records import KEY
+from tests.gateway.state.test_records import CREDENTIAL, KEY
 from tests.harness import patient_postgres
 
 ORDINARY = row(
@@ -169,6 +170,17 @@ async def test_text_is_kept_as_far_as_it_can_be(records: PostgresRecords) -> Non
     b, a = await records.rows(LedgerQuery())
     assert (b.user_agent, a.user_agent, a.tags, a.error_message) == ("ünïcode", "?'ü", ("?", "ab"), "")
     assert a.attempts[0].deployment_id == "d"
+
+
+async def test_large_numbers_come_back_as_they_were(records: PostgresRecords) -> None:
+    """What somebody says of a key or a credential can be shown again, although a `jsonb` writes each number out."""
+    said = {"large": 1e300, "negative": -1e20, "just": 2.0**64, "listed": [1e22, 1.5, 2**63, "1" * 400]}
+    await records.put_key(replace(KEY, metadata=said, extra=said))
+    await records.put_credentials([replace(CREDENTIAL, info=said)])
+    (key,), (credential,) = await records.keys(), await records.credentials()
+    assert key == await records.key(KEY.digest)
+    for kept in (key.metadata, key.extra, credential.info):
+        assert orjson.loads(orjson.dumps(kept)) == said
 
 
 async def test_a_database_without_unicode(postgres_url: str) -> None:
