@@ -511,7 +511,7 @@ def _listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket
             flags=socket.AI_PASSIVE,
         )
     except OSError as error:
-        raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror or error}", code=98) from None
     sockets = []
     for address in dict.fromkeys((row[0], row[4]) for row in found):
         try:

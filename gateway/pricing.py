@@ -28,6 +28,7 @@ from msgspec import Raw, Struct
 
 from adapters.envelope import value_of
 from adapters.types import NO_UNITS, Usage
+from gateway.config.vocabulary import PRICE_NAME, PRICES, SERVICES
 
 TABLE = Path(__file__).parent / "data" / "prices.json"
 
@@ -380,40 +381,6 @@ def _one_hour(price: Price) -> int | None:
 
 # -- prices from people ----------------------------------------------------------------------------------------------
 
-PARAMETERS: dict[str, str] = {
-    "input_cost_per_token": "input",
-    "output_cost_per_token": "output",
-    "cache_read_input_token_cost": "cache_read",
-    "cache_creation_input_token_cost": "cache_write",
-    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
-    "input_cost_per_audio_token": "audio_input",
-    "output_cost_per_audio_token": "audio_output",
-    "input_cost_per_image_token": "image_input",
-    "output_cost_per_image_token": "image_output",
-    "output_cost_per_reasoning_token": "reasoning",
-    "input_cost_per_image": "image",
-    "output_cost_per_image": "image",
-    "input_cost_per_pixel": "pixel",
-    "output_cost_per_pixel": "pixel",
-    "input_cost_per_second": "millisecond",
-    "output_cost_per_second": "millisecond",
-    "input_cost_per_character": "character",
-    "output_cost_per_character": "character",
-    "input_cost_per_query": "search",
-    "search_context_cost_per_query": "search",
-}
-"""LiteLLM's names of prices, in `litellm_params`, `model_info` and its price map, and ours. Dollars for one."""
-
-SERVICES = {
-    "batches": "batch",
-    "flex": "flex",
-    "priority": "priority",
-    "ultrafast": "ultrafast",
-    "balanced": "balanced",
-}
-"""LiteLLM's names of service tiers, and those that providers answer with."""
-
-_NAME = re.compile(rf"(\w+?)(?:_above_(\d+)k_tokens)?(?:_({'|'.join(SERVICES)}))?")
 _SCALES = {"millisecond": PER_DOLLAR * MILLION // 1000}
 _SEARCH_SIZES = ("search_context_size_medium", "search_context_size_low", "search_context_size_high")
 
@@ -439,8 +406,8 @@ def rates_from_params(params: Mapping[str, object]) -> Rates:
     """What the parameters say, and no more than that. As `price_from_params`."""
     rates: Rates = {}
     for key in sorted(params):
-        name, value = _NAME.fullmatch(key), params[key]
-        field = PARAMETERS.get(name[1]) if name is not None else None
+        name, value = PRICE_NAME.fullmatch(key), params[key]
+        field = PRICES.get(name[1]) if name is not None else None
         if name is None or field is None or value is None:
             continue
         above = int(name[2]) * 1000 if name[2] else 0

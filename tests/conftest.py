@@ -12,6 +12,7 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from gateway import app
+from gateway.logs import redactor
 from gateway.pricing import PriceTable
 from gateway.upstreams import client, tls_context
 from tests.servers import database_url, postgres_url, redis_url
@@ -33,6 +34,15 @@ def _starts() -> Iterator[None]:
         patch.setattr(PriceTable, "load", functools.cache(PriceTable.load))
         patch.setattr(app, "_FIRST_KEYS", 60.0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _forgets_secrets() -> Iterator[None]:
+    """A test's secrets are its own: one that is `s` would be taken out of what others say of somebody's credentials."""
+    yield
+    redactor._spellings.clear()
+    redactor._known, redactor._seen = None, {}
+    redactor.version += 1
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

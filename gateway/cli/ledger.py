@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -28,7 +27,8 @@ from gateway.cli.common import (
     open_store,
     text,
 )
-from gateway.config.values import seconds_of
+from gateway.config.values import span_of
+from gateway.keyfields import digest_of
 from gateway.state.records import LedgerQuery, Records, usd
 
 Work = Callable[[Records, argparse.Namespace], Awaitable[int]]
@@ -77,7 +77,7 @@ _LONGEST = 1000 * 366 * 86400.0
 
 
 def _span(text: str) -> float:
-    found = seconds_of(text)
+    found = span_of(text)
     if not found or found > _LONGEST:
         raise argparse.ArgumentTypeError(f"not a span like 90d: {text!r}")
     return found
@@ -92,14 +92,25 @@ async def _with_records(work: Work, parsed: argparse.Namespace) -> int:
         await records.close()
 
 
-def _query(parsed: argparse.Namespace) -> LedgerQuery:
-    key = parsed.key
-    digest = hashlib.sha256(key.encode()).hexdigest() if key and key.startswith("sk-") else key
-    return LedgerQuery(since=parsed.since, until=parsed.until, key_digest=digest)
+async def _query(records: Records, parsed: argparse.Namespace) -> LedgerQuery:
+    payer = await _payer(records, parsed.key) if parsed.key else None
+    return LedgerQuery(since=parsed.since, until=parsed.until, key_digest=payer)
+
+
+async def _payer(records: Records, key: str) -> str:
+    """Whose rows a key's are: one that took another's place spends where that one did. Whether the text is a key or its digest
+    is for the store to say: a key of a configuration may begin with anything, and is not among the stored ones.
+    """
+    own = digest_of(key)
+    for digest in (own, key):
+        if (row := await records.key(digest)) is not None:
+            return row.payer
+    (total,) = await records.totals((), LedgerQuery(key_digest=own))
+    return own if total.requests else key
 
 
 async def _verify(records: Records, parsed: argparse.Namespace) -> int:
-    verdict = await verify(records, _query(parsed))
+    verdict = await verify(records, await _query(records, parsed))
     for problem in verdict.problems:
         print(problem)
     total = verdict.total
@@ -120,7 +131,7 @@ async def _export(records: Records, parsed: argparse.Namespace) -> int:
     if parsed.format == "csv":
         write(csv_head())
         line = csv_line
-    async for rows in every_row(records, _query(parsed)):
+    async for rows in every_row(records, await _query(records, parsed)):
         write("".join(map(line, rows)))
     return 0
 

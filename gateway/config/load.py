@@ -113,7 +113,7 @@ def _variables(top: dict[str, Item], reader: Reader) -> dict[str, Secret]:
 def _check_mentions(
     mentions: list[Mention], models: list[ModelEntry], router: RouterSettings, report: Report
 ) -> None:
-    """Fallbacks and aliases that name models which nothing serves."""
+    """Fallbacks, aliases and policies of models that nothing serves."""
     names = {entry.model_name for entry in models} | set(router.model_group_alias)
     wildcards = [name.split("*") for name in names if "*" in name]
     for name, place, path in mentions:

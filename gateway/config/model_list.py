@@ -19,11 +19,16 @@ from gateway.config.vocabulary import (
     OPTIONS,
     OTHER_PRICE,
     PARAM_KEYS,
+    PRICE_NAME,
+    PRICES,
     REQUEST_PARAMETERS,
     ROUTER_PREFIX,
     SAME_SETTING,
     Key,
 )
+
+_SLIP = 0.95
+"""How near two names of prices are of which one is misspelled: names of two prices differ by little more."""
 
 
 def defaults_of_all(settings: Settings) -> dict[str, Item]:
@@ -124,7 +129,7 @@ class ModelList:
             if name in PARAM_KEYS:
                 self._known(PARAM_KEYS[name], item, path, values)
             elif OTHER_PRICE.fullmatch(name):
-                price = self._price(item.value, join(path, name))
+                price = self._price(name, item, path)
                 if price is not None:
                     values["other_prices"][name] = price
             elif ROUTER_PREFIX.fullmatch(name):
@@ -159,12 +164,19 @@ class ModelList:
                 where = node.items["tag_regex"].place, join(path, "tag_regex")
                 self._report.error(*where, f'"{pattern[:60]}" is no regular expression: {why}')
 
-    def _price(self, node: Node, path: str) -> str | dict[str, str] | None:
+    def _price(self, name: str, item: Item, path: str) -> str | dict[str, str] | None:
         """A price, or one for each size (`search_context_cost_per_query`)."""
+        parts = PRICE_NAME.fullmatch(name)
+        if parts is None or parts[1] not in PRICES:
+            if hint := closest(name, PRICES, cutoff=_SLIP):
+                self._report.doubt(item.place, path, f'unknown key "{name}"', hint)
+            else:
+                judge(Key(name, "any", "prices of what is not counted", "later"), item, path, self._report)
+        node, path = item.value, join(path, name)
         if not isinstance(node, Mapping):
             return self._reader.price(node, path)
-        prices = {name: self._reader.price(item.value, join(path, name)) for name, item in node.items.items()}
-        return {name: price for name, price in prices.items() if price is not None}
+        prices = {size: self._reader.price(one.value, join(path, size)) for size, one in node.items.items()}
+        return {size: price for size, price in prices.items() if price is not None}
 
     def _whose(self, place: Place, model: str, path: str) -> None:
         """A model that nobody has is a mistake: most often of the provider's name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gateway.config.dialects import Mention
 from gateway.config.model import Hedging, Place, RetryBudget, RetryPolicy
 from gateway.config.nodes import Mapping, Node, Scalar, join
 from gateway.config.problems import closest
@@ -36,9 +37,10 @@ _DELAYS = ("base_delay", "max_delay")
 class RetryReader:
     """Reads these settings. Problems go to the reader's report."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, mentions: list[Mention]) -> None:
         self._reader = reader
         self._report = reader.report
+        self._mentions = mentions
 
     def retry_policy(self, node: Node, path: str) -> RetryPolicy | None:
         """`{RateLimitErrorRetries: 3, DefaultRetries: 1, base_delay: 1, max_delay: 10}`."""
@@ -69,6 +71,8 @@ class RetryReader:
 
     def retry_policies(self, node: Node, path: str) -> dict[str, RetryPolicy] | None:
         """A policy for each public name."""
+        if isinstance(node, Mapping):
+            self._mentions += ((name, item.place, path) for name, item in node.items.items())
         found = self._reader.each(node, path, self.retry_policy)
         return None if found is None else {name: policy for name, policy in found.items() if policy}
 

@@ -51,6 +51,7 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
     "timeout": _NUMBER,
     "price": _NUMBER,
     "duration": _NUMBER,
+    "span": {"type": "string"},
     "texts": _NAMES,
     "texts_by_name": {"type": "object", "additionalProperties": _TEXT},
     "secrets_by_name": {"type": "object", "additionalProperties": _TEXT},
@@ -198,7 +199,7 @@ This page is generated from the tables in `gateway/config/vocabulary.py`; change
 
 `penstock --config config.yaml` reads one YAML or JSON file; without a file the environment says everything. All
 problems are reported at once, each with file, line and column. `penstock check config.yaml` is stricter than the
-server: there, unknown keys and names that lead nowhere are errors.
+server: there, unknown keys are errors, and so are fallbacks, aliases and retry policies of models that nothing serves.
 
 * `os.environ/NAME` as a whole value, `${NAME}` and `${NAME:-default}` anywhere in a text are replaced from the
   environment; `$${NAME}` stays as `${NAME}`. An empty variable counts as not set.
@@ -215,8 +216,9 @@ server: there, unknown keys and names that lead nowhere are errors.
 
 _DEFAULTS = """\
 Any other key is a default request parameter (`temperature`, `max_tokens` …): requests that do not set it get it. Further
-prices (`…_cost_per_token_above_200k_tokens`, `…_batches`, `…_priority` …) are taken where the bucket is known. What an entry does
-not say is as in `cost_per_token`, else as in the built-in table. A variable's name in the column "default" stands for its value.
+prices (`…_cost_per_token_above_200k_tokens`, `…_batches`, `…_priority` …) are taken where the bucket is known, and else
+reported with their line. What an entry does not say is as in `cost_per_token`, else as in the built-in table. A variable's name in
+the column "default" stands for its value.
 """
 
 

@@ -5,6 +5,7 @@ What the environment gives as a default for the file (master key, allowed origin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -40,7 +41,7 @@ class Sections:
         self._reader = reader
         self._report = reader.report
         self._environment = environment
-        retries = RetryReader(reader)
+        retries = RetryReader(reader, dialects.mentions)
         self._special = {
             "fallbacks": dialects.fallbacks,
             "aliases": dialects.aliases,
@@ -204,6 +205,10 @@ class Sections:
         if general.cors_allow_credentials and "*" in general.allowed_origins:
             message = "the origin * and credentials exclude each other: name the origins"
             error(*where("allowed_origins"), message)
+        for origin in general.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                message = f'no page has the origin "{origin[:60]}": one is like https://chat.example.com, and * is any'
+                self._report.doubt(*where("allowed_origins"), message)
         for name, choices in CHOICES.items():
             if getattr(general, name) not in choices:
                 error(*where(name), f"must be {', '.join(choices[:-1])} or {choices[-1]}")
@@ -241,6 +246,8 @@ class Sections:
             self._report.notice(*where("database_url"), f"{told} in the address of Postgres")
 
 
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/*\sA-Z]+/?")
+"""What a browser may send as `Origin`, with a slash behind it as people copy one."""
 _NOT_NEGATIVE = ("rpm_limit", "tpm_limit", "max_parallel_requests", "global_max_parallel_requests")
 
 _WELL_KNOWN = frozenset(

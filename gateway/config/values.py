@@ -24,7 +24,7 @@ from gateway.config.nodes import Mapping, Node, Scalar, Sequence, join
 from gateway.config.problems import Report, hidden
 
 Kind = Literal[
-    "text", "url", "secret", "secret_text", "boolean", "integer", "retries", "number", "seconds", "timeout", "price", "duration",
+    "text", "url", "secret", "secret_text", "boolean", "integer", "retries", "number", "seconds", "timeout", "price", "duration", "span",
     "texts", "texts_by_name", "secrets_by_name", "object", "any",
     "fallbacks", "aliases", "token_prices", "provider_budgets", "params",
     "retry_policy", "retry_policies", "allowed_fails", "retry_budget", "hedging", "queue",
@@ -100,6 +100,13 @@ def seconds_of(span: str) -> float | None:
     return float(match.group(1)) * _SECONDS[match.group(2)] if match else None
 
 
+def span_of(text: str) -> float | None:
+    """How long something is kept, in seconds, None if that is not said: a bare number would be meant as days and read as
+    seconds, and what is deleted then does not come back.
+    """
+    return seconds_of(text) or None if text.strip()[-1:].isalpha() else None
+
+
 def problem_of_url(url: str) -> str:
     """Why nobody can be asked at this address, empty if somebody can; nothing of it is repeated."""
     if not re.match(r"https?://[^\s/]", url):
@@ -142,6 +149,7 @@ class Reader:
             "timeout": self.timeout,
             "price": self.price,
             "duration": self.duration,
+            "span": self.span,
             "texts": self.texts,
             "texts_by_name": self.texts_by_name,
             "secrets_by_name": self.secrets_by_name,
@@ -276,6 +284,15 @@ class Reader:
             self._refuse(node, path, wanted)
             return None
         return value
+
+    def span(self, node: Node, path: str) -> float | None:
+        """A span with its unit, `30d`, in seconds."""
+        wanted = "must be a span with its unit, such as 30d"
+        value = self._scalar(node, path, wanted)
+        found = None if value is None else span_of(value)
+        if value is not None and found is None:
+            self._refuse(node, path, wanted)
+        return found
 
     # -- several values ----------------------------------------------------------------------------------------------
 

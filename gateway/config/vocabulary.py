@@ -157,7 +157,43 @@ SECRET_OPTIONS = frozenset(name for name, kind in OPTIONS.items() if kind in {"s
 """Those of them that are keys."""
 
 OTHER_PRICE = re.compile(r"(input|output|cache|ocr|annotation|search)_\w*cost\w*")
-"""Prices beyond the four plain ones: tiers, batches, seconds, pixels. Used where the price table knows the bucket."""
+"""Prices beyond the four plain ones: tiers, batches, seconds, pixels."""
+
+PRICES: dict[str, str] = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cache_read",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "input_cost_per_audio_token": "audio_input",
+    "output_cost_per_audio_token": "audio_output",
+    "input_cost_per_image_token": "image_input",
+    "output_cost_per_image_token": "image_output",
+    "output_cost_per_reasoning_token": "reasoning",
+    "input_cost_per_image": "image",
+    "output_cost_per_image": "image",
+    "input_cost_per_pixel": "pixel",
+    "output_cost_per_pixel": "pixel",
+    "input_cost_per_second": "millisecond",
+    "output_cost_per_second": "millisecond",
+    "input_cost_per_character": "character",
+    "output_cost_per_character": "character",
+    "input_cost_per_query": "search",
+    "search_context_cost_per_query": "search",
+}
+"""LiteLLM's names of prices, in `litellm_params`, `model_info` and its price map, and ours. Dollars for one."""
+
+SERVICES = {
+    "batches": "batch",
+    "flex": "flex",
+    "priority": "priority",
+    "ultrafast": "ultrafast",
+    "balanced": "balanced",
+}
+"""LiteLLM's names of service tiers, and those that providers answer with."""
+
+PRICE_NAME = re.compile(rf"(\w+?)(?:_above_(\d+)k_tokens)?(?:_({'|'.join(SERVICES)}))?")
+"""A price's name in its parts: whose it is (of `PRICES`), from how long a prompt on, in which service tier."""
 
 ROUTER_PREFIX = re.compile(r"(auto|complexity)_router_\w+")
 """LiteLLM's routers that choose a model by looking at the question: later."""
@@ -317,7 +353,7 @@ _GENERAL_SETTINGS: tuple[Key, ...] = (
     Key("master_key", "secret", "The key that may do everything; default: LITELLM_MASTER_KEY. Without one the gateway is open."),
     Key("env_providers", "boolean", "Providers whose key is in the environment can be reached as `provider/model`; default: only if there is no `model_list`."),
     Key("public_routes", "texts", "Paths that need no key, for instance `/v1/models`."),
-    Key("allowed_origins", "texts", "Web pages that may call the gateway from a browser (CORS); default: LITELLM_CORS_ORIGINS, else none.", also=_EVERYWHERE),
+    Key("allowed_origins", "texts", "Web pages that may call the gateway from a browser (CORS), each as `https://chat.example.com`, or `*`; default: LITELLM_CORS_ORIGINS, else none.", also=_EVERYWHERE),
     Key("cors_allow_credentials", "boolean", "Browsers may send credentials; default: LITELLM_CORS_ALLOW_CREDENTIALS. Not with the origin `*`.", also=_EVERYWHERE),
     Key("max_request_size_mb", "number", "Size of a request at most, in MiB; default: 32."),
     Key("cost_per_token", "token_prices", "Dollars per token by model: one number, or `{input, output}`; wins over the built-in price."),
@@ -334,7 +370,7 @@ _GENERAL_SETTINGS: tuple[Key, ...] = (
     Key("on_budget", "text", "What happens to a stream that has used up what was reserved for it: `finish` lets it end, `cut` ends it with an error."),
     Key("on_orphan", "text", "What becomes of a request that a budget binds and that was under way when the gateway died: `charge` enters what was reserved for it, `release` enters nothing; either way it has a row of its own, `orphaned`."),
     Key("on_ledger_failure", "text", "What happens when what was spent can neither be stored nor kept (database away, disk and memory full): `serve` goes on and counts what is lost (`penstock_ledger_dropped_total`), `refuse` answers 503."),
-    Key("maximum_spend_logs_retention_period", "seconds", "How long rows of the ledger are kept, for instance `30d`; older ones are deleted by whole days (UTC), their sums stay: no total, spend or budget changes. Default: for ever.", also=_EVERYWHERE),
+    Key("maximum_spend_logs_retention_period", "span", "How long rows of the ledger are kept, with the unit, for instance `30d`; older ones are deleted by whole days (UTC), their sums stay: no total, spend or budget changes. Default: for ever.", also=_EVERYWHERE),
     Key("maximum_spend_logs_retention_interval", "seconds", "How often is looked for rows that are too old; default: `1d`.", also=_EVERYWHERE),
     Key("fail_closed_rate_limit_enforcement", "boolean", "The same as `limits_without_redis: closed`."),
     Key("fail_closed_budget_enforcement", "boolean", "The same as `limits_without_redis: closed`; and a budget whose spend cannot be read, because the database is away at the start, refuses with 503 instead of counting from zero until it can."),

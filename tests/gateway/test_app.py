@@ -99,9 +99,10 @@ def test_a_port_that_is_taken() -> None:
 
 
 def test_a_host_that_is_none() -> None:
-    """A host that is no address is one sentence too."""
-    with pytest.raises(CannotStart, match="cannot listen on"):
+    """A host that is no address is one sentence and that exit code too."""
+    with pytest.raises(CannotStart, match="cannot listen on") as caught:
         _listen("no.such.host.invalid", 1)
+    assert caught.value.code == 98
 
 
 def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,12 @@ import asyncpg
 import pytest
 
 from gateway.cli import main
-from gateway.cli.ledger import _prune
+from gateway.cli.ledger import _export, _prune, _verify
+from gateway.keyfields import digest_of
+from gateway.state.keys import KeyRow
 from gateway.state.pruning import DAY, POSTGRES_LOCK
 from gateway.state.records import LedgerQuery
+from gateway.state.records_memory import MemoryRecords
 from gateway.state.records_sqlite import SqliteRecords
 from tests.e2e.process import COMMAND, Process, penstock, question, run
 from tests.gateway.rows import row
@@ -62,6 +65,21 @@ async def test_verify_and_export(tmp_path: Path, config: str) -> None:
     assert "requests of everything: the total says 5, the rows add up to 4" in out
 
 
+async def test_whose_rows_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A key is found by itself or its digest, also the successor of another one, and one of a configuration, called anything."""
+    records, first, second = MemoryRecords(), digest_of("sk-first"), digest_of("sk-second")
+    await records.put_key(KeyRow(digest=first, name="sk-...irst"))
+    await records.put_key(KeyRow(digest=second, name="sk-...cond", account=first))
+    await records.append([row("a", key_digest=first), row("b", key_digest=digest_of("configured"))])
+    named = {first: "a", "sk-first": "a", second: "a", "sk-second": "a", "configured": "b"}
+    for key, name in {**named, digest_of("configured"): "b", "nobody": ""}.items():
+        asked = Namespace(key=key, since=None, until=None, format="jsonl")
+        assert await _export(records, asked) == 0
+        assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == list(name)
+        assert await _verify(records, asked) == 0
+        assert capsys.readouterr().out.startswith(f"{len(name)} rows")
+
+
 async def test_prune(tmp_path: Path) -> None:
     """Old days go beside a gateway that runs; a dry run only counts; what was spent stays, and the sums agree."""
     (tmp_path / "data").mkdir()
@@ -90,7 +108,7 @@ async def test_prune(tmp_path: Path) -> None:
     ), err
     code, out, _ = await run(*prune, folder=tmp_path)
     assert (code, out.split()[0]) == (0, "0")
-    for span in ("soon", "0d", "999999999mo"):
+    for span in ("soon", "0d", "90", "999999999mo"):
         code, _, err = await run("ledger", "prune", "--older-than", span, folder=tmp_path)
         assert (code, "not a span like 90d" in err) == (2, True)
 

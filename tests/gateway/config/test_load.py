@@ -536,6 +536,14 @@ def test_a_setting_in_two_places(folder: Path) -> None:
         ("router_settings: {routing_strategy: round-robin}", 'config.yaml:1:37: unknown strategy "round-robin", shuffling instead (router_settings.routing_strategy)'),
         ("model_list: [{model_name: gpt-4o, litellm_params: {model: openai/m}}]\nrouter_settings: {fallbacks: [{gpt-4o: [gpt-4p]}]}",
          'config.yaml:2:41: no model is called "gpt-4p", did you mean "gpt-4o"? (router_settings.fallbacks[0].gpt-4o)'),
+        ("model_list: [{model_name: gpt-4o, litellm_params: {model: openai/m}}]\nrouter_settings: {model_group_retry_policy: {gpt-4p: {max_retries: 1}}}",
+         'config.yaml:2:46: no model is called "gpt-4p", did you mean "gpt-4o"? (router_settings.model_group_retry_policy)'),
+        ('general_settings: {allowed_origins: [chat.example.com, "https://a.example.com/", "*", "null"]}',
+         'config.yaml:1:37: no page has the origin "chat.example.com": one is like https://chat.example.com, and * is any (general_settings.allowed_origins)'),
+        ('general_settings: {allowed_origins: ["https://*.example.com", "http://[::1]:3000"]}',
+         'config.yaml:1:37: no page has the origin "https://*.example.com": one is like https://chat.example.com, and * is any (general_settings.allowed_origins)'),
+        ("model_list: [{model_name: m, litellm_params: {model: openai/m, output_cost_per_tokens: 1}}]",
+         'config.yaml:1:64: unknown key "output_cost_per_tokens", did you mean "output_cost_per_token"? (model_list[0].litellm_params)'),
     ],
 )  # fmt: skip
 def test_what_is_unknown_is_doubted(folder: Path, text: str, line: str) -> None:
@@ -555,6 +563,8 @@ def test_what_is_unknown_is_doubted(folder: Path, text: str, line: str) -> None:
         ("litellm_settings: {ssl_verify: true}", "notice", "config.yaml:1:20: ssl_verify has no effect, and with this value needs none (litellm_settings)"),
         ("general_settings: {store_model_in_db: true}", "warning", "config.yaml:1:20: store_model_in_db has no effect yet: models and settings in the database (general_settings)"),
         ("general_settings: {proxy_batch_write_at: 60}", "notice", "config.yaml:1:20: proxy_batch_write_at is not needed: rows are written in batches, ten times a second (general_settings)"),
+        ("model_list: [{model_name: m, litellm_params: {model: openai/m, ocr_cost_per_page: 1}}]", "warning",
+         "config.yaml:1:64: ocr_cost_per_page has no effect yet: prices of what is not counted (model_list[0].litellm_params)"),
         ("mcp_servers: {a: b}", "warning", "config.yaml:1:1: mcp_servers has no effect yet: MCP servers, agents and search (mcp_servers)"),
     ],
 )  # fmt: skip
