@@ -66,8 +66,10 @@ async def continued(rt: Runtime, x: Exchange, answer: Answer, error: GatewayErro
     question, text, said = x.envelope, heard.text, tokens_said(tap.deltas, tap.chars)
     began, sent = x.at.first_event, x.at.sent
     while True:
-        deployment = rt.router.choose(route, x, rt.now(), asked)
-        if deployment is None or not await may_go_on(rt, x, route) or not rt.retry_budget.take(rt.now()):
+        if rt.router.choose(route, x, rt.now(), asked) is None or not await may_go_on(rt, x, route):
+            break
+        deployment = rt.router.choose(route, x, rt.now(), asked)  # as late as that: others ask too
+        if deployment is None or not rt.retry_budget.take(rt.now()):
             break
         if not broken.error:
             _note(rt, x, answer, broken, error)

@@ -97,8 +97,14 @@ def explain(gateway: Gateway, name: str, request: Asked, *, for_operator: bool) 
     told |= _found(gateway, ours, route)
     if route is None:
         return told
-    waits = _waits(gateway, route, request)
-    considered = gateway.router.consider(route, request, gateway.now, waits=waits is not None)
+    considered = gateway.router.consider(route, request, gateway.now)
+    waits: float | None = None
+    if not any(one.share for one in considered) and not _has_stand_in(gateway, route, key, request):
+        waits = _waits(gateway, route, request)
+        is_waited = waits is not None
+        considered = gateway.router.consider(
+            route, request, gateway.now, waits=is_waited, anyway=not is_waited
+        )
     told["strategy"] = gateway.config.router.routing_strategy
     if waits is not None:
         told["waits"] = waits
@@ -127,24 +133,35 @@ def _way(gateway: Gateway, name: str) -> str:
     return f"the wildcard {pattern}" if pattern else "a provider whose key is in the environment"
 
 
-def _waits(gateway: Gateway, route: Route, request: Asked) -> float | None:
-    """Seconds that it waits at most for a deployment of the route; None if there is one that it asks, or nothing to wait for."""
-    queue = gateway.config.router.queue
-    soonest = gateway.router.soonest(route, request, gateway.now)
-    if queue is None or soonest is None or soonest > queue.max_wait:
-        return None
-    key = request.caller.key if request.caller is not None else None
+def _has_stand_in(gateway: Gateway, route: Route, key: KeyRow | None, request: Asked) -> bool:
+    """Another model that a request for this one comes to can be asked."""
     routes = [route]
     for one in routes:  # it grows as it goes
-        if any(other.share for other in gateway.router.consider(one, request, gateway.now)):
-            return None
         found = gateway.routes.stand_ins(one.name)
-        routes += [
+        nearer = [
             other
             for other in found
             if other not in routes and (key is None or may_use(key, other.name, other))
         ]
-    return queue.max_wait
+        for other in nearer:
+            if any(its.share for its in gateway.router.consider(other, request, gateway.now)):
+                return True
+        routes += nearer
+    return False
+
+
+def _waits(gateway: Gateway, route: Route, request: Asked) -> float | None:
+    """Seconds that a request which finds nobody waits at most for a deployment of the route; None if it does not."""
+    queue = gateway.config.router.queue
+    if queue is None:
+        return None
+    well = gateway.router.soonest(route, request, gateway.now, anyway=False)
+    if well is not None and well <= queue.max_wait:
+        return queue.max_wait
+    if any(one.share for one in gateway.router.consider(route, request, gateway.now, anyway=True)):
+        return None
+    soonest = gateway.router.soonest(route, request, gateway.now)
+    return queue.max_wait if soonest is not None and soonest <= queue.max_wait else None
 
 
 def _deployment(gateway: Gateway, considered: Considered, *, for_operator: bool) -> dict[str, Any]:

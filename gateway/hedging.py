@@ -23,6 +23,7 @@ from gateway.exchange import Answer, Attempt, Exchange, Timings
 from gateway.routes import Deployment, Route
 from gateway.runtime import Runtime
 from gateway.story import Interrupted, Signal, Story
+from gateway.waiting import is_waited_for
 
 _TWICE = frozenset({"chat", "completions", "embeddings"})
 """What may be asked twice: nothing is made by it but words."""
@@ -166,7 +167,7 @@ class _Race:
             rt.metrics.hedged("nobody")
             return
         self._asked.append(deployment)
-        if not await self._has_room():
+        if not await self._has_room(deployment):
             self._asked.remove(deployment)  # if the first one fails it may still be asked
             rt.metrics.hedged("refused")
             return
@@ -188,14 +189,16 @@ class _Race:
         else:
             x.story.interrupt(self.outrun)
 
-    async def _has_room(self) -> bool:
-        """In the retry budget, and in the caller's budgets for one more that is billed; and it overtakes nobody."""
+    async def _has_room(self, deployment: Deployment) -> bool:
+        """In the retry budget, in the caller's budgets for one more that is billed, and still at that deployment; and it overtakes
+        nobody.
+        """
         rt, x = self._rt, self._x
-        if not rt.retry_budget.has_room(rt.now()) or rt.queue.is_waited_for(self._route.name):
+        if not rt.retry_budget.has_room(rt.now()) or is_waited_for(rt, x, self._route):
             return False
         if rt.limiter.binds(x.caller) and not await rt.limiter.top_up(x, self._route, again=True):
             return False
-        return rt.retry_budget.take(rt.now())
+        return rt.router.is_possible(deployment, self._route, x, rt.now()) and rt.retry_budget.take(rt.now())
 
     def _ended(self, story: Story) -> None:
         if story in self._running:

@@ -28,6 +28,18 @@ def patience(settings: QueueSettings, x: Exchange) -> float:
     return settings.max_wait if own is None else min(settings.max_wait, own)
 
 
+def is_waited_for(rt: Runtime, x: Exchange, route: Route) -> bool:
+    """Somebody waits for what this request wants of the route, and must not be overtaken."""
+    queue = rt.queue
+    return queue.waiting > 0 and queue.is_waited_for(route.name, rt.router.meant(route, x, rt.now()))
+
+
+def is_worth_waiting(rt: Runtime, x: Exchange, route: Route, *, until: float) -> bool:
+    """A deployment that is well may have room by then: it is waited for before one is asked whose circuit is open."""
+    soonest = rt.router.soonest(route, x, rt.now(), anyway=False)
+    return soonest is not None and rt.now() + soonest <= until
+
+
 async def wait_for_room(
     rt: Runtime,
     x: Exchange,
@@ -49,6 +61,7 @@ async def wait_for_room(
         await rt.queue.wait(
             route.name,
             x.caller.digest if x.caller is not None else None,
+            wanted=rt.router.meant(route, x, rt.now()),
             seconds=seconds,
             can_go=can_go,
             soonest=lambda: rt.router.soonest(route, x, rt.now()),

@@ -30,7 +30,9 @@ from gateway.background.spending import SpendReader
 from gateway.background.supervisor import Supervisor
 from gateway.config.source import Source
 from gateway.endpoints import ENDPOINTS
+from gateway.exchange import Exchange
 from gateway.reload import Reloader
+from gateway.routes import Route
 from gateway.runtime import Runtime
 from gateway.server import Runner
 from gateway.state.records import LedgerQuery, LedgerRow
@@ -520,6 +522,24 @@ def config_of(*models: dict[str, Any], num_retries: int = 0, **router: Any) -> s
     """A configuration of these `entry`s."""
     settings = {"num_retries": num_retries, **router}
     return json.dumps({"model_list": models, "router_settings": settings})
+
+
+@contextlib.asynccontextmanager
+async def holding(gw: Gateway) -> AsyncIterator[tuple[asyncio.Event, asyncio.Event]]:
+    """The store of limits is slow to say whether there is room for a further attempt: set when it is asked, and until when it
+    says nothing.
+    """
+    asked, let_go = asyncio.Event(), asyncio.Event()
+    top_up = gw.rt.limiter.top_up
+
+    async def slowly(x: Exchange, route: Route, *, again: bool) -> bool:
+        asked.set()
+        await let_go.wait()
+        return await top_up(x, route, again=again)
+
+    gw.rt.limiter.top_up = slowly  # type: ignore[method-assign]
+    yield asked, let_go
+    gw.rt.limiter.top_up = top_up  # type: ignore[method-assign]
 
 
 # -- what is left ----------------------------------------------------------------------------------------------------

@@ -31,10 +31,16 @@ MakeFilter: TypeAlias = Callable[[RouterSettings, Health, Route], Filter | None]
 
 
 def filters_of(
-    settings: RouterSettings, health: Health, route: Route, *, learnt: bool = True
+    settings: RouterSettings, health: Health, route: Route, *, learnt: bool = True, passing: bool = True
 ) -> tuple[Filter, ...]:
-    """All that may refuse a deployment of this route, but for cooldowns; `learnt`: what is known of it too."""
-    made = (make(settings, health, route) for make in FILTERS if learnt or make is not learnt_filter)
+    """All that may refuse a deployment of this route, but for cooldowns; `learnt`: what is known of it too; `passing`: for
+    reasons too that pass.
+    """
+    made = (
+        make(settings, health, route)
+        for make in (FILTERS if passing else LASTING)
+        if learnt or make is not learnt_filter
+    )
     return tuple(found for found in made if found is not None)
 
 
@@ -325,5 +331,6 @@ def budget_filter(settings: RouterSettings, health: Health, route: Route) -> Fil
     return refuses
 
 
-FILTERS: tuple[MakeFilter, ...] = (tag_filter, context_filter, limit_filter, budget_filter, learnt_filter)
+LASTING: tuple[MakeFilter, ...] = (tag_filter, context_filter)
+FILTERS: tuple[MakeFilter, ...] = (*LASTING, limit_filter, budget_filter, learnt_filter)
 """What stays comes first: waiting does not help against it, so it is the better reason."""

@@ -216,6 +216,11 @@ class Health:
         condition = self._conditions.get(deployment_id)
         return condition is None or condition.cooled_until <= now
 
+    def is_closed(self, deployment_id: str, now: float) -> bool:
+        """Its circuit lets a request through, whether or not it is cooling down."""
+        breaker = self.look(deployment_id).breaker
+        return breaker is None or breaker.allows(now)
+
     def began(self, deployment_id: str, now: float) -> None:
         """It is being asked."""
         condition = self._conditions[deployment_id]

@@ -3,7 +3,9 @@
 Where all deployments of a model are at a limit, a request can wait for one instead of being refused. Who waits has a place in
 the line of its caller, and the callers of a model take turns: one with a thousand requests has a thousand that wait, one with
 a single request is next but one. Within a line `priority` comes first (0 before 1), then who came first. A caller's word thus
-moves its own requests and nobody else's.
+moves its own requests and nobody else's. Requests of one model that are not meant for the same deployments (tags, length) have
+lines apart, so that none of them is held up by what it does not want; where such lines want the same place after all, as do those
+of an alias and of its model, the lines take turns too.
 
 Nothing looks whether there is room: `Health` calls when a deployment has a request less, and timers tell when a rate limit or a
 cooldown is over. Only what other processes set free is unheard, so there is a look once a second too. Whoever is called goes
@@ -54,7 +56,7 @@ class Waiter:
 
 
 class _Lines:
-    """Those who wait for one model, by their callers; the callers in the order of their turns."""
+    """Those who wait for the same, by their callers; the callers in the order of their turns."""
 
     __slots__ = ("by_caller", "called", "timer")
 
@@ -63,6 +65,10 @@ class _Lines:
         self.called: Waiter | None = None
         """Who may go and has not gone yet."""
         self.timer: asyncio.TimerHandle | None = None
+
+    def has_called(self) -> bool:
+        """Whoever may go has not gone yet."""
+        return self.called is not None
 
     def add(self, caller: Hashable, waiter: Waiter) -> None:
         insort(self.by_caller.setdefault(caller, []), waiter, key=lambda one: one.rank)
@@ -110,7 +116,7 @@ class _Lines:
 
 
 class FairQueue:
-    """All who wait in this process, by the name of the model. Lives as long as the process, whatever is configured."""
+    """All who wait in this process, by what they wait for. Lives as long as the process, whatever is configured."""
 
     def __init__(self, deadlines: Deadlines, now: Callable[[], float]) -> None:
         self.settings: QueueSettings | None = None
@@ -122,19 +128,21 @@ class FairQueue:
         """Told the model and the seconds of each wait, however it ended."""
         self._deadlines = deadlines
         self._now = now
-        self._models: dict[str, _Lines] = {}
+        self._lines: dict[tuple[str, Hashable], _Lines] = {}
+        """By the model and what of it is wanted, in the order of their turns."""
         self._numbers = count()
         self._is_stirred = False
 
-    def is_waited_for(self, model: str) -> bool:
+    def is_waited_for(self, model: str, wanted: Hashable = None) -> bool:
         """Somebody is there already, whom a newcomer must not overtake."""
-        return model in self._models
+        return (model, wanted) in self._lines
 
     async def wait(
         self,
         model: str,
         caller: Hashable,
         *,
+        wanted: Hashable = None,
         seconds: float,
         can_go: Callable[[], bool],
         soonest: Callable[[], float | None],
@@ -143,14 +151,16 @@ class FairQueue:
     ) -> None:
         """Wait for a turn in which `can_go`, for so many seconds. Raises `NotServed`.
 
-        `soonest` gives the seconds until there may be room, None if nobody can tell; `came` is when the request did.
+        `wanted` is the same for those who wait for the same deployments of the model; `soonest` gives the seconds until there may
+        be room, None if nobody can tell; `came` is when the request did.
         """
         most = self.settings.max_waiting if self.settings is not None else 0
         if self.waiting >= most:
             self.refused["full"] += 1
             raise NotServed(f"{self.waiting} requests wait already", self.waiting + 1, self.waiting)
         waiter = Waiter((priority, came, next(self._numbers)), can_go, soonest)
-        lines = self._models.setdefault(model, _Lines())
+        name = model, wanted
+        lines = self._lines.setdefault(name, _Lines())
         lines.add(caller, waiter)
         self.waiting += 1
         began = self._now()
@@ -165,7 +175,7 @@ class FairQueue:
                 raise NotServed(told, position, self.waiting)
         finally:
             deadline.cancel()
-            self._leave(model, lines, caller, waiter)
+            self._leave(name, lines, caller, waiter)
             if self.on_waited is not None:
                 self.on_waited(model, self._now() - began)
 
@@ -175,7 +185,7 @@ class FairQueue:
             self._is_stirred = True
             asyncio.get_running_loop().call_soon(self._look)
 
-    def _leave(self, model: str, lines: _Lines, caller: Hashable, waiter: Waiter) -> None:
+    def _leave(self, name: tuple[str, Hashable], lines: _Lines, caller: Hashable, waiter: Waiter) -> None:
         self.waiting -= 1
         lines.remove(caller, waiter)
         if lines.called is waiter:
@@ -183,17 +193,20 @@ class FairQueue:
             self.stir()
         if not lines.by_caller:
             lines.stop()
-            if self._models.get(model) is lines and lines.called is None:
-                del self._models[model]
+            if self._lines.get(name) is lines and lines.called is None:
+                del self._lines[name]
 
     def _look(self) -> None:
         self._is_stirred = False
-        for lines in list(self._models.values()):
-            if lines.called is not None or not lines.by_caller:
+        for name, lines in list(self._lines.items()):
+            if lines.has_called() or not lines.by_caller:
                 continue
             lines.stop()
             waiter = lines.call()
             if waiter is None:
                 lines.timer = asyncio.get_running_loop().call_later(lines.pause(), self.stir)
-            else:
-                waiter.signal.set()
+                continue
+            self._lines[name] = self._lines.pop(name)  # the others' turn is before its next one
+            waiter.signal.set()
+            if lines.has_called():  # a task, which goes on later: it stirs when it has taken its place
+                return

@@ -81,6 +81,13 @@ class Router:
         kept = self.affinity.preferred(fresh, wants, now) if self.affinity is not None else None
         return kept or self._draw(fresh, wants, now)
 
+    def is_possible(self, deployment: Deployment, route: Route, wants: Wants, now: float) -> bool:
+        """That deployment of the route, which was chosen before, can still take the request."""
+        filters = self._filters(route, learnt=not self._is_lenient)
+        return self._health.is_available(deployment.id, now) and not any(
+            refuses(deployment, wants, now) for refuses in filters
+        )
+
     def again(self, route: Route, wants: Wants, now: float, asked: Sequence[Deployment]) -> Deployment | None:
         """One of those `asked` that can still take the request: the one asked least often, then longest ago."""
         fitting = self._fitting(route, self._filters(route), wants, now)
@@ -88,14 +95,20 @@ class Router:
             fitting = self._fitting(route, self._filters(route, learnt=False), wants, now)
         return min((one for one in asked if one in fitting), key=asked.count, default=None)
 
-    def consider(self, route: Route, wants: Wants, now: float, *, waits: bool = False) -> list[Considered]:
-        """All deployments in the order in which they would be asked, and why not. `waits`: for one at a limit if need be."""
+    def consider(
+        self, route: Route, wants: Wants, now: float, *, waits: bool = False, anyway: bool = False
+    ) -> list[Considered]:
+        """All deployments in the order in which they would be asked, and why not. `waits`: for one at a limit if need be;
+        `anyway`: as `choose`.
+        """
         whys = {one: self._why_not(one, route, wants, now) for one in route.deployments}
         asked = [one for one, why in whys.items() if why is None]
         if not asked and self._is_lenient:
             asked = self._fitting(route, self._filters(route, learnt=False), wants, now)
         if not asked and waits:
             asked = [one for one, why in whys.items() if self._is_waited_for(one, why)]
+        if not asked and anyway:
+            asked = self._fitting(route, self._filters(route), wants, now, anyway=True)
         levels: dict[int, list[Deployment]] = {}
         for deployment in asked:
             levels.setdefault(deployment.order, []).append(deployment)
@@ -112,12 +125,26 @@ class Router:
         """The route with these of its deployments alone; what decides among all of them (tags) does so as before."""
         return Route(route.name, deployments, route.hidden, {"filters": self._filters(route)})
 
-    def soonest(self, route: Route, wants: Wants, now: float) -> float | None:
-        """Seconds until a deployment may have room, 0 if nobody can tell; None if all are left out for other reasons."""
+    def meant(self, route: Route, wants: Wants, now: float) -> tuple[str, ...]:
+        """The ids of the deployments that such requests are meant for, whether or not they can be asked now; none: all are."""
+        filters = self._filters(route, passing=False)
+        if not filters:
+            return ()
+        return tuple(
+            one.id for one in route.deployments if not any(refuses(one, wants, now) for refuses in filters)
+        )
+
+    def soonest(self, route: Route, wants: Wants, now: float, *, anyway: bool = True) -> float | None:
+        """Seconds until a deployment may have room, 0 if nobody can tell; None if all are left out for other reasons.
+
+        `anyway`: of those too whose circuit is open.
+        """
         found = []
         for deployment in route.deployments:
             why = self._why_not(deployment, route, wants, now)
-            if self._is_waited_for(deployment, why):
+            if self._is_waited_for(deployment, why) and (
+                anyway or self._health.is_closed(deployment.id, now)
+            ):
                 found.append(why.seconds or 0.0 if why is not None else 0.0)
         return min(found, default=None)
 
@@ -141,11 +168,12 @@ class Router:
             found = route.notes["levels"] = len({one.order for one in route.deployments}) > 1
         return found
 
-    def _filters(self, route: Route, *, learnt: bool = True) -> tuple[Filter, ...]:
-        name = "filters" if learnt else "filters that are written"
+    def _filters(self, route: Route, *, learnt: bool = True, passing: bool = True) -> tuple[Filter, ...]:
+        name = "filters" if learnt and passing else ("filters", learnt, passing)
         filters: tuple[Filter, ...] | None = route.notes.get(name)
         if filters is None:
-            filters = route.notes[name] = filters_of(self._settings, self._health, route, learnt=learnt)
+            filters = filters_of(self._settings, self._health, route, learnt=learnt, passing=passing)
+            route.notes[name] = filters
         return filters
 
     def _fitting(

@@ -26,7 +26,7 @@ from gateway.hedging import ask_hedged
 from gateway.routes import Deployment, Route
 from gateway.routing.retries import consequence, may_repeat, policy_of, retries_after, wait_before
 from gateway.runtime import Runtime
-from gateway.waiting import patience, queue_after, wait_for_room
+from gateway.waiting import is_waited_for, is_worth_waiting, patience, queue_after, wait_for_room
 
 _LONGEST_HEADER = 1_000
 
@@ -61,7 +61,7 @@ async def _ask_in_turn(rt: Runtime, x: Exchange, until: float) -> Answer:
         except GatewayError as error:
             first = error
         try:
-            return await _ask_others(rt, x, first)
+            return await _ask_others(rt, x, first, until)
         except NoDeployment as error:
             if x.attempts:
                 raise
@@ -78,8 +78,8 @@ async def _ask_in_turn(rt: Runtime, x: Exchange, until: float) -> Answer:
         x.fallbacks = 0
 
 
-async def _ask_others(rt: Runtime, x: Exchange, first: GatewayError) -> Answer:
-    """The answer of another model. `first` is why the one that was asked for gave none."""
+async def _ask_others(rt: Runtime, x: Exchange, first: GatewayError, until: float | None = None) -> Answer:
+    """The answer of another model. `first` is why the one that was asked for gave none, which can be waited for `until` then."""
     route = x.plan[0]
     visited, waiting, errors = [route], list[Route](), [first]
     while True:
@@ -97,7 +97,7 @@ async def _ask_others(rt: Runtime, x: Exchange, first: GatewayError) -> Answer:
             return await _ask_route(rt, x, route, overtakes=rt.queue.settings is None)
         except GatewayError as error:
             errors.append(error)
-    if not x.attempts:
+    if not x.attempts and (until is None or not is_worth_waiting(rt, x, x.plan[0], until=until)):
         answer = await _last_resort(rt, x, visited)
         if answer is not None:
             return answer
@@ -105,30 +105,46 @@ async def _ask_others(rt: Runtime, x: Exchange, first: GatewayError) -> Answer:
 
 
 async def _ask_route(rt: Runtime, x: Exchange, route: Route, *, overtakes: bool = True) -> Answer:
-    if not overtakes and rt.queue.is_waited_for(route.name):
+    if not overtakes and is_waited_for(rt, x, route):
         raise rt.router.nobody(route, x, rt.now())
     asked: list[Deployment] = []
     hedging = rt.config.router.hedging
     last: UpstreamError | Unsupported | None = None
     passed: Sequence[Deployment] = ()  # levels whose attempts are used up
+    unfit: Sequence[Deployment] = ()  # those that have no word for it
+    has_room = False
     while True:
-        deployment = rt.router.choose(route, x, rt.now(), [*asked, *passed] if passed else asked)
+        out = [*asked, *passed, *unfit] if passed or unfit else asked
+        deployment = rt.router.choose(route, x, rt.now(), out)
         if last is not None:
             if deployment is None and not passed:
-                deployment = await _again(rt, x, route, asked, last)
-            if deployment is None or not await may_go_on(rt, x, route):
+                deployment = await _again(rt, x, route, asked, unfit, last)
+            if deployment is None:
                 raise last
+            if not has_room:
+                has_room = await may_go_on(rt, x, route)
+                if not has_room:
+                    raise last
+                if not rt.router.is_possible(deployment, route, x, rt.now()):
+                    continue  # others have taken its place while room was looked for
         elif deployment is None:
             raise rt.router.nobody(route, x, rt.now())
         if x.attempts and not rt.retry_budget.take(rt.now()):
             raise last or rt.router.nobody(route, x, rt.now())
+        has_room = False
         asked.append(deployment)
         try:
             if hedging is not None:
                 return await ask_hedged(rt, x, deployment, route, asked)
             return await ask_one(rt, x, deployment, route)
-        except (UpstreamError, Unsupported) as error:
+        except UpstreamError as error:
             last = error
+        except Unsupported as error:
+            # Nobody was asked: it is no attempt, and no reason to forget how another one has failed.
+            last = last or error
+            asked.remove(deployment)
+            unfit = [*unfit, deployment]
+            continue
         if len(asked) > retries_after(last, rt.config.router, route, deployment, x.controls.num_retries):
             if consequence(last).again == "no":
                 raise last
@@ -136,38 +152,53 @@ async def _ask_route(rt: Runtime, x: Exchange, route: Route, *, overtakes: bool 
 
 
 async def _again(
-    rt: Runtime, x: Exchange, route: Route, asked: list[Deployment], last: GatewayError
+    rt: Runtime,
+    x: Exchange,
+    route: Route,
+    asked: Sequence[Deployment],
+    unfit: Sequence[Deployment],
+    last: GatewayError,
 ) -> Deployment | None:
-    """One that was asked already, after the time that it needs; None if that would be of no use or takes too long."""
+    """One that was asked already, after the time that it needs, or another that has got room meanwhile; None if that would be of
+    no use or takes too long.
+    """
     settings = rt.config.router
     policy = policy_of(settings, route)
     queue = queue_after(rt, last)
-    attempts = len(asked)
     # A key that was refused is refused again; cooldowns say so too, where there are any.
     vain = {
         one.deployment for one in x.attempts if one.error is not None and not may_repeat(one.error, policy)
     }
-    asked = [one for one in asked if one not in vain]
-    if not may_repeat(last, policy) or (queue is None and rt.router.again(route, x, rt.now(), asked) is None):
+    again = [one for one in asked if one not in vain]
+
+    def found() -> Deployment | None:
+        other = rt.router.choose(route, x, rt.now(), [*asked, *unfit])
+        return other or rt.router.again(route, x, rt.now(), again)
+
+    if not may_repeat(last, policy) or (queue is None and found() is None):
         return None
     pause = rt.limits.retry_pause
-    wait = wait_before(attempts, last, policy, least=settings.retry_after, pause=pause)
+    wait = wait_before(len(asked), last, policy, least=settings.retry_after, pause=pause)
     longest = 0.0 if queue is None else patience(queue, x)
-    if wait > max(rt.limits.longest_retry_wait, settings.retry_after, longest):
-        return None
     until = rt.now() + longest
-    await asyncio.sleep(wait)
+    others = rt.router.part_of(
+        route, tuple(one for one in route.deployments if one not in asked and one not in unfit)
+    )
+    if queue is None or not is_worth_waiting(rt, x, others, until=until):
+        if wait > max(rt.limits.longest_retry_wait, settings.retry_after, longest):
+            return None
+        await asyncio.sleep(wait)
     if queue is not None:
         with suppress(NoDeployment):
             await wait_for_room(
                 rt,
                 x,
                 route,
-                lambda: rt.router.again(route, x, rt.now(), asked) is not None,
+                lambda: found() is not None,
                 until=until,
                 refusal=NoDeployment("Nobody has room"),
             )
-    return rt.router.again(route, x, rt.now(), asked)  # others may have learnt meanwhile that it is broken
+    return found()  # others may have learnt meanwhile that it is broken
 
 
 def _stand_ins(rt: Runtime, x: Exchange, route: Route, error: GatewayError) -> Sequence[Route]:
@@ -189,9 +220,10 @@ def _stand_ins(rt: Runtime, x: Exchange, route: Route, error: GatewayError) -> S
 async def _last_resort(rt: Runtime, x: Exchange, visited: Sequence[Route]) -> Answer | None:
     """Nobody could be asked. A deployment whose circuit is open is better than none, and asked once."""
     for route in visited:
-        if rt.queue.is_waited_for(route.name):
+        if is_waited_for(rt, x, route):
             continue
-        deployment = rt.router.choose(route, x, rt.now(), anyway=True)
+        now = rt.now()
+        deployment = rt.router.choose(route, x, now) or rt.router.choose(route, x, now, anyway=True)
         if deployment is not None:
             return await ask_one(rt, x, deployment, route)
     return None

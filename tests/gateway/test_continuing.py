@@ -31,6 +31,7 @@ from tests.harness import (
     fake_provider,
     gateway,
     hang,
+    holding,
     message_events,
     whole,
     written,
@@ -232,6 +233,34 @@ async def test_a_silent_stream_that_speaks_again(tmp_path: Path, monkeypatch: py
         gw.rt.limits.between_events = 1.0
         text, _ = await read_openai(gw)
     assert text == WHOLE
+
+
+async def test_a_place_that_is_taken_meanwhile(tmp_path: Path) -> None:
+    """Another request takes the only place of who was to go on while the store of limits is asked: the limit holds."""
+    async with fake_provider() as one, fake_provider() as other:
+        one.will(breaks("openai"))
+        other.will(events([None, *chat_events("Hi")]))
+        config = config_of(
+            model_of("openai", one.url, "a", order=1, **PRICES),
+            model_of("openai", other.url, "b", order=2, max_parallel_requests=1, **PRICES),
+            stream_recovery="continue",
+        )
+        config = json.dumps({**json.loads(config), "litellm_settings": {"max_budget": "100"}})
+        async with gateway(config, tmp_path) as gw, holding(gw) as (asked, let_go):
+            first = spawn(gw.wire(PATHS["openai"], question()), name="first")
+            await asked.wait()
+            route = gw.rt.routes.find("m")
+            assert route is not None
+            gw.rt.health.of(route.deployments[0].id).cooled_until = gw.rt.now() + 60.0
+            second = spawn(gw.post(PATHS["openai"], question()), name="second")
+            await other.asked()
+            let_go.set()
+            while not first.done() and len(other.requests) == 1:
+                await asyncio.sleep(0.001)
+            other.gate.set()
+            assert b'"error"' in (await first).body
+            assert b"[DONE]" in await (await second).read()
+    assert len(other.requests) == 1
 
 
 async def test_it_breaks_twice(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gateway.keyfields import configured_keys
 from gateway.keyring import ANONYMOUS, MASTER, Caller
 from gateway.pricing import PriceTable
 from gateway.routes import compile_routes
+from gateway.routing.breaker import Breaker
 from gateway.routing.geography import caller_region
 from gateway.routing.health import Health
 from gateway.routing.router import Router
@@ -113,6 +114,26 @@ def test_what_is_waited_for() -> None:
     assert busy([], queue={"max_wait": 7}) == (1, 7)
     assert busy([{"a": ["b"]}], queue=True) == (1, 30)
     assert busy([{"a": ["b"]}, {"b": ["a", "c"]}], queue=True) == (0, None)
+
+
+def test_an_open_circuit_is_asked_where_there_is_nobody_else() -> None:
+    """Its deployment has the share, and what is against it is told; a fallback that can be asked comes first."""
+    health = Health()
+    shares = []
+    for fallbacks in ([], [{"a": ["b"]}]):
+        models = [entry("a", "openai/gpt-4o"), entry("b", "openai/gpt-4o-mini")]
+        gateway = of(*models, router_settings={"fallbacks": fallbacks, "queue": True})
+        route = gateway.routes.find("a")
+        assert route is not None
+        breaker = health.of(route.deployments[0].id).breaker = Breaker()
+        for _ in range(5):
+            breaker.failed(0.0, 5.0)
+        gateway = replace(gateway, health=health, router=Router(gateway.config.router, health))
+        found = told(gateway, "a")
+        assert found["deployments"][0]["why_not"] == "it cools down for 5.0 s more"
+        assert "waits" not in found
+        shares.append(found["deployments"][0]["share"])
+    assert shares == [1, 0]
 
 
 def test_where_a_key_comes_from() -> None:

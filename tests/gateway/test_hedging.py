@@ -28,6 +28,7 @@ from tests.harness import (
     fake_provider,
     gateway,
     hang,
+    holding,
     message_events,
     whole,
     written,
@@ -429,6 +430,32 @@ async def test_who_was_not_asked_beside_is_asked_afterwards(tmp_path: Path) -> N
             slow.gate.set()
             answer = await asking
     assert (answer.status, len(slow.requests), len(fast.requests)) == (200, 1, 1)
+
+
+async def test_a_rival_s_place_that_is_taken_meanwhile(tmp_path: Path) -> None:
+    """Another request takes the rival's only place while the store of limits is asked: its limit holds, and nobody is asked twice."""
+    prices = {**PRICES, "max_parallel_requests": 1}
+    async with fake_provider() as slow, fake_provider() as fast:
+        for provider in (slow, fast):
+            provider.will(events([None, *chat_events("Hi")]))
+        config = config_of(
+            entry("m", "openai/a", f"{slow.url}/v1", order=1, **prices),
+            entry("m", "openai/b", f"{fast.url}/v1", order=2, **prices),
+            hedging={"after": SOON},
+        )
+        config = json.dumps({**json.loads(config), "litellm_settings": {"max_budget": "100"}})
+        async with gateway(config, tmp_path) as gw, holding(gw) as (asked, let_go):
+            first = spawn(gw.post(CHAT, question(stream=True, max_tokens=9)), name="first")
+            await asked.wait()
+            second = spawn(gw.post(CHAT, question(stream=True, max_tokens=9)), name="second")
+            await fast.asked()
+            let_go.set()
+            while not await counted(gw, "refused") and len(fast.requests) == 1:
+                await asyncio.sleep(0.001)
+            for provider in (slow, fast):
+                provider.gate.set()
+            assert {(await first).status, (await second).status} == {200}
+    assert (len(slow.requests), len(fast.requests)) == (1, 1)
 
 
 async def test_who_was_never_reached_is_not_billed(tmp_path: Path) -> None:

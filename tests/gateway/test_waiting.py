@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import pytest
 
 from gateway.admin.health import health
+from gateway.routing.breaker import Breaker
 from tests.harness import (
     Asked,
     FakeProvider,
@@ -287,3 +289,86 @@ async def test_who_waits_is_not_overtaken(tmp_path: Path) -> None:
             assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
             assert [one.json.get("user") for one in provider.requests[1:]] == ["first", "second", "last"]
             assert "priority" not in provider.requests[1].json
+
+
+@pytest.mark.parametrize("where", ["m", "n"])
+async def test_who_has_room_soon_is_waited_for_before_an_open_circuit(tmp_path: Path, where: str) -> None:
+    """One deployment is full, and the other of the model, or its fallback, has an open circuit: the next request waits for the one
+    that is well, and `explain` says so.
+    """
+    async with fake_provider() as well, fake_provider() as broken:
+        well.will(events([None, *chat_events("Hi")]), Crowded(1))
+        broken.will(whole({"error": {"message": "down"}}, 500))
+        config = config_of(
+            deployment(well, max_parallel_requests=1),
+            entry(where, "openai/model-b", f"{broken.url}/v1"),
+            queue=True,
+            fallbacks=[{"m": ["n"]}],
+        )
+        async with gateway(config, tmp_path) as gw:
+            route = gw.rt.routes.find(where)
+            assert route is not None
+            breaker = gw.rt.health.of(route.deployments[-1].id).breaker = Breaker()
+            for _ in range(5):
+                breaker.failed(gw.rt.now(), 300.0)
+            asked = [begin(gw.post(PATH, {**QUESTION, "stream": True}))]
+            await well.asked()
+            told = await (await gw.get("/router/explain?model=m")).json()
+            assert told["waits"] == 30
+            assert [one["share"] for one in told["deployments"]] == [1.0, 0.0][: len(told["deployments"])]
+            asked.append(begin(gw.post(PATH, QUESTION)))
+            while not gw.rt.queue.waiting and not asked[1].done():
+                await asyncio.sleep(0.001)
+            well.gate.set()
+            assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
+    assert (len(well.requests), broken.requests) == (2, [])
+
+
+async def test_requests_with_other_tags_are_not_held_up(tmp_path: Path) -> None:
+    """What waits for the deployments of one tag leaves those of another to the same caller's next request."""
+    async with fake_provider() as full, fake_provider() as idle:
+        full.will(events([None, *chat_events("Hi")]), Crowded(1))
+        idle.will(whole(chat_answer()))
+        config = config_of(
+            deployment(full, max_parallel_requests=1, tags=["free"]),
+            entry("m", "openai/model-b", f"{idle.url}/v1", tags=["paid"]),
+            queue=True,
+            enable_tag_filtering=True,
+        )
+        async with gateway(config, tmp_path) as gw:
+            asked = [begin(gw.post(PATH, {**QUESTION, "stream": True, "tags": ["free"]}))]
+            await full.asked()
+            asked.append(begin(gw.post(PATH, {**QUESTION, "tags": ["free"]})))
+            await waiting(gw, 1)
+            answer = await gw.post(PATH, {**QUESTION, "tags": ["paid"]})
+            assert (answer.status, len(idle.requests), gw.rt.queue.waiting) == (200, 1, 1)
+            full.gate.set()
+            assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
+
+
+async def test_a_retry_goes_to_whoever_has_room_first(tmp_path: Path) -> None:
+    """The first deployment refuses for 25 seconds, the second is full for a moment: the request does not sleep until the first can be
+    asked again.
+    """
+    async with fake_provider() as one, fake_provider() as other:
+        one.will(whole({"error": {"message": "busy"}}, 429, {"retry-after": "25"}))
+        other.will(events([None, *chat_events("Hi")]), whole(chat_answer()))
+        config = config_of(
+            deployment(one, order=1),
+            entry("m", "openai/model-b", f"{other.url}/v1", order=2, max_parallel_requests=1),
+            queue=True,
+            num_retries=1,
+        )
+        async with gateway(config, tmp_path) as gw:
+            route = gw.rt.routes.find("m")
+            assert route is not None
+            gw.rt.health.of(route.deployments[0].id).cooled_until = gw.rt.now() + 300.0
+            first = begin(gw.post(PATH, {**QUESTION, "stream": True}))
+            await other.asked()
+            gw.rt.health.of(route.deployments[0].id).cooled_until = 0.0
+            second = begin(gw.post(PATH, QUESTION))
+            await one.asked()
+            await waiting(gw, 1)
+            other.gate.set()
+            assert ((await first).status, (await second).status) == (200, 200)
+    assert (len(one.requests), len(other.requests)) == (1, 2)

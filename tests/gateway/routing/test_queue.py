@@ -12,6 +12,7 @@ import pytest
 from gateway.config.model import QueueSettings
 from gateway.deadlines import Deadlines
 from gateway.routing.queue import FairQueue, NotServed
+from gateway.story import Story
 
 NEVER = 60.0
 
@@ -45,6 +46,7 @@ async def ask(
     *,
     seconds: float = NEVER,
     model: str = "m",
+    wanted: str | None = None,
     priority: int = 0,
     came: float = 0.0,
     can_go: Callable[[], bool] | None = None,
@@ -54,6 +56,7 @@ async def ask(
     await queue.wait(
         model,
         name[0],
+        wanted=wanted,
         seconds=seconds,
         can_go=can_go or place.has_room,
         soonest=lambda: soonest,
@@ -135,6 +138,46 @@ async def test_who_cannot_go_lets_others_pass() -> None:
         await free(queue, place, 1)
         assert (place.turns, other.turns) == (["b"], ["c"])
         stuck.cancel()
+
+
+async def test_a_caller_is_not_held_up_by_its_own_other_wishes() -> None:
+    """Requests of one caller that are meant for other deployments do not stand in each other's way, and whoever comes is told of
+    those alone who want the same.
+    """
+    queue, full, idle = queue_of(), Place(), Place()
+    async with asyncio.TaskGroup() as group:
+        stuck = group.create_task(ask(queue, full, "a0", wanted="x"))
+        await settle()
+        assert (queue.is_waited_for("m", "x"), queue.is_waited_for("m", "y")) == (True, False)
+        group.create_task(ask(queue, idle, "a1", wanted="y"))
+        await settle()
+        await free(queue, idle, 1)
+        assert (full.turns, idle.turns) == ([], ["a1"])
+        stuck.cancel()
+
+
+async def test_models_that_share_a_deployment_take_turns() -> None:
+    """An alias and its model want the same place: who waits for the one is not left until nobody waits for the other."""
+    queue, place = queue_of(), Place()
+    loop = asyncio.get_running_loop()
+    for number in range(4):
+        Story(loop).start(ask(queue, place, f"a{number}"))
+    for number in range(2):
+        Story(loop).start(ask(queue, place, f"b{number}", model="alias"))
+    await settle()
+    await free(queue, place, 6)
+    assert place.turns == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
+async def test_one_place_is_given_once() -> None:
+    """Nobody else is called for a place before whoever was called has taken it, whichever model that one asked for."""
+    queue, place = queue_of(), Place()
+    tasks = [begin(ask(queue, place, "a")), begin(ask(queue, place, "b", model="alias"))]
+    await settle()
+    await free(queue, place, 1)
+    assert (place.turns, place.free, queue.waiting) == (["a"], 0, 1)
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_whose_time_is_over_is_told_its_position() -> None:

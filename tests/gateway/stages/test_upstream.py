@@ -13,6 +13,7 @@ import pytest
 
 from adapters.errors import UpstreamError, UpstreamTimeout
 from gateway import asking
+from gateway.background.supervisor import spawn
 from gateway.client import ClientGone
 from gateway.runtime import Runtime
 from gateway.story import Interrupted
@@ -32,6 +33,7 @@ from tests.harness import (
     fake_provider,
     gateway,
     hang,
+    holding,
     message_answer,
     message_events,
     whole,
@@ -627,6 +629,68 @@ async def test_a_group_of_two_formats(provider: FakeProvider, tmp_path: Path) ->
         (row,) = await gw.rows()
     assert answer.status == 200
     assert (row.input, row.output, row.status) == (3, 0, "success")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_who_has_no_word_for_it_hides_no_failure(
+    provider: FakeProvider, tmp_path: Path, *, is_first: bool
+) -> None:
+    """A deployment that cannot be asked is no attempt: wherever it stands, the failure of the other one is repeated as often as it
+    may be, and leads to the fallbacks.
+    """
+    answer = {"object": "list", "data": [], "model": "c", "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+    config = config_of(
+        entry("m", "anthropic/a", provider.url, order=1 if is_first else 3),
+        entry("m", "openai/b", f"{provider.url}/v1", order=2),
+        entry("n", "openai/c", f"{provider.url}/v1"),
+        num_retries=1,
+        disable_cooldowns=True,
+        fallbacks=[{"m": ["n"]}],
+    )
+    provider.will(by_model({"b": refusal(500), "c": whole(answer)}))
+    async with gateway(config, tmp_path) as gw:
+        told = await gw.post("/v1/embeddings", {"model": "m", "input": "x"})
+    assert (told.status, models(provider)) == (200, ["b", "b", "c"])
+
+
+async def test_who_has_no_word_for_it_needs_no_retry(provider: FakeProvider, tmp_path: Path) -> None:
+    """Nothing was sent, so another deployment is asked where there are no retries too."""
+    config = config_of(
+        entry("m", "anthropic/a", provider.url, weight=1_000_000_000),
+        entry("m", "openai/b", f"{provider.url}/v1"),
+        num_retries=0,
+    )
+    provider.will(whole({"object": "list", "data": [], "model": "b", "usage": {}}))
+    async with gateway(config, tmp_path) as gw:
+        assert (await gw.post("/v1/embeddings", {"model": "m", "input": "x"})).status == 200
+
+
+async def test_a_place_that_is_taken_while_room_is_looked_for(tmp_path: Path) -> None:
+    """A retry was to go to the second deployment, and another request takes its only place while the store of limits is asked: the
+    limit holds.
+    """
+    async with fake_provider() as one, fake_provider() as other:
+        one.will(whole(b"neither JSON nor free of charge"))
+        other.will(events([None, *chat_events("Hi")]))
+        prices = {"input_cost_per_token": "0.000001", "output_cost_per_token": "0.000001"}
+        config = config_of(
+            entry("m", "openai/a", f"{one.url}/v1", order=1, **prices),
+            entry("m", "openai/b", f"{other.url}/v1", order=2, max_parallel_requests=1, **prices),
+            num_retries=1,
+        )
+        config = json.dumps({**json.loads(config), "litellm_settings": {"max_budget": "100"}})
+        async with gateway(config, tmp_path) as gw, holding(gw) as (asked, let_go):
+            first = spawn(gw.post(CHAT, question()), name="first")
+            await asked.wait()
+            second = spawn(gw.post(CHAT, question(stream=True)), name="second")  # the first one cools down
+            await other.asked()
+            let_go.set()
+            while not first.done() and len(other.requests) == 1:
+                await asyncio.sleep(0.001)
+            other.gate.set()
+            assert (await first).status == 502
+            assert (await second).status == 200
+    assert len(other.requests) == 1
 
 
 @pytest.mark.parametrize("turns", range(4))
