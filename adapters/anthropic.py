@@ -36,7 +36,7 @@ from adapters.anthropic_questions import (
 )
 from adapters.base import StreamWriter
 from adapters.envelope import decode, seal
-from adapters.errors import BadRequest, GatewayError
+from adapters.errors import BadRequest, GatewayError, Unsupported
 from adapters.framing import SseCutter, on_one_line, sse
 from adapters.signatures import opened_id, sealed_id
 from adapters.types import (
@@ -76,6 +76,7 @@ from adapters.types import (
     Usage,
     UsageDelta,
 )
+from adapters.upstream_errors import said_besides
 from adapters.wire import anthropic as wire
 from adapters.wire.anthropic import NAME, given
 
@@ -125,6 +126,14 @@ _STOP_REASON: dict[FinishReason, str] = {
 }
 
 
+_SAID = frozenset(wire.Error.__struct_fields__)
+"""Fields of an error that each one has."""
+
+
+class ThreadUnsupported(Unsupported):
+    """The request belongs to a conversation that Anthropic keeps (`thread`), of which it may hold no more than the end."""
+
+
 # -- a client's question -----------------------------------------------------------------------------------------------
 
 
@@ -132,8 +141,12 @@ def read_request(envelope: Mapping[str, Raw]) -> ChatRequest:
     """Read a Messages request.
 
     `max_tokens` may be missing, though Anthropic demands it: the provider's writer knows a default. Fields that the
-    format does not define are `extra`, those that no other format has a place for are `unspoken`.
+    format does not define are `extra`, those that no other format has a place for are `unspoken`. Raises `BadRequest`, and
+    `ThreadUnsupported` whatever may be dropped: without its thread the rest of a request is another question.
     """
+    if envelope.get("thread", wire.NULL) != wire.NULL:
+        message = "Only Anthropic keeps threads; send the whole conversation without `thread`."
+        raise ThreadUnsupported(message, param="thread")
     body = _read(seal(envelope), _REQUEST, "")
     if not body.messages:
         raise BadRequest("messages: at least one message is required", param="messages")
@@ -387,11 +400,16 @@ def _usage_json(usage: Usage | None) -> dict[str, Any]:
 
 
 def write_error(error: GatewayError, *, request_id: str, mid_stream: bool) -> bytes:
-    """`{"type":"error","error":{…},"request_id":…}`, or the `error` event that ends a stream."""
+    """`{"type":"error","error":{…},"request_id":…}`, or the `error` event that ends a stream.
+
+    What else Anthropic said of its error follows: by `details.error_code` the SDK knows that a request may be sent anew.
+    """
     kind = wire.TYPE_OF.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
-    body = _encode(
-        {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}
-    )
+    said: dict[str, Any] = {"type": kind, "message": error.message}
+    if isinstance(error, ThreadUnsupported):
+        said["details"] = {"error_code": "thread_unsupported_request"}
+    said |= said_besides(error, _SAID, format=NAME)
+    body = on_one_line(_encode({"type": "error", "error": said, "request_id": request_id}))
     return sse(body, b"error") if mid_stream else body
 
 

@@ -217,9 +217,14 @@ def _presentable(message: str) -> str:
     return _KEYS.sub("[key]", text[:MESSAGE_LIMIT])
 
 
-def said_besides(error: GatewayError, known: Collection[str]) -> dict[str, Raw]:
-    """What an OpenAI-like error object says beyond the fields in `known` (Groq's `failed_generation`, Azure's
-    `innererror` …), for a client that speaks the provider's format; whatever looks like a key is cut from it.
+def said_besides(
+    error: GatewayError,
+    known: Collection[str],
+    *,
+    format: str = "openai",  # noqa: A002 - as everywhere
+) -> dict[str, Raw]:
+    """What an error object in OpenAI's or Anthropic's `format` says beyond the fields in `known` (Groq's `failed_generation`,
+    Azure's `innererror`, Anthropic's `details` …), for a client that speaks it; whatever looks like a key is cut from it.
     """
     body = error.body if isinstance(error, UpstreamError) else None
     if body is None or len(body) > _BODY_LIMIT:
@@ -228,7 +233,8 @@ def said_besides(error: GatewayError, known: Collection[str]) -> dict[str, Raw]:
         said = _ERROR_OBJECT.decode(_KEYS.sub("[key]", body.decode("utf-8", "replace")))
     except (msgspec.DecodeError, RecursionError):
         return {}
-    if said.type == "error":  # Anthropic's
+    is_anthropics = said.type == "error"  # of what the object stands in; OpenAI's has no type
+    if is_anthropics != (format == "anthropic"):
         return {}
     return {name: value for name, value in said.error.items() if name not in known}
 

@@ -62,7 +62,7 @@ from gateway.pricing import PriceTable
 from gateway.probing import Prober
 from gateway.routing.health import Health
 from gateway.runtime import Runtime
-from gateway.server import Runner, refusal, through_aiohttp
+from gateway.server import Runner, id_of, refusal, sign, through_aiohttp
 from gateway.stages import auth, stream
 from gateway.state.open import Database, open_journal, open_records, open_shared
 from gateway.state.pruning import DAY
@@ -289,8 +289,7 @@ def build_app(rt: Runtime) -> web.Application:
 
 
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Aiohttp would say which versions run here."""
-    response.headers["server"] = "penstock"
+    sign(request, response)
 
 
 async def _no_promise(request: web.Request) -> None:
@@ -316,13 +315,13 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise BadRequest("The path has something in it that paths here do not have")
         return await handler(request)
     except GatewayError as error:
-        return refusal(request.path, error)
+        return refusal(request, error)
     except web.HTTPNotFound:
-        return refusal(request.path, RouteNotFound(f"There is no {request.method} {request.path[:200]} here"))
+        return refusal(request, RouteNotFound(f"There is no {request.method} {request.path[:200]} here"))
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         told = MethodNotAllowed(f"{request.path[:200]} takes {allowed}", headers={"allow": allowed})
-        return refusal(request.path, told)
+        return refusal(request, told)
 
 
 async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamResponse:
@@ -339,7 +338,7 @@ async def _show(rt: Runtime, page: Page, http: web.Request) -> web.StreamRespons
     except GatewayError:
         raise
     except Exception as bug:
-        log.exception("%s hit a bug", page.path)
+        log.exception("request %s of %s hit a bug", id_of(http), page.path)
         raise Bug("Internal error", code=type(bug).__name__) from bug
     if isinstance(shown, web.StreamResponse):
         return shown

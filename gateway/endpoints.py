@@ -7,7 +7,7 @@ Every OpenAI path exists with and without `/v1`, because SDKs are pointed at bot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from adapters.types import Operation
 from gateway.inbound import Endpoint
@@ -52,7 +52,11 @@ def _rows() -> Iterator[Endpoint]:
 ENDPOINTS: tuple[Endpoint, ...] = tuple(_rows())
 
 
-def dialect_of(path: str) -> str:
-    """The format in which a path's errors are written, for paths that no row matches too."""
+def dialect_of(path: str, headers: Container[str] = ()) -> str:
+    """The format in which a path's errors are written, for paths that no row matches too.
+
+    Some paths belong to both vendors (`/v1/models`): whoever speaks Anthropic's format says so in a header.
+    """
     parts = path.strip("/").split("/")
-    return "anthropic" if "messages" in parts[:3] or parts[0] == "anthropic" else "openai"
+    speaks = "messages" in parts[:3] or parts[0] == "anthropic" or "anthropic-version" in headers
+    return "anthropic" if speaks else "openai"

@@ -61,6 +61,9 @@ _KEY_TYPES = {
     "read_only": ("info_routes",),
 }
 _RAISE = ("temp_budget_increase", "temp_budget_expiry")
+_MODEL_LIMITS = ("model_rpm_limit", "model_tpm_limit")
+_IN_METADATA = (*_MODEL_LIMITS, "guardrails", "policies", "enforced_params", "tag_rpm_limit", "mcp_rpm_limit")
+"""What LiteLLM keeps in a key's metadata, and reads there, so that keys come from it with them."""
 _versions = itertools.count(-1, -1)
 """Of configured keys, which nobody counts the changes of: no two configurations have the same, and no stored key has one. What is
 remembered by a key's version is so never that of another configuration, which a request that began before may still bring."""
@@ -142,6 +145,7 @@ def change(row: KeyRow, fields: Mapping[str, Any], now: float) -> KeyRow:
 
     Raises `BadRequest` with `param`.
     """
+    fields = _unpacked(fields)
     written: dict[str, Any] = {}
     extra = dict(row.extra)
     for name, value in fields.items():
@@ -177,6 +181,17 @@ def change(row: KeyRow, fields: Mapping[str, Any], now: float) -> KeyRow:
             f"metadata and further fields have {size} bytes; {_MOST_EXTRA} are the most.", param="metadata"
         )
     return _with_raise(replace(row, **written, extra=extra))
+
+
+def _unpacked(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With what restricts a key beside its metadata and not in them; `null` beside them says nothing else."""
+    metadata = fields.get("metadata")
+    if not isinstance(metadata, dict) or metadata.keys().isdisjoint(_IN_METADATA):
+        return fields
+    said = {name: metadata[name] for name in _IN_METADATA if metadata.get(name) is not None}
+    beside = {name: value for name, value in fields.items() if value is not None or name not in said}
+    rest = {name: value for name, value in metadata.items() if name not in _IN_METADATA}
+    return {**said, **beside, "metadata": rest}
 
 
 def _write_raise(row: KeyRow, fields: Mapping[str, Any], written: dict[str, Any]) -> None:
@@ -451,6 +466,7 @@ _UNREAD: dict[str, Any] = {
 def shown(row: KeyRow) -> dict[str, Any]:
     """A key in LiteLLM's words, without its digest, its spend and its state."""
     first, windows = _split(row)
+    limits = {name: getattr(row, name) for name in _MODEL_LIMITS if getattr(row, name)}
     return {
         **_UNREAD,
         **row.extra,
@@ -469,12 +485,12 @@ def shown(row: KeyRow) -> dict[str, Any]:
         "tpm_limit": row.tpm_limit,
         "rpm_limit": row.rpm_limit,
         "max_parallel_requests": row.max_parallel_requests,
-        "model_tpm_limit": row.model_tpm_limit or None,
-        "model_rpm_limit": row.model_rpm_limit or None,
+        **dict.fromkeys(_MODEL_LIMITS),
+        **limits,
         "user_id": row.user_id,
         "team_id": row.team_id,
         "tags": list(row.tags) or None,
-        "metadata": row.metadata,
+        "metadata": {**row.metadata, **limits},  # there too, where LiteLLM shows them
         "blocked": row.blocked or None,
         "expires": moment(row.expires_at),
         "created_at": moment(row.created_at),

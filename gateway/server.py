@@ -35,7 +35,7 @@ from adapters import CLIENTS
 from adapters.errors import Bug, GatewayError, MalformedHttp
 from gateway.client import ClientGone, ClientWriter, abort_after, header_lines, writer_for
 from gateway.endpoints import dialect_of
-from gateway.exchange import begin_exchange
+from gateway.exchange import begin_exchange, new_id
 from gateway.inbound import Endpoint, Head, Incoming, ThroughAiohttp, head_of
 from gateway.malformed import reason_of
 from gateway.pipeline import handle
@@ -312,8 +312,8 @@ class ClientConnection(RequestHandler):
             told = orjson.loads(CLIENTS["openai"].write_error(error, request_id="", mid_stream=False))
             response = _error_answer(error, orjson.dumps({"type": "error", **told}))
         else:
-            response = refusal(request.path, Bug("Internal error"))
-        response.headers["server"] = "penstock"
+            response = refusal(request, Bug("Internal error"))
+        sign(request, response)
         response.force_close()
         return response
 
@@ -358,9 +358,26 @@ def _still_to_come(data: bytes) -> int:
     return max(-1, end + size - len(data))
 
 
-def refusal(path: str, error: GatewayError) -> web.Response:
-    """An error in the dialect of the path, for requests whose story does not begin."""
-    return _error_answer(error, CLIENTS[dialect_of(path)].write_error(error, request_id="", mid_stream=False))
+def refusal(request: web.BaseRequest, error: GatewayError) -> web.Response:
+    """An error in the dialect of whoever asks, for requests whose story does not begin."""
+    write_error = CLIENTS[dialect_of(request.path, request.headers)].write_error
+    return _error_answer(error, write_error(error, request_id=id_of(request), mid_stream=False))
+
+
+def sign(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """The id of a request without a story, by the names that model routes give it; aiohttp would say which versions run here."""
+    named = dict.fromkeys(("x-request-id", "request-id", "x-litellm-call-id"), id_of(request))
+    response.headers.update({"server": "penstock", **named})
+
+
+def id_of(request: web.BaseRequest) -> str:
+    """By it client and log mean the same request."""
+    if _ID not in request:
+        request[_ID] = new_id()
+    return request[_ID]
+
+
+_ID = web.RequestKey("id", str)
 
 
 def _error_answer(error: GatewayError, body: bytes) -> web.Response:

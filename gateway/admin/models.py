@@ -23,11 +23,11 @@ def list_models(rt: Runtime, key: KeyRow | None = None) -> dict[str, Any]:
     """All names that can be listed and that the caller's key may use, in the order of the configuration."""
     found = {name: rt.routes.find(name) for name in rt.routes.names()}
     names = [name for name, route in found.items() if key is None or may_use(key, name, route)]
-    if key is not None:
-        names = [
-            name for name in key.aliases if may_use(key, key.aliases[name], found.get(key.aliases[name]))
-        ] + names
-    models = [_describe(name, found.get(name)) for name in names]
+    own = {} if key is None else key.aliases
+    if key is not None:  # an alias hides the model that has its name
+        usable = [name for name, ours in own.items() if may_use(key, ours, found.get(ours))]
+        names = [*usable, *(name for name in names if name not in own)]
+    models = [_describe(name, found.get(own.get(name, name))) for name in names]
     return {
         "object": "list",
         "data": models,

@@ -290,8 +290,10 @@ PAGES: tuple[Page, ...] = (
     Page("GET", "/v1/models/{id:.+}", "caller", _model, "One model"),
     Page("GET", "/models/{id:.+}", "caller", _model, "One model"),
     Page("GET", "/openai/v1/models", "caller", _models, "The models that can be used"),
+    Page("GET", "/openai/models", "caller", _models, "The models that can be used"),
     Page("GET", "/anthropic/v1/models", "caller", _models, "The models that can be used"),
     Page("GET", "/openai/v1/models/{id:.+}", "caller", _model, "One model"),
+    Page("GET", "/openai/models/{id:.+}", "caller", _model, "One model"),
     Page("GET", "/anthropic/v1/models/{id:.+}", "caller", _model, "One model"),
     Page("POST", "/key/generate", "admin", _generate_key, "A new virtual key"),
     Page(

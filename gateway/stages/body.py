@@ -60,8 +60,8 @@ _SHORT_NAMES = 1_000
 class _Shape(Struct, frozen=True, gc=False):
     """What the names of an envelope's keys say, whatever their values."""
 
-    refused: str | None
-    """A key that no request may have."""
+    refused: tuple[str, ...]
+    """Keys that no request may have, unless they say nothing."""
     steers: bool
     """Something in it is for the gateway."""
     kept_back: bool
@@ -82,9 +82,7 @@ class _Shapes:
         return self._known.get(names) or self._work_out(names)
 
     def _work_out(self, names: tuple[str, ...]) -> _Shape:
-        refused = next(
-            (name for name in names if name in _REFUSED or name.startswith(_REFUSED_PREFIXES)), None
-        )
+        refused = tuple(name for name in names if name in _REFUSED or name.startswith(_REFUSED_PREFIXES))
         shape = _Shape(
             refused,
             steers="metadata" in names or not _CONTROLS.isdisjoint(names),
@@ -115,8 +113,8 @@ async def read(rt: Runtime, x: Exchange) -> None:
     envelope = _open_form(x, body) if x.endpoint.operation in _FORMS else open_envelope(body)
     shapes = _SHAPES[x.endpoint.client_format]
     shape = shapes.of(envelope)
-    if shape.refused is not None:
-        raise _refused(shape.refused)
+    if shape.refused:
+        envelope = _without(envelope, shape.refused)
     x.controls = (
         _controls(envelope, x.http.headers) if shape.steers else x.http.controls or _controls_of(x.http)
     )
@@ -195,10 +193,15 @@ def _too_much_at_once() -> Busy:
     return Busy("The gateway holds as many request bytes as it may; try again", headers={"retry-after": "1"})
 
 
-def _refused(key: str) -> BadRequest:
-    return BadRequest(
-        f"{key[:100]!r} cannot be set by a request; the gateway's configuration decides it", param=key[:100]
-    )
+def _without(envelope: dict[str, Raw], refused: tuple[str, ...]) -> dict[str, Raw]:
+    """Clients that write all they know of write `null` for what they do not say."""
+    for name in refused:
+        if bytes(envelope[name]) != b"null":
+            raise BadRequest(
+                f"{name[:100]!r} cannot be set by a request; the gateway's configuration decides it",
+                param=name[:100],
+            )
+    return {name: raw for name, raw in envelope.items() if name not in refused}
 
 
 def _controls_of(head: Head) -> Controls:

@@ -321,6 +321,15 @@ def test_fields_without_a_place() -> None:
     assert request.extra == {"wild": Raw(b'{"a": 1}')}
 
 
+def test_a_thread_is_refused_where_nobody_keeps_it() -> None:
+    """The end of a conversation is never asked alone; the SDK learns by `details` that it may send all of it."""
+    assert read(thread=None) == read()
+    with pytest.raises(anthropic.ThreadUnsupported) as caught:
+        read(thread={"type": "continue", "previous_message_id": "msg_1"})
+    told = json.loads(anthropic.write_error(caught.value, request_id="req-1", mid_stream=False))
+    assert told["error"]["details"] == {"error_code": "thread_unsupported_request"}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -540,6 +549,22 @@ def test_writes_errors(error: GatewayError, expected: str) -> None:
     }
     event = anthropic.write_error(error, request_id="req-1", mid_stream=True)
     assert event == b"event: error\ndata: " + body + b"\n\n"
+
+
+def test_what_anthropic_says_of_an_error_besides() -> None:
+    """`details` reach a client of the same format, on one line; of a refused key nothing does."""
+    details = {"error_code": "thread_not_found"}
+    said = {
+        "type": "error",
+        "error": {"type": "not_found_error", "message": "x", "details": details},
+        "request_id": "r",
+    }
+    for status in (404, 401):
+        error = anthropic.read_error(status, {}, json.dumps(said, indent=1).encode())
+        event = anthropic.write_error(error, request_id="req-1", mid_stream=True)
+        told = json.loads(event.partition(b"data: ")[2])
+        assert told["error"].get("details") == (details if status == 404 else None)
+        assert event.count(b"\n") == 3
 
 
 # -- write_stream ----------------------------------------------------------------------------------------------------

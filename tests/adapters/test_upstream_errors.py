@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import Raw
 
 from adapters.errors import (
     BadRequest,
@@ -246,3 +247,14 @@ def test_what_a_provider_says_besides() -> None:
     for other in (b"<html>", b'{"error":"text"}', b"[]", b"\xff", b""):
         assert said_besides(classify(400, message="m", headers={}, body=other), set()) == {}
     assert said_besides(BadRequest("x"), set()) == {}
+
+
+def test_what_anthropic_says_besides() -> None:
+    """An error object is read in the format that is asked for, and in no other."""
+    body = b'{"type":"error","error":{"type":"t","message":"m","details":{"error_code":"c"}}}'
+    error = classify(400, message="m", headers={}, body=body)
+    known = {"message", "type"}
+    assert said_besides(error, known, format="anthropic") == {"details": Raw(b'{"error_code":"c"}')}
+    assert said_besides(error, known) == {}
+    plain = classify(400, message="m", headers={}, body=b'{"error":{"hint":1}}')
+    assert said_besides(plain, known, format="anthropic") == {}

@@ -102,6 +102,47 @@ async def test_tools_of_an_openai_model(gw: Gateway, provider: FakeProvider) -> 
     assert provider.requests[0].json["tools"][0]["function"]["name"] == "weather"
 
 
+async def test_the_tool_runner(gw: Gateway, provider: FakeProvider) -> None:
+    """The SDK would have conversations kept by the server: told that nobody keeps them, or that one is lost, it sends all."""
+
+    @anthropic.beta_async_tool
+    async def weather(city: str) -> str:
+        """The weather."""
+        return f"sunny in {city}"
+
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
+    }
+    asks = chat_answer()
+    asks["choices"][0] |= {
+        "finish_reason": "tool_calls",
+        "message": {"role": "assistant", "tool_calls": [call]},
+    }
+    wants = {**message_answer(), "id": "msg_1", "stop_reason": "tool_use"}
+    wants["content"] = [{"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Oslo"}}]
+    lost = {"type": "not_found_error", "message": "gone", "details": {"error_code": "thread_not_found"}}
+    said = {
+        "gpt-4o": [whole(asks), whole(chat_answer("Sunny."))],
+        "claude": [
+            whole(wants),
+            whole({"type": "error", "error": lost}, 404),
+            whole(message_answer("Sunny.")),
+        ],
+    }
+    for model, answers in said.items():
+        provider.will(*answers)
+        async with client(gw) as sdk:
+            runner = sdk.beta.messages.tool_runner(
+                model=model, max_tokens=50, messages=HELLO, tools=[weather]
+            )
+            message = await runner.until_done()
+        assert message.content[0].type == "text"
+        assert message.content[0].text == "Sunny."
+        assert [turn["role"] for turn in provider.requests[-1].json["messages"]][:2] == ["user", "assistant"]
+
+
 async def test_an_image_and_a_tool_result(gw: Gateway, provider: FakeProvider) -> None:
     """An image and a tool's result reach an OpenAI model in its own words."""
     provider.will(whole(chat_answer("A cat.")))
@@ -185,7 +226,11 @@ async def test_the_model_list(gw: Gateway, provider: FakeProvider) -> None:
     """The one model list satisfies the Anthropic SDK too."""
     async with client(gw) as sdk:
         models = [model.id async for model in sdk.models.list()]
+        with pytest.raises(anthropic.NotFoundError) as caught:
+            await sdk.models.retrieve("nothing")
     assert models == ["gpt-4o", "claude"]
+    assert caught.value.type == "not_found_error"
+    assert caught.value.request_id
 
 
 async def test_the_synchronous_client(gw: Gateway, provider: FakeProvider) -> None:

@@ -304,5 +304,8 @@ async def test_azures_client(gw: Gateway, provider: FakeProvider) -> None:
         azure_endpoint=gw.url, api_key="x", api_version="2024-10-21", max_retries=0
     ) as sdk:
         answer = await sdk.chat.completions.create(model="gpt-4o", messages=HELLO)
+        models = [model.id async for model in sdk.models.list()]
+        claude = await sdk.models.retrieve("claude")
     assert answer.choices[0].message.content == "Hi."
     assert provider.requests[0].json["model"] == "gpt-4o-2024-08-06"
+    assert models == ["gpt-4o", claude.id]

@@ -45,6 +45,27 @@ async def test_head(gw: Gateway) -> None:
         assert (answer.status, await answer.read()) == (200, b"")
 
 
+async def test_requests_without_a_story_have_ids(
+    gw: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pages and what is refused before anybody is asked: the log of a bug names the id that its client was given."""
+    names = ("x-request-id", "request-id", "x-litellm-call-id")
+    seen = set()
+    for path in ("/health", "/v1/models", "/nothing", "/v1/messages/batches"):
+        answer = await gw.get(path)
+        (identity,) = {answer.headers[name] for name in names}
+        seen.add(identity)
+        if path == "/v1/messages/batches":
+            assert (await answer.json())["request_id"] == identity
+    assert len(seen) == 4
+    monkeypatch.setattr("gateway.admin.models.list_models", None)
+    answer = await gw.get("/v1/models", headers={"anthropic-version": "2023-06-01"})
+    told = await answer.json()
+    assert (answer.status, told["type"]) == (500, "error")
+    assert told["request_id"] == answer.headers["request-id"]
+    assert told["request_id"] in caplog.text
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [("/v1/chat/completions", {"model": "gpt-4o"}), ("/v1/messages", b"{"), ("/nothing", b"")],

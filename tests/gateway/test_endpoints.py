@@ -98,6 +98,7 @@ def test_paths_are_there_with_and_without_v1() -> None:
 def test_dialects(path: str, dialect: str) -> None:
     """Errors on paths that nobody serves are written in the language of whoever would have been asked."""
     assert dialect_of(path) == dialect
+    assert dialect_of(path, {"anthropic-version": "2023-06-01"}) == "anthropic"
 
 
 @pytest.mark.parametrize(

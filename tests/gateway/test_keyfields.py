@@ -147,6 +147,26 @@ def test_everything() -> None:
     assert change(row, again, NOW) == row
 
 
+def test_limits_that_come_in_the_metadata() -> None:
+    """LiteLLM keeps them there: they hold, are shown in both places, and what has no effect is refused there too."""
+    row = written(
+        metadata={"a": 1, "model_rpm_limit": {"m": 2}, "model_tpm_limit": {"m": 9}}, model_rpm_limit=None
+    )
+    assert (row.model_rpm_limit, row.model_tpm_limit, row.metadata) == ({"m": 2}, {"m": 9}, {"a": 1})
+    told = shown(row)
+    assert told["metadata"] == {"a": 1, "model_rpm_limit": {"m": 2}, "model_tpm_limit": {"m": 9}}
+    assert told["model_rpm_limit"] == {"m": 2}
+    assert change(row, {"metadata": told["metadata"]}, NOW) == row
+    changed = change(row, {"metadata": told["metadata"], "model_rpm_limit": {"m": 5}}, NOW)
+    assert shown(changed)["metadata"]["model_rpm_limit"] == {"m": 5}
+    assert change(row, {"metadata": {"b": 2}}, NOW).model_rpm_limit == {"m": 2}
+    assert written(metadata={"guardrails": [], "model_rpm_limit": None}).metadata == {}
+    for metadata in ({"guardrails": ["pii"]}, {"model_rpm_limit": {"m": -1}}):
+        with pytest.raises(BadRequest) as caught:
+            written(metadata=metadata)
+        assert caught.value.param in metadata
+
+
 def test_what_is_not_named_stays() -> None:
     """An update changes what it names; null takes away."""
     row = written(max_budget=1, budget_duration="1d", models=["a"], rpm_limit=5, agent_id="x", duration="1d")

@@ -8,7 +8,7 @@ import anthropic
 import openai
 import pytest
 
-from tests.harness import FakeProvider, Gateway, config_of, entry, gateway
+from tests.harness import FakeProvider, Gateway, config_for, config_of, entry, gateway
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/models", "/openai/v1/models", "/anthropic/v1/models"])
@@ -54,3 +54,16 @@ async def test_nobody(gw: Gateway) -> None:
     answer = await gw.get("/v1/models/nobody")
     assert answer.status == 404
     assert (await answer.json())["error"]["code"] == "model_not_found"
+
+
+async def test_aliases_hide_models(provider: FakeProvider, tmp_path: Path) -> None:
+    """The list of a key is what it would be answered by: an alias stands for its model, and for none of its own name."""
+    master = {"authorization": "Bearer sk-master-0123456789"}
+    config = config_for(provider, general_settings={"master_key": "sk-master-0123456789"})
+    async with gateway(config, tmp_path) as gw:
+        for models, names in (([], ["claude", "gpt-4o"]), (["claude"], [])):
+            fields = {"aliases": {"claude": "gpt-4o"}, "models": models}
+            key = (await (await gw.post("/key/generate", fields, headers=master)).json())["key"]
+            told = await (await gw.get("/v1/models", headers={"authorization": f"Bearer {key}"})).json()
+            assert [model["id"] for model in told["data"]] == names
+            assert {model["owned_by"] for model in told["data"]} <= {"openai"}

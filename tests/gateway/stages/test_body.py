@@ -132,6 +132,17 @@ async def test_where_requests_go_is_not_the_callers_choice(
     assert provider.requests == []
 
 
+async def test_null_names_nothing(provider: FakeProvider, gw: Gateway) -> None:
+    """Clients write `null` for what they do not say: it is left out, and hides nothing that is said."""
+    provider.will(whole(chat_answer()))
+    nothing = {"api_key": None, "organization": None, "aws_region_name": None}
+    answer = await gw.post(CHAT, {"model": "gpt-4o", "messages": HELLO, **nothing})
+    assert answer.status == 200
+    assert provider.requests[0].json.keys() == {"model", "messages"}
+    answer = await gw.post(CHAT, {"model": "gpt-4o", "messages": HELLO, **nothing, "headers": {}})
+    assert (await answer.json())["error"]["param"] == "headers"
+
+
 CONTROLS = {
     "cache": {"no-cache": True},
     "caching": True,
