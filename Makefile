@@ -1,6 +1,6 @@
 # Everything one does with a checkout. `make` alone lists it. Each target sets up .venv first, which costs nothing when
-# the lock file and pyproject.toml have not changed. PYTHON=… chooses the interpreter, else the
-# fastest that is found is taken; ARGS=… is handed on.
+# the lock file and pyproject.toml have not changed. PYTHON=… chooses the interpreter of a new .venv (`make clean` removes one),
+# else the fastest that is found is taken; ARGS=… is handed on.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check format test bench bench-peers soak docs prices image-check lock clean
@@ -65,11 +65,11 @@ clean:  ## remove what the other targets made; the next one sets up from nothing
 # An interrupted set-up leaves no .ready, and a .venv without pip is made again.
 $(READY): requirements-dev.lock pyproject.toml gateway/__init__.py
 	@set -e; \
-	for python in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14; do \
+	for python in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14); do \
 		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-		echo "Penstock needs Python 3.11 or newer: install python3.11, or say where it is: make setup PYTHON=/path/to/python3.11" >&2; \
+		echo "Penstock needs Python 3.11 or newer$(if $(PYTHON), ($(PYTHON) is none)): install python3.11, or say where it is: make setup PYTHON=/path/to/python3.11" >&2; \
 		exit 1; \
 	fi; \
 	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \

@@ -27,7 +27,7 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from bench.load import KEY, Question
-from bench.machine import clean_up_when_told, free_port, started, wait_for
+from bench.machine import amount, clean_up_when_told, free_port, started, wait_for
 
 MOST_ASKED = 1.2
 _QUICK = 0.02
@@ -218,8 +218,8 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="What clients notice of deployments in trouble.")
     parser.add_argument("words", nargs="*", help="scenes with one of these words in their name")
-    parser.add_argument("--rate", type=float, default=200.0, help="requests per second")
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of each scene")
+    parser.add_argument("--rate", type=amount, default=200.0, help="requests per second")
+    parser.add_argument("--seconds", type=amount, default=30.0, help="length of each scene")
     arguments = parser.parse_args()
     chosen = [s for s in SCENES if not arguments.words or any(word in s.name for word in arguments.words)]
     if not chosen:

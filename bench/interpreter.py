@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
     chosen = best(own, taken)
     if chosen != own:
         times = f"{taken[own] / taken[chosen]:.1f} times as fast as" if own in taken else "taken instead of"
-        print(f"{chosen} is {times} {own} (PYTHON=... chooses another)", file=sys.stderr)
+        print(f"{chosen} is {times} {own} (make clean setup PYTHON=... chooses another)", file=sys.stderr)
     print(chosen)
     return 0
 

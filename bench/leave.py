@@ -19,7 +19,7 @@ from pathlib import Path
 import uvloop
 
 from bench.load import KEY, Question
-from bench.machine import clean_up_when_told, free_port, started, wait_for
+from bench.machine import clean_up_when_told, count, free_port, started, wait_for
 from bench.peers import PEERS, penstock_env
 
 PROMISE = 0.050
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=200, help="times for each moment (default: 200)")
+    parser.add_argument("--runs", type=count, default=200, help="times for each moment (default: 200)")
     runs = parser.parse_args().runs
     clean_up_when_told()
     raise SystemExit(uvloop.run(measure(runs)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -190,6 +192,21 @@ def clean_up_when_told() -> None:
     for number in _ENDINGS:
         if signal.getsignal(number) == signal.SIG_DFL:  # under nohup it is ignored
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+
+
+def count(text: str) -> int:
+    """How often, as an argument."""
+    if not text.isdecimal() or int(text) == 0:
+        raise ArgumentTypeError(f"must be a whole number above 0: {text!r}")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """How long or how much, as an argument."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ArgumentTypeError(f"must be above 0: {text!r}")
+    return number
 
 
 class NotAnsweringError(SystemExit):

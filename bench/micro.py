@@ -434,11 +434,11 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="cases with one of these words in their name")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = {
-        name: best_ns(*case())
-        for name, case in CASES.items()
-        if not arguments.words or any(word in name for word in arguments.words)
-    }
+    words = arguments.words
+    chosen = [name for name in CASES if not words or any(word in name for word in words)]
+    if not chosen:
+        parser.error(f"no case has such a word in its name: {', '.join(CASES)}")
+    found = {name: best_ns(*CASES[name]()) for name in chosen}
     if arguments.json:
         print(json.dumps(found, indent=1))
         return

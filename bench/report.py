@@ -370,6 +370,8 @@ def main() -> None:
     )
     parser.add_argument("run", nargs="?", type=Path, default=REFERENCE, help="results of a run")
     run = parser.parse_args().run
+    if not run.is_file():
+        parser.error(f"there is no file {run}")
     write_readme(json.loads(run.read_text()), HERE / "README.md", PLOT)
     if run != REFERENCE:  # only now: what cannot be shown does not become the reference
         shutil.copyfile(run, REFERENCE)

@@ -254,6 +254,8 @@ def main() -> None:
     arguments = parser.parse_args()
     words = arguments.words
     scenes = [name for name in SCENES if not words or any(word in name for word in words)]
+    if not scenes:
+        parser.error(f"no scene has such a word in its name: {', '.join(SCENES)}")
     found = [figures(name, strategy) for name in scenes for strategy in STRATEGIES]
     if arguments.json:
         print(json.dumps([asdict(one) for one in found], indent=1))

@@ -213,8 +213,8 @@ def main() -> None:
     parser.add_argument(
         "--whole", action="store_true", help="every case and every peer (three quarters of an hour)"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
-    parser.add_argument("--seconds", type=float, default=1.5, help="length of each measurement")
+    parser.add_argument("--rounds", type=machine.count, default=3, help="how often everything is measured")
+    parser.add_argument("--seconds", type=machine.amount, default=1.5, help="length of each measurement")
     parser.add_argument("--peers", default="", help=f"comma-separated, of {', '.join(PEERS)}")
     machine.clean_up_when_told()
     sys.exit(run(parser.parse_args()))

@@ -166,10 +166,10 @@ def run(minutes: float, every: float) -> int:
 def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description="An hour of everything at once.")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--every", type=float, default=10, help="seconds between looks")
-    parser.add_argument("--outage", type=float, help="instead: so many seconds without a database")
-    parser.add_argument("--kills", type=int, help="instead: so many kills under load")
+    parser.add_argument("--minutes", type=machine.amount, default=60)
+    parser.add_argument("--every", type=machine.amount, default=10, help="seconds between looks")
+    parser.add_argument("--outage", type=machine.amount, help="instead: so many seconds without a database")
+    parser.add_argument("--kills", type=machine.count, help="instead: so many kills under load")
     arguments = parser.parse_args()
     machine.clean_up_when_told()
     if arguments.outage or arguments.kills:

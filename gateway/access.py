@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from adapters.errors import Forbidden, GatewayError
+from gateway.config.virtual_keys import EVERYTHING, groups_of
 from gateway.inbound import Endpoint
 from gateway.routes import Route
 from gateway.state.keys import KeyRow
-
-_EVERYTHING = frozenset(("*", "all-proxy-models", "all-team-models"))
-"""A key without a team has what all have; teams with models of their own do not exist here."""
 
 _SHOWN = ("llm_api_routes", "openai_routes", "info_routes")
 _SHOWN_TO_ANTHROPICS = ("llm_api_routes", "anthropic_routes", "info_routes")
@@ -90,7 +88,7 @@ def check_model(key: KeyRow, model: str, route: Route | None) -> None:
 def may_use(key: KeyRow, model: str, route: Route | None) -> bool:
     """May the key ask for this model?"""
     allowed = key.models
-    if not allowed or model in allowed or not _EVERYTHING.isdisjoint(allowed):
+    if not allowed or model in allowed or not EVERYTHING.isdisjoint(allowed):
         return True
     patterns = tuple(name for name in allowed if "*" in name)
     if _matches_any(patterns, model):
@@ -103,21 +101,13 @@ def may_use(key: KeyRow, model: str, route: Route | None) -> bool:
             and (deployment.route in allowed or _matches_any(patterns, deployment.route))
             for deployment in deployments
         )
-        or all(
-            not _groups(deployment.info.get("access_groups")).isdisjoint(allowed)
-            for deployment in deployments
-        )
+        or all(not groups_of(deployment.info).isdisjoint(allowed) for deployment in deployments)
         # `gpt-4o` is `openai/gpt-4o` to whoever writes `openai/*`
         or all(
             deployment.target.model == model and _matches_any(patterns, deployment.model_name)
             for deployment in deployments
         )
     )
-
-
-def _groups(written: object) -> frozenset[str]:
-    names = [written] if isinstance(written, str) else written
-    return frozenset(map(str, names)) if isinstance(names, list | tuple) else frozenset()
 
 
 def _matches_any(patterns: Iterable[str], name: str) -> bool:

@@ -295,6 +295,18 @@ def test_make_describes_its_targets() -> None:
     assert [target for target in phony if f"make {target} " not in shown] == []
 
 
+def test_a_named_interpreter_is_taken_or_refused(tmp_path: Path) -> None:
+    """`make setup PYTHON=…` never takes another one than it was told to."""
+    for name in ("requirements-dev.lock", "pyproject.toml", "gateway/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    command = ["make", "-f", str(HERE / "Makefile"), "setup", "PYTHON=/nowhere/python3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "/nowhere/python3 is none" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
 def test_the_same_checks_everywhere() -> None:
     """What `make check` runs is what pre-commit runs, and .ci/run calls make."""
     recipe = re.findall(r"(?m)^check:.*\n((?:\t.*\n)+)", (HERE / "Makefile").read_text())[0]

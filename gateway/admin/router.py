@@ -1,6 +1,6 @@
 """`GET /router/explain?model=…`: who would answer such a request, and why not the others.
 
-With the master key: about any key (`key`: its digest or its alias), with addresses, places and health. Whoever holds a
+With the master key: about any key (`key`: its digest, its alias or itself), with addresses, places and health. Whoever holds a
 virtual key may ask about its own requests, and learns names, shares and prices.
 """
 
@@ -17,13 +17,15 @@ from gateway.keyring import Caller, KeyNotFound
 from gateway.runtime import Runtime
 
 
-def explanation(rt: Runtime, caller: Caller, query: MultiMapping[str]) -> dict[str, Any]:
-    """What `gateway.explaining` says. Raises `KeyNotFound`, and `Forbidden` for a key that asks about another."""
+def explanation(rt: Runtime, caller: Caller, query: MultiMapping[str], key: str | None) -> dict[str, Any]:
+    """What `gateway.explaining` says, about `key` or else about the caller. Raises `KeyNotFound`, and `Forbidden` for a key that asks
+    about another.
+    """
     for_operator = caller.key is None
-    if query.get("key"):
+    if key:
         if not for_operator:
             raise Forbidden("A virtual key may ask about itself alone: leave out `key`")
-        caller = _named(rt, query["key"])
+        caller = _named(rt, key)
     request = asked(
         caller,
         tags=tuple(query.getall("tag", ())),

@@ -202,8 +202,14 @@ async def _reset_spend(rt: Runtime, http: web.Request) -> Any:
     return await _whole(rt, keys.reset_spend(rt, http[CALLER], await _fields(http), http.match_info["key"]))
 
 
+async def _asked_key(http: web.Request) -> str | None:
+    """The key that a page is about. One itself comes in the body: proxies log what stands in a URL."""
+    key = (await _fields(http)).get("key")
+    return (key if isinstance(key, str) else http.query.get("key")) or None
+
+
 async def _key_info(rt: Runtime, http: web.Request) -> Any:
-    key = http.query.get("key") or None
+    key = await _asked_key(http)
     if key is not None and http[CALLER].key is None:
         await auth.require_admin(rt, http, "/key/info")
     return await keys.info(rt, http[CALLER], key, is_admin=http[CALLER].key is None)
@@ -254,7 +260,7 @@ async def _delete_credential(rt: Runtime, http: web.Request) -> Any:
 async def _explain(rt: Runtime, http: web.Request) -> Any:
     if http[CALLER].key is None:
         await auth.require_admin(rt, http, "/router/explain")
-    return router.explanation(rt, http[CALLER], http.query)
+    return router.explanation(rt, http[CALLER], http.query, await _asked_key(http))
 
 
 # -- the configuration -----------------------------------------------------------------------------------------------
@@ -315,6 +321,7 @@ PAGES: tuple[Page, ...] = (
     Page("GET", "/key/aliases", "admin", _key_aliases, "The names of keys"),
     Page("POST", "/v2/key/info", "admin", _key_infos, "What is known of several keys"),
     Page("GET", "/key/info", "caller", _key_info, "What is known of a key; without one, of the caller's own"),
+    Page("POST", "/key/info", "caller", _key_info, "The same, with the key in the body"),
     Page("POST", "/key/health", "caller", _key_health, "Whether the caller's key is well"),
     Page("POST", "/credentials", "admin", _create_credential, "A new named credential"),
     Page("GET", "/credentials", "admin", _list_credentials, "The named credentials, masked"),
@@ -322,6 +329,7 @@ PAGES: tuple[Page, ...] = (
     Page("PATCH", "/credentials/{name:.+}", "admin", _update_credential, "Change a named credential"),
     Page("DELETE", "/credentials/{name:.+}", "admin", _delete_credential, "Delete a named credential"),
     Page("GET", "/router/explain", "caller", _explain, "Who would answer a request, and why not the others"),
+    Page("POST", "/router/explain", "caller", _explain, "The same, with the key in the body"),
     Page("POST", "/config/reload", "admin", _reload_config, "Read the configuration again"),
     Page("GET", "/config/status", "admin", _config_status, "Which configuration is in force"),
     Page("GET", "/spend/logs", "admin", _spend_logs, "The ledger's rows"),

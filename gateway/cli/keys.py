@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 from typing import Any
-from urllib.parse import quote
 
 from gateway.cli.common import add_command, ask, carry_out, seconds, table, text
 
@@ -121,7 +120,7 @@ def _list(parsed: argparse.Namespace) -> None:
 
 
 def _info(parsed: argparse.Namespace) -> None:
-    print(json.dumps(ask(parsed, "GET", f"/key/info?key={quote(parsed.key, safe='')}"), indent=2))
+    print(json.dumps(ask(parsed, "POST", "/key/info", {"key": parsed.key}), indent=2))
 
 
 def _revoke(parsed: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ from gateway.config.load import load
 from gateway.config.model import Config, GeneralSettings, Secret
 from gateway.config.postgres import PostgresUrlInvalid
 from gateway.explaining import asked, explain, explain_all, unstarted
-from gateway.keyfields import configured_keys, digest_of, named_digest
+from gateway.keyfields import configured_keys, digest_of
 from gateway.keyring import MASTER, Caller
 from gateway.pricing import PriceTable
 from gateway.routes import Routes, compile_routes
@@ -147,15 +147,13 @@ def _explain(parsed: argparse.Namespace) -> None:
 
 
 def _asked_there(parsed: argparse.Namespace) -> dict[str, Any]:
-    # A key itself must not stand in a URL, which proxies log: its digest says as much.
-    key = named_digest(parsed.key) if parsed.key else None
-    words = [("model", parsed.model), ("key", key), ("region", parsed.region)]
+    words = [("model", parsed.model), ("region", parsed.region)]
     words += [("tag", tag) for tag in parsed.tag]
     words += [("stream", "true")] if parsed.stream else []
     query = urlencode([(name, value) for name, value in words if value])
-    found: dict[str, Any] = ask(
-        parsed, "GET", f"/router/explain?{query}", wanted="model" if parsed.model else "models"
-    )
+    # A key itself must not stand in a URL, which proxies log, and what is an alias only the gateway knows.
+    about, wanted = {"key": parsed.key}, "model" if parsed.model else "models"
+    found: dict[str, Any] = ask(parsed, "POST", f"/router/explain?{query}", about, wanted=wanted)
     return found
 
 

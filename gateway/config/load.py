@@ -28,7 +28,7 @@ from gateway.config.sections import Sections
 from gateway.config.seen import Seen
 from gateway.config.settings import collect
 from gateway.config.values import Reader, is_off
-from gateway.config.virtual_keys import read_virtual_keys
+from gateway.config.virtual_keys import models_of_keys, read_virtual_keys
 from gateway.config.vocabulary import LIMITS
 
 __all__ = ["ConfigInvalid", "Loaded", "Problem", "load"]
@@ -75,9 +75,10 @@ def load(
     models = ModelList(reader, limits, defaults_of_all(settings)).read(top)
     if "llm_providers" in top:
         models += dialects.providers(top["llm_providers"], "llm_providers")
-    if models and not general.env_providers:
-        _check_mentions(dialects.mentions, models, router, report)
     keys = read_virtual_keys(top, reader, limits)
+    if models and not general.env_providers:
+        mentions = [*dialects.mentions, *models_of_keys(keys, models)]
+        _check_mentions(mentions, models, router, report)
     credentials = read_credentials(top, reader)
     notices = report.settle()
     config = Config(
@@ -113,7 +114,7 @@ def _variables(top: dict[str, Item], reader: Reader) -> dict[str, Secret]:
 def _check_mentions(
     mentions: list[Mention], models: list[ModelEntry], router: RouterSettings, report: Report
 ) -> None:
-    """Fallbacks, aliases and policies of models that nothing serves."""
+    """Fallbacks, aliases, policies and keys of models that nothing serves."""
     names = {entry.model_name for entry in models} | set(router.model_group_alias)
     wildcards = [name.split("*") for name in names if "*" in name]
     for name, place, path in mentions:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gateway.config.model import Place, VirtualKey
+from gateway.config.dialects import Mention
+from gateway.config.model import ModelEntry, Place, VirtualKey
 from gateway.config.nodes import Item, Mapping, Node, Sequence, join
 from gateway.config.problems import closest
 from gateway.config.values import Reader, is_null, is_off
 from gateway.config.vocabulary import LIMITS, VIRTUAL_KEY_KEYS
+
+EVERYTHING = frozenset(("*", "all-proxy-models", "all-team-models"))
+"""In `models`. A key without a team has what all have; teams with models of their own do not exist here."""
+_NOTHING = "no-default-models"
 
 
 def read_virtual_keys(top: dict[str, Item], reader: Reader, limits: dict[str, Place]) -> list[VirtualKey]:
@@ -49,3 +55,23 @@ def _virtual_key(node: Node, path: str, reader: Reader, limits: dict[str, Place]
 
 
 _KEY_LIMITS = LIMITS | {"budget_limits", "model_max_budget", "model_tpm_limit", "model_rpm_limit"}
+
+
+def groups_of(info: dict[str, Any]) -> frozenset[str]:
+    """The access groups that `model_info` puts a model into."""
+    written = info.get("access_groups")
+    names = [written] if isinstance(written, str) else written
+    return frozenset(map(str, names)) if isinstance(names, list | tuple) else frozenset()
+
+
+def models_of_keys(keys: Iterable[VirtualKey], models: Iterable[ModelEntry]) -> Iterator[Mention]:
+    """The models that keys may ask for and that their own words mean. A pattern may be for names that are yet to come."""
+    groups = frozenset[str]().union(*(groups_of(entry.info) for entry in models))
+    known = groups | EVERYTHING | {_NOTHING}
+    for index, key in enumerate(keys):
+        path = join("virtual_keys", index)
+        for name in key.fields.get("models", ()):
+            if "*" not in name and name not in known:
+                yield name, key.place, join(path, "models")
+        for word, name in key.fields.get("aliases", {}).items():
+            yield name, key.place, join(join(path, "aliases"), word)

@@ -28,6 +28,14 @@ PREFIX = "penstock:"
 """What the names of all keys in Redis begin with."""
 
 
+_REMEDIES = {
+    "locked": "stop the process that holds it",
+    "disk is full": "make room on its disk",
+    "disk I/O error": "see whether its disk is full or failing",  # so says SQLite of a full one where it maps the file
+}
+_REMEDY = "move it away, or restore it from a backup"
+
+
 class Database(Struct, frozen=True):
     """A Postgres: its URL, what reports call it, connections at most, and seconds until one and until a write fail."""
 
@@ -52,11 +60,11 @@ def open_records(data_dir: Path, database: Database | None = None) -> tuple[Reco
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         records = SqliteRecords(path)
     except OSError as error:
-        cause = f"the data folder {data_dir} cannot be used ({error.strerror or error})"
+        cause = f"{error.filename or data_dir} cannot be used ({error.strerror or error})"
         return MemoryRecords(), [_warning(cause, "set PENSTOCK_DATA_DIR to a folder that may be written")]
     except sqlite3.Error as error:
-        locked = "locked" in str(error)
-        remedy = "stop the process that holds it" if locked else "move it away, or restore it from a backup"
+        told = str(error)
+        remedy = next((remedy for word, remedy in _REMEDIES.items() if word in told), _REMEDY)
         return MemoryRecords(), [_warning(f"the ledger {path} cannot be opened ({error})", remedy)]
     newest = max(version for version, _, _ in migrations())
     if records.schema_version > newest:

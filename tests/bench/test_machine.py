@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -219,3 +221,20 @@ def test_a_machine_that_is_less_than_it_looks(monkeypatch: pytest.MonkeyPatch, t
     assert ", 2 cores with a quota of 1.5, " in machine.describe()
     monkeypatch.setattr(machine, "_CORES", [0])
     assert ", 1 core for the gateway and the load, " in machine.describe()
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "bad"),
+    [
+        (machine.count, "3", ("0", "-1", "1.5", "x", "")),
+        (machine.amount, "1.5", ("0", "-1", "nan", "inf", "x", "")),
+    ],
+)
+def test_what_measures_nothing_is_refused(
+    read: Callable[[str], float], good: str, bad: tuple[str, ...]
+) -> None:
+    """A run of no rounds or no seconds ends before it begins, and not in its report."""
+    assert read(good) == float(good)
+    for text in bad:
+        with pytest.raises((ArgumentTypeError, ValueError)):
+            read(text)

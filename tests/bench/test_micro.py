@@ -24,3 +24,10 @@ def test_words_choose(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.argv", ["micro", "seal"])
     micro.main()
     assert capsys.readouterr().out.splitlines()[0].startswith("request: seal")
+
+
+def test_words_that_choose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are an error, not a run of no case."""
+    monkeypatch.setattr("sys.argv", ["micro", "nowhere"])
+    with pytest.raises(SystemExit, match="2"):
+        micro.main()

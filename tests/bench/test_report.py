@@ -143,3 +143,11 @@ def test_a_run_that_was_broken_off_is_told() -> None:
     assert "Not finished" not in report.render(results(penstock=PLAIN))
     assert "Not finished" not in report.render(results(penstock=PLAIN) | {"finished": True})
     assert "**Not finished**" in report.render(results(penstock=PLAIN) | {"finished": False})
+
+
+def test_a_run_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says so."""
+    monkeypatch.setattr("sys.argv", ["report", "/nowhere/run.json"])
+    with pytest.raises(SystemExit, match="2"):
+        report.main()
+    assert "there is no file /nowhere/run.json" in capsys.readouterr().err

@@ -61,3 +61,10 @@ def test_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     monkeypatch.setattr("sys.argv", ["routing", "alike", "--json"])
     routing.main()
     assert [one["strategy"] for one in json.loads(capsys.readouterr().out)] == list(routing.STRATEGIES)
+
+
+def test_words_that_choose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are an error, not a run of no scene."""
+    monkeypatch.setattr("sys.argv", ["routing", "nowhere"])
+    with pytest.raises(SystemExit, match="2"):
+        routing.main()

@@ -62,6 +62,17 @@ async def test_about_a_key(keyed: Gateway) -> None:
         assert (status, "zzqnobody" in str(told)) == (404, False)
 
 
+async def test_a_key_in_the_body(keyed: Gateway) -> None:
+    """A key itself may come where no proxy logs it; what is no text is none."""
+    key = await made(keyed, key_alias="bot", models=["claude"])
+    for name in ("bot", key["token"], key["key"]):
+        answer = await keyed.post(f"{PAGE}?model=gpt-4o", {"key": name}, headers=ADMIN)
+        assert (await answer.json())["key"] == {"name": "bot", "may_use_it": False}
+    for body in ({}, {"key": None}, {"key": [1]}):
+        answer = await keyed.post(f"{PAGE}?model=gpt-4o", body, headers=ADMIN)
+        assert (answer.status, "key" in await answer.json()) == (200, False)
+
+
 async def test_about_a_key_of_the_configuration(provider: FakeProvider, tmp_path: Path) -> None:
     """Its text need not begin as those do that are handed out, and is not told."""
     secret = "canary-of-a-bot-0123456789"

@@ -6,10 +6,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.cli import main
+from gateway.cli.common import directly
 from gateway.keyfields import digest_of
 from tests.harness import FakeProvider, Gateway, config_for, gateway
 
@@ -35,6 +37,26 @@ async def keyed(
 async def run(*arguments: str) -> int:
     """The exit code of `penstock keys …`."""
     return await asyncio.to_thread(main, ["keys", *arguments])
+
+
+async def test_a_key_never_stands_in_a_url(
+    keyed: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it begins with, also one that this gateway does not know."""
+    asked: list[str] = []
+    opened = directly.open
+
+    def watched(request: Any, timeout: float) -> Any:
+        asked.append(request.full_url)
+        return opened(request, timeout=timeout)
+
+    monkeypatch.setattr(directly, "open", watched)
+    for key in ("sk-zzqnobody-0123456789", "zzqnobody-0123456789"):
+        assert await run("info", key) == 1
+        assert await asyncio.to_thread(main, ["explain", "--key", key, "--url", keyed.url]) == 1
+    assert len(asked) == 4
+    assert "zzqnobody" not in str(asked)
+    assert "zzqnobody" not in capsys.readouterr().err
 
 
 async def test_from_its_making_to_its_end(keyed: Gateway, capsys: pytest.CaptureFixture[str]) -> None:

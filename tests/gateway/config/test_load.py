@@ -538,6 +538,10 @@ def test_a_setting_in_two_places(folder: Path) -> None:
          'config.yaml:2:41: no model is called "gpt-4p", did you mean "gpt-4o"? (router_settings.fallbacks[0].gpt-4o)'),
         ("model_list: [{model_name: gpt-4o, litellm_params: {model: openai/m}}]\nrouter_settings: {model_group_retry_policy: {gpt-4p: {max_retries: 1}}}",
          'config.yaml:2:46: no model is called "gpt-4p", did you mean "gpt-4o"? (router_settings.model_group_retry_policy)'),
+        ("model_list: [{model_name: gpt-4o, litellm_params: {model: openai/m}}]\nvirtual_keys: [{key: a-key-of-somebody-1, models: [gpt-4p]}]",
+         'config.yaml:2:16: no model is called "gpt-4p", did you mean "gpt-4o"? (virtual_keys[0].models)'),
+        ("model_list: [{model_name: gpt-4o, litellm_params: {model: openai/m}}]\nvirtual_keys: [{key: a-key-of-somebody-1, aliases: {quick: gpt-4p}}]",
+         'config.yaml:2:16: no model is called "gpt-4p", did you mean "gpt-4o"? (virtual_keys[0].aliases.quick)'),
         ('general_settings: {allowed_origins: [chat.example.com, "https://a.example.com/", "*", "null"]}',
          'config.yaml:1:37: no page has the origin "chat.example.com": one is like https://chat.example.com, and * is any (general_settings.allowed_origins)'),
         ('general_settings: {allowed_origins: ["https://*.example.com", "http://[::1]:3000"]}',
@@ -631,6 +635,31 @@ def test_arguments_of_strategies_are_looked_at(folder: Path) -> None:
     assert [kind for kind, _ in told(text)] == ["warning", "warning"]
     assert 'did you mean "ttl"?' in told(text)[0][1]
     assert len(errors("router_settings: {routing_strategy_args: {ttl: 0}}")) == 1
+
+
+def test_what_keys_may_ask_for(folder: Path) -> None:
+    """Access groups, aliases, patterns, what a wildcard matches, models that are off, and the words for all and for nothing."""
+    assert (
+        told("""
+model_list:
+  - model_name: a
+    litellm_params: {model: openai/m}
+    model_info: {access_groups: [beta]}
+  - model_name: team-a/*
+    litellm_params: {model: openai/*}
+  - model_name: "off"
+    litellm_params: {model: anthropic/claude-sonnet-4-5}
+    model_info: {access_groups: internal}
+router_settings:
+  model_group_alias: {short: team-a/x1}
+virtual_keys:
+  - key: a-key-of-somebody-1
+    models: [a, beta, internal, short, "off", team-a/x2, "later/*", all-proxy-models, no-default-models]
+    aliases: {quick: short, own: team-a/x3}
+""")
+        == []
+    )
+    assert told("virtual_keys: [{key: a-key-of-somebody-1, models: [gpt-4o]}]") == []
 
 
 def test_wildcards_and_aliases_are_models(folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.state import open as open_module
 from gateway.state import records_sqlite
 from gateway.state.open import FILE, open_records
 from gateway.state.records import LedgerQuery
@@ -52,6 +53,31 @@ async def test_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     other.close()
     assert not records.describe().durable
     assert "locked" in warning
+
+
+async def test_read_only_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told as unusable is the file where the folder is well."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(open_module, "SqliteRecords", refuse)
+    _, (warning,) = open_records(tmp_path)
+    assert f"{tmp_path / FILE} cannot be used (Permission denied)" in warning
+
+
+@pytest.mark.parametrize("told", ["database or disk is full", "disk I/O error"])
+async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    """Nobody is told to move the ledger away because its disk is full."""
+
+    def refuse(_: Path) -> None:
+        raise sqlite3.OperationalError(told)
+
+    monkeypatch.setattr(open_module, "SqliteRecords", refuse)
+    _, (warning,) = open_records(tmp_path)
+    assert told in warning
+    assert "its disk" in warning
+    assert "move it away" not in warning
 
 
 async def test_newer_schema(tmp_path: Path) -> None:
