@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 import uvloop
@@ -47,7 +48,23 @@ def _forgets_secrets() -> Iterator[None]:
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Tests run on the loop that the gateway runs on."""
-    return {"uvloop": uvloop.new_event_loop}
+    return {"uvloop": _loop}
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = uvloop.new_event_loop()
+    loop.set_exception_handler(_end_what_takes_too_long)
+    return loop
+
+
+def _end_what_takes_too_long(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The time limit of a test raises in a signal's handler. This loop tells it like a callback's fault and goes on waiting,
+    so the test is cancelled where it waits, which is what its traceback then shows.
+    """
+    loop.default_exception_handler(context)
+    if isinstance(context.get("exception"), pytest.fail.Exception):
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -316,7 +316,7 @@ def test_the_same_checks_everywhere() -> None:
     assert [hook["entry"] for hook in hooks[0]["hooks"]] == checks
     script = HERE / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert "make check\nmake test" in script.read_text()
+    assert re.findall(r"\bmake \w+", script.read_text()) == ["make check", "make test"]
 
 
 def test_the_environment_template_names_what_is_read() -> None:

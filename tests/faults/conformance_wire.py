@@ -77,6 +77,11 @@ def text_of(answer: Received) -> str:
     return text
 
 
+def has_story(answer: Received) -> bool:
+    """Is it the answer of a model route, which leaves a row? Pages and refused paths have an id, but nothing of a model."""
+    return "x-litellm-attempted-retries" in answer.headers
+
+
 def is_last(answer: Received) -> bool:
     """Does it say that no other request will be answered on its connection?"""
     return "close" in answer.headers.get("connection", "").lower()

@@ -175,11 +175,13 @@ class Revocation(RuleBasedStateMachine):
             return False
 
     def may_come_in(self, digest: str) -> bool:
-        """By the last change: neither this key nor what is in its place was taken away, and its time is not over."""
+        """By the last change: neither this key nor what is in its place was taken away, and its time is not over. A key that
+        was made anew with the text of one that was taken away is in nobody's place.
+        """
         first, *_, last = [self.last.get(one) for one in (digest, *self.chain(digest))]
         if first is None or last is None or not first.is_alive(self.now):
             return False
-        return last.deleted_at is None and not last.blocked
+        return last.deleted_at is None and not last.blocked and last.payer == first.payer
 
     def chain(self, digest: str) -> list[str]:
         """The key, what replaced it, and so on."""
