@@ -248,12 +248,11 @@ class Limiter:
         windows = [budget(counter.name, hold.worst, counter.limit, counter.ends) for counter in wanted]
         windows += fixed
         windows += _of_tokens(x, counted)
-        store, ticket = self._in_force(hold)
         try:
-            answer = await self._ask(store, wanted, windows, ticket)
+            store = await self._take_more(hold, wanted, windows)
         except (SharedAway, LimitsUnavailable):
             return self.settings.without_redis == "open"
-        if type(answer) is not Ticket:
+        if store is None:
             return False
         for other, same in _places(hold):
             if other is not store:
@@ -445,9 +444,9 @@ class Limiter:
             if local is None or self._alone_since != self._shared.degraded_since:
                 local = self._begin_alone()
             answer = await self._ask(local, bound.budgets, windows, None)
-            if not self._shared.available:
+            if self._local is local and self._alone_since == self._shared.degraded_since:
                 return local, answer
-            # While the counter was made here, others have taken where all take.
+            # While the counter was made here, others have taken where all take, maybe before another outage began.
             if type(answer) is Ticket:
                 local.settle(answer, dict.fromkeys((window.name for window in windows), 0))
         raise _unavailable("The store of limits comes and goes; try again")
@@ -463,6 +462,17 @@ class Limiter:
                 held = local.hold([*budgets, *hold.bound.fixed])
                 hold.others = (*(place for place in hold.others if place[0] is self._shared), (local, held))
         return local
+
+    async def _take_more(
+        self, hold: Hold, budgets: Sequence[Counter], windows: list[Window]
+    ) -> Shared | None:
+        """The store that had room. Raises `SharedAway`, `LimitsUnavailable`."""
+        for _ in range(_TRIES):
+            store, ticket = self._in_force(hold)
+            answer = await self._ask(store, budgets, windows, ticket)
+            if store in (self._shared, self._local):  # else a counter was made for an outage that is over
+                return store if type(answer) is Ticket else None
+        raise _unavailable("The store of limits comes and goes; try again")
 
     def _in_force(self, hold: Hold) -> tuple[Shared, Ticket]:
         """Where a request takes more: where all take, if they can, else here alone."""

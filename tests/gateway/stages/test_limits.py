@@ -623,6 +623,92 @@ async def goes_and_comes(gw: Gateway, is_back: asyncio.Event) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_a_counter_of_an_outage_that_is_over(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited for it takes nothing from it: it does not know what was taken in Redis before the next outage."""
+    monkeypatch.setattr("gateway.state.open.PREFIX", f"test:{uuid4().hex}:")
+    slow = events([*chat_events("a", done=False)[:1], None, *chat_events("a", "b")[1:]])
+    async with gateway(config(provider), tmp_path, {"REDIS_URL": redis_url}) as gw:
+        key = await key_of(gw, max_budget=0.1)  # room for one at a time
+        provider.will(whole(chat_answer()))
+        assert (await gw.post(CHAT, question(), headers=key)).status == 200
+        await gw.quiet()
+        counters: Any = gw.rt.limiter._counters
+        read, may_read, reads = counters.read, asyncio.Event(), asyncio.Event()
+
+        async def slow_read(*asked: Any) -> int:
+            spent: int = await read(*asked)
+            reads.set()
+            await may_read.wait()
+            return spent
+
+        is_back = asyncio.Event()
+        away = spawn(goes_and_comes(gw, is_back), name="outage")
+        await asyncio.sleep(0)
+        monkeypatch.setattr(counters, "read", slow_read)
+        waiting = spawn(gw.post(CHAT, question(), headers=key), name="request")
+        await reads.wait()
+        is_back.set()
+        await away
+        provider.will(slow)
+        taken = await gw.session.post(gw.url + CHAT, json=question(stream=True), headers=key)
+        assert taken.status == 200
+        gw.rt.shared._degrade(ConnectionError("a test"))  # type: ignore[attr-defined]  # as a round does that has no answer
+        may_read.set()
+        assert (await waiting).status == 422
+        provider.gate.set()
+        await taken.read()
+
+
+async def test_a_fallback_that_waits_for_a_counter_of_an_outage_that_is_over(
+    provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a request that waits for one, a fallback takes nothing from it."""
+    monkeypatch.setattr("gateway.state.open.PREFIX", f"test:{uuid4().hex}:")
+    base = f"{provider.url}/v1"
+    models = [entry(name, f"openai/{name}", base, **PRICES) for name in "mn"]
+    slow = events([*chat_events("a", done=False)[:1], None, *chat_events("a", "b")[1:]])
+    failing = whole({"error": {"message": "no"}}, 500)
+    fallbacks = [{"m": ["n"]}]
+    async with gateway(
+        config(provider, *models, fallbacks=fallbacks), tmp_path, {"REDIS_URL": redis_url}
+    ) as gw:
+        key = await key_of(gw, max_budget=9, model_max_budget={"n": {"budget_limit": 0.1}})  # room for one n
+        provider.will(whole(chat_answer()))
+        assert (await gw.post(CHAT, question("n"), headers=key)).status == 200
+        await gw.quiet()
+        counters: Any = gw.rt.limiter._counters
+        read, may_read, reads = counters.read, asyncio.Event(), asyncio.Event()
+
+        async def slow_read(counter: Any, *more: Any) -> int:
+            spent: int = await read(counter, *more)
+            if counter.model == "n":
+                reads.set()
+                await may_read.wait()
+            return spent
+
+        is_back = asyncio.Event()
+        away = spawn(goes_and_comes(gw, is_back), name="outage")
+        await asyncio.sleep(0)
+        monkeypatch.setattr(counters, "read", slow_read)
+        provider.will(by_model({"m": failing, "n": slow}))
+        waiting = spawn(gw.post(CHAT, question("m"), headers=key), name="request")
+        await reads.wait()
+        is_back.set()
+        await away
+        taken = await gw.session.post(gw.url + CHAT, json=question("n", stream=True), headers=key)
+        assert taken.status == 200
+        gw.rt.shared._degrade(ConnectionError("a test"))  # type: ignore[attr-defined]  # as a round does that has no answer
+        other = spawn(gw.post(CHAT, question("n"), headers=key), name="request")
+        while gw.rt.limiter._alone_since != gw.rt.shared.degraded_since:
+            await asyncio.sleep(0.005)
+        may_read.set()
+        assert [(await one).status for one in (waiting, other)] == [502, 422]
+        provider.gate.set()
+        await taken.read()
+
+
 async def test_a_redis_that_comes_and_goes(
     provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
