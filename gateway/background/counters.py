@@ -30,7 +30,7 @@ from gateway.keyring import MASTER
 from gateway.limits import Counter, LimitsUnavailable, Settings
 from gateway.state.keys import KeyRow
 from gateway.state.records import LedgerQuery, Records, RecordsUnavailable
-from gateway.state.shared import Shared, SharedAway, Ticket, Window, budget
+from gateway.state.shared import Shared, SharedAway, Window, budget
 from gateway.state.shared_memory import MemoryShared
 
 log = logging.getLogger("penstock.limits")
@@ -267,14 +267,9 @@ class Counters:
 
     # -- what was spent ----------------------------------------------------------------------------------------------
 
-    def settled(self, places: Sequence[tuple[Shared, Ticket]], name: str, nano: int) -> None:
-        """A request that held something of this counter in these stores has ended, and really cost so much."""
+    def settled(self, name: str, nano: int) -> None:
+        """A request that held something of this counter has ended, and really cost so much."""
         self.tallies[name] = self.tallies.get(name, 0) + nano
-        if self._late:
-            for store, _ in places:
-                # One in memory that is being made knows nothing of tickets that are settled; Redis adds them itself.
-                if isinstance(store, MemoryShared) and (id(store), name) in self._late:
-                    self._late[id(store), name] += nano
 
     def spent(
         self,
@@ -300,9 +295,10 @@ class Counters:
                 if name in self.tallies:
                     self.tallies[name] += nano
                 for store in stores:
-                    self._charge(store, name, nano)
+                    self.charge(store, name, nano)
 
-    def _charge(self, store: Shared, name: str, nano: int) -> None:
+    def charge(self, store: Shared, name: str, nano: int) -> None:
+        """Add so much to a counter; to one that is being made as soon as it is there."""
         if (id(store), name) in self._late:
             self._late[id(store), name] += nano
         else:

@@ -520,9 +520,10 @@ class Limiter:
         for counter in bound.budgets:
             spent = nano if counter.model is None or counter.model == route else 0
             actual[counter.name] = spent
-            self._counters.settled(places, counter.name, spent)
+            self._counters.settled(counter.name, spent)
         for store, ticket in places:
-            store.settle(ticket, actual)
+            for name, amount in store.settle(ticket, actual):
+                self._counters.charge(store, name, amount)
         return [counter.name for counter in bound.budgets]
 
     # -- what a key has spent ----------------------------------------------------------------------------------------

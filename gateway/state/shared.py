@@ -173,9 +173,11 @@ class Shared(Protocol):
         """
         ...
 
-    def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> None:
+    def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> Sequence[tuple[str, int]]:
         """Correct what was taken to what it really was in all, by name, and free the slots. What is not named was as it was
         taken. A second time changes nothing.
+
+        Gives what has to be charged: names of budgets that were never told of the ticket, and what it really was.
         """
         ...
 

@@ -83,7 +83,7 @@ class MemoryShared:
         self._rates: dict[str, _Rate] = {} if before is None else before._rates  # noqa: SLF001 - one of us
         self._slots: dict[str, _Slots] = {}
         self._budgets: dict[str, _Budget] = {}
-        self._awaiting: dict[str, list[tuple[Ticket, Window]]] = {}
+        self._awaiting: dict[str, list[tuple[Ticket, Taken]]] = {}
         """What is held of budgets that do not exist yet."""
         self._values: dict[str, tuple[bytes, float]] = {}
         self._callbacks: defaultdict[str, list[Callback]] = defaultdict(list)
@@ -112,29 +112,40 @@ class MemoryShared:
         """See `Shared`."""
         ticket = ticket or Ticket([])
         for window in windows:
+            if window.kind == "rate":
+                continue
             place: Any = None
             if window.kind == "slots":
                 place = self._slots.setdefault(window.name, _Slots())
-            elif window.kind == "budget" and (place := self._budgets.get(window.name)) is None:
-                self._awaiting.setdefault(window.name, []).append((ticket, window))
-            if place is not None:
-                _hold(ticket, window, place)
+            else:
+                place = self._budgets.get(window.name)
+            taken = Taken(window.kind, window.name, window.amount, window.seconds, place)
+            ticket.taken.append(taken)
+            if place is None:
+                self._awaiting.setdefault(window.name, []).append((ticket, taken))
+            else:
+                place.used += window.amount
         return ticket
 
-    def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> None:
+    def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> Sequence[tuple[str, int]]:
         """See `Shared`."""
+        untold: list[tuple[str, int]] = []
         if ticket.is_settled:
-            return
+            return untold
         ticket.is_settled = True
         for taken, amount in outcome(ticket, actual):
             place = taken.place
             if taken.kind == "slots":
                 place.used -= taken.amount
             elif taken.kind == "budget":
-                place.used += amount - taken.amount
+                if place is None:
+                    untold.append((taken.name, amount))
+                else:
+                    place.used += amount - taken.amount
             elif place.rate is not None:
                 place.amount += amount - taken.amount
                 place.rate.total += amount - taken.amount
+        return untold
 
     def charge(self, name: str, amount: int) -> None:
         """See `Shared`."""
@@ -152,9 +163,10 @@ class MemoryShared:
             rest = max(0.0, window.ends - self._wall())
             made = _Budget(amount, now + rest + BUDGET_SLACK)
         self._budgets[window.name] = made
-        for ticket, held in self._awaiting.pop(window.name, ()):
+        for ticket, taken in self._awaiting.pop(window.name, ()):
             if not ticket.is_settled:
-                _hold(ticket, held, made)
+                taken.place = made
+                made.used += taken.amount
         return True
 
     async def forget(self, names: Sequence[str]) -> None:
@@ -270,11 +282,6 @@ class MemoryShared:
             return 0
         _forget(rate, now - rate.seconds)
         return rate.total
-
-
-def _hold(ticket: Ticket, window: Window, place: Any) -> None:
-    place.used += window.amount
-    ticket.taken.append(Taken(window.kind, window.name, window.amount, window.seconds, place))
 
 
 def _forget(rate: _Rate, since: float) -> None:

@@ -220,10 +220,11 @@ class RedisShared:
         self._begin_soon()
         return ticket
 
-    def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> None:
+    def settle(self, ticket: Ticket, actual: Mapping[str, int]) -> Sequence[tuple[str, int]]:
         """See `Shared`."""
+        untold: list[tuple[str, int]] = []
         if ticket.is_settled:
-            return
+            return untold
         ticket.is_settled = True
         self._held.pop(ticket.id, None)
         told = ""
@@ -238,13 +239,14 @@ class RedisShared:
                 told = mark
                 settlements.append(self._settlements.of(ticket, taken, mark, when, amount))
             elif taken.kind == "budget":
-                self._settlements.charge(taken.name, amount)
+                untold.append((taken.name, amount))
         self._settlements.add(settlements)
         self._untold.difference_update(taken.place[0] for taken in ticket.taken)
         if is_urgent:
             self._begin_soon()
         else:
             self._send_soon()
+        return untold
 
     def charge(self, name: str, amount: int) -> None:
         """See `Shared`."""

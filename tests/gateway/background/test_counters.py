@@ -95,6 +95,13 @@ def counters(records: MemoryRecords, **settings: Any) -> tuple[Counters, Ledger,
     return Counters(Settings(**settings), shared, records, ledger, lambda: 100.0), ledger, shared
 
 
+def settle(made: Counters, store: Shared, ticket: Ticket) -> None:
+    """A request ends that cost 7, as the limiter does it."""
+    made.settled("b", 7)
+    for name, nano in store.settle(ticket, {"b": 7}):
+        made.charge(store, name, nano)
+
+
 async def test_what_ends_while_the_ledger_is_read() -> None:
     """It counts once, whether it held something of the counter, or was older than that."""
     records = SlowRecords()
@@ -104,8 +111,7 @@ async def test_what_ends_while_the_ledger_is_read() -> None:
     ticket = shared.hold([WINDOW])
     making = spawn(made.made(shared, COUNTER, WINDOW), name="making")
     await records.is_asked.wait()
-    made.settled([(shared, ticket)], "b", 7)
-    shared.settle(ticket, {"b": 7})
+    settle(made, shared, ticket)
     ledger.offer(row("2", key_digest=COUNTER.digest, cost_nano=7))
     made.spent(COUNTER.digest, [], 3, 50.0, "", [shared])
     ledger.offer(row("3", key_digest=COUNTER.digest, cost_nano=3))
@@ -113,6 +119,25 @@ async def test_what_ends_while_the_ledger_is_read() -> None:
     await making
     assert await shared.look([WINDOW]) == [50]
     assert list(made.remaining()) == [(COUNTER, 950)]
+
+
+async def test_what_ends_in_an_outage_while_the_ledger_is_read(shared: RedisShared) -> None:
+    """Redis never heard of it, and what is read does not have it: it counts when the counter is there."""
+    records = SlowRecords()
+    made = counters_in(shared, records)
+    made.tallies["b"] = 0  # so that the ledger is read but once
+    making = spawn(made.made(shared, COUNTER, WINDOW), name="making")
+    await records.is_asked.wait()
+    shared._degrade(ConnectionError("a test"))
+    settle(made, shared, shared.hold([WINDOW]))
+
+    async def is_back() -> bool:
+        return shared.available
+
+    await until(is_back)
+    records.may_go.set()
+    await making
+    assert await shared.look([WINDOW]) == [7]
 
 
 async def test_a_counter_that_is_there_already() -> None:
@@ -127,8 +152,7 @@ async def test_a_counter_that_is_there_already() -> None:
     making = spawn(made.made(shared, COUNTER, WINDOW), name="making")
     asked = spawn(records.is_asked.wait(), name="asked")
     await asyncio.wait([making, asked], return_when=asyncio.FIRST_COMPLETED)
-    made.settled([(shared, ticket)], "b", 7)
-    shared.settle(ticket, {"b": 7})
+    settle(made, shared, ticket)
     records.may_go.set()
     asked.cancel()
     await making

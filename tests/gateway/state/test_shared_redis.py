@@ -196,7 +196,7 @@ class RedisWindows(Windows):
     def wait(self, part: float) -> None:
         self.ask(asyncio.sleep(part * self.seconds))
 
-    def tell(self, settle: Callable[[], None]) -> None:
+    def tell(self, settle: Callable[[], object]) -> None:
         async def settle_and_wait() -> None:
             settle()
             await told(self.store)
@@ -381,7 +381,8 @@ async def test_an_outage_may_last() -> None:
         store = RedisShared(f"redis://127.0.0.1:{nobody.getsockname()[1]}/0", patience=0.05)
         for _ in range(10):
             for _ in range(100):
-                store.settle(store.hold([budget("b", 1, 100), slots("p", 5)]), {"b": 1})
+                for untold in store.settle(store.hold([budget("b", 1, 100), slots("p", 5)]), {"b": 1}):
+                    store.charge(*untold)
             await store._connect()
         assert (len(store._to_hold), len(store._to_renew), len(store._settlements)) == (0, 0, 1)
         await store.close()
@@ -667,7 +668,8 @@ async def test_it_is_back_while_requests_end(server: Server) -> None:
     async def end() -> None:
         while True:
             for _ in range(20):
-                store.settle(store.hold([budget("b", 1, 100)]), {"b": 1})
+                for untold in store.settle(store.hold([budget("b", 1, 100)]), {"b": 1}):
+                    store.charge(*untold)
             await asyncio.sleep(0.001)
 
     ending = asyncio.get_running_loop().create_task(end())

@@ -48,7 +48,7 @@ class Windows(RuleBasedStateMachine):
     def ask(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         raise NotImplementedError
 
-    def tell(self, settle: Callable[[], None]) -> None:
+    def tell(self, settle: Callable[[], object]) -> None:
         """Settle or charge, and return when the store knows it."""
         settle()
 
