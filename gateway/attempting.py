@@ -74,7 +74,8 @@ async def ask_one(
         if isinstance(error, UpstreamTimeout) and x.controls.is_hasty:
             rt.health.released(deployment.id)  # the caller's impatience says nothing about the provider
         else:
-            attempt.tell_failure(rt.health, error, rt.now())
+            now = rt.now()
+            attempt.tell_failure(rt.health, error, now, rt.router.peers(route, x, now))
         raise
     except BaseException as error:
         attempt.error = error if isinstance(error, GatewayError) else attempt.error

@@ -93,7 +93,8 @@ def _note(rt: Runtime, x: Exchange, answer: Answer, broken: Attempt, error: Gate
     """The attempt has failed, and what it said is billed beside what another one will say."""
     heard, tap = x.heard, answer.tap
     broken.error, broken.answered = error, False
-    broken.tell_failure(rt.health, error, rt.now())
+    now = rt.now()
+    broken.tell_failure(rt.health, error, now, rt.router.peers(broken.route, x, now))
     if heard is not None and tap is not None:
         if broken.deployment.mock is None:
             broken.usage = of_cut_stream(tap.usage, x.envelope, tap.deltas, tap.chars)

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Protocol, Self
 
 from msgspec import Raw, Struct
@@ -78,10 +78,9 @@ class Attempt(Struct):
         """The question has left."""
         self.is_sent = True
 
-    def tell_failure(self, health: Health, error: GatewayError, now: float) -> None:
-        """Enter in the health book that it failed."""
-        deployment, route = self.deployment, self.route
-        peers = () if route is None else (other.id for other in route.deployments)
+    def tell_failure(self, health: Health, error: GatewayError, now: float, peers: Iterable[str]) -> None:
+        """Enter in the health book that it failed, where those `peers` might have been asked."""
+        deployment = self.deployment
         own = None if deployment.params is None else deployment.params.cooldown_time
         if health.failed(deployment.id, error, now, peers=peers, cooldown=own, started=self.started):
             log.info("%s fails too often, its circuit is open: %s", deployment.described, error.reason)

@@ -38,7 +38,7 @@ from gateway.app import CannotStart, allow_many_files, claim, open_runtime, serv
 from gateway.banner import banner, reachable
 from gateway.cli.check import add_arguments as add_check_arguments
 from gateway.cli.check import check, told_once
-from gateway.cli.common import add_command, config_path, directly, environ_here, seconds
+from gateway.cli.common import NotDone, add_command, checked_url, config_path, directly, environ_here, seconds
 from gateway.cli.keys import add_commands as add_key_commands
 from gateway.cli.ledger import add_commands as add_ledger_commands
 from gateway.cli.routing import add_commands as add_routing_commands
@@ -496,9 +496,10 @@ def _count_log_drops(rt: Runtime) -> None:
 def _health(parsed: argparse.Namespace) -> int:
     environment = read_environment(environ_here())
     host, port = parsed.host or environment.host, parsed.port or environment.port
-    url = parsed.url or f"http://{reachable(host)}:{port}/health"
-    if not url.startswith(("http://", "https://")):
-        print(f"penstock: not a URL: {url}", file=sys.stderr)
+    try:
+        url = checked_url(parsed.url or f"http://{reachable(host)}:{port}/health")
+    except NotDone as why:
+        print(f"penstock: {why}", file=sys.stderr)
         return 2
     try:
         with directly.open(url, timeout=parsed.timeout) as response:

@@ -176,12 +176,21 @@ def text(written: str) -> str:
     return written
 
 
+def checked_url(url: str) -> str:
+    """Where a gateway is. Raises `NotDone`, which does not repeat a password."""
+    if "@" in url:
+        raise NotDone(
+            "a URL with a name or password in it (before an @) is not asked; LITELLM_MASTER_KEY is the key"
+        )
+    if not url.startswith(("http://", "https://")):
+        raise NotDone(f"not a URL: {url}")
+    return url
+
+
 def ask(parsed: argparse.Namespace, method: str, path: str, fields: Any = None, *, wanted: str = "") -> Any:
     """What the gateway at `parsed.url` answers within `parsed.timeout` seconds, which has the field `wanted`. Raises `NotDone`."""
     environment = read_environment(environ_here())
-    base = parsed.url or f"http://{reachable(environment.host)}:{environment.port}"
-    if not base.startswith(("http://", "https://")):
-        raise NotDone(f"not a URL: {base}")
+    base = checked_url(parsed.url or f"http://{reachable(environment.host)}:{environment.port}")
     headers = {"content-type": "application/json"}
     if environment.master_key:
         if not environment.master_key.reveal().isprintable():

@@ -287,8 +287,8 @@ class Health:
         cooldown: float | None = None,
         started: float = 0.0,
     ) -> bool:
-        """It failed; whether its circuit opens now. `peers` are the ids of its route's deployments: if no other is available,
-        it is the last.
+        """It failed; whether its circuit opens now. `peers` are the ids of the deployments that such requests may go to: if no other
+        is available, it is the last.
 
         `cooldown` is the deployment's own time in seconds, if it has one; at `started` it was asked.
         """

@@ -134,6 +134,10 @@ class Router:
             one.id for one in route.deployments if not any(refuses(one, wants, now) for refuses in filters)
         )
 
+    def peers(self, route: Route | None, wants: Wants, now: float) -> Sequence[str]:
+        """The ids of the deployments that such a request may go to, as far as that is the request's own."""
+        return () if route is None else self.meant(route, wants, now) or [one.id for one in route.deployments]
+
     def soonest(self, route: Route, wants: Wants, now: float, *, anyway: bool = True) -> float | None:
         """Seconds until a deployment may have room, 0 if nobody can tell; None if all are left out for other reasons.
 

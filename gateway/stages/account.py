@@ -125,7 +125,8 @@ def _let_go(rt: Runtime, x: Exchange) -> None:
     deployment = attempt.deployment
     if isinstance(x.error, UpstreamError):
         attempt.error = x.error
-        attempt.tell_failure(rt.health, x.error, x.at.ended)
+        peers = rt.router.peers(attempt.route, x, x.at.ended)
+        attempt.tell_failure(rt.health, x.error, x.at.ended, peers)
     elif x.cancelled or x.error is not None:
         rt.health.released(deployment.id)
     else:

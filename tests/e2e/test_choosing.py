@@ -45,6 +45,23 @@ async def test_tags_find_their_deployment(tmp_path: Path) -> None:
             assert rows[-1].reason == "tags_denied"
 
 
+async def test_the_last_one_for_a_tag_is_not_left_out(tmp_path: Path) -> None:
+    """One failure leaves out a deployment where another may be asked, and none that is the only one for such requests."""
+    async with fake_provider() as provider:
+        provider.will(whole({"error": {"message": "no"}}, 500))
+        config = config_of(
+            deployment(provider, "a", tags=["free"]),
+            deployment(provider, "b", tags=["paid"]),
+            deployment(provider, "c", tags=["paid"]),
+            enable_tag_filtering=True,
+            num_retries=0,
+        )
+        async with gateway(config, tmp_path) as gw:
+            for tag in ("free", "free", "paid", "paid"):
+                await gw.post("/v1/chat/completions", {**QUESTION, "tags": [tag]})
+            assert models(provider) in ("aabc", "aacb")
+
+
 async def test_a_question_that_is_too_long_goes_to_the_fallback(tmp_path: Path) -> None:
     """The small model is not asked at all, the one of `context_window_fallbacks` is; without one: 400 with the usual code."""
     async with fake_provider() as provider:

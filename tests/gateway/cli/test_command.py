@@ -350,3 +350,5 @@ def test_health_takes_urls_only(capsys: pytest.CaptureFixture[str]) -> None:
     """`penstock health --url` opens neither files nor other protocols."""
     assert main(["health", "--url", "ftp://localhost/etc/passwd"]) == 2
     assert capsys.readouterr().err == "penstock: not a URL: ftp://localhost/etc/passwd\n"
+    assert main(["health", "--url", "http://me:sesame@localhost/health"]) == 2
+    assert "sesame" not in capsys.readouterr().err

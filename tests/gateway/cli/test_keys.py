@@ -118,6 +118,7 @@ async def test_refusals(
         (("info", "sk-nobody-at-all-0001"), "answered 404: Key not found in database"),
         (("revoke", "sk-nobody-at-all-0001"), "answered 404"),
         (("list", "--url", "ftp://x"), "not a URL: ftp://x"),
+        (("list", "--url", "http://me:sesame@x"), "a URL with a name or password in it"),
         (("list", "--url", "http://127.0.0.1:9"), "Connection refused"),
         (("list", "--url", f"{keyed.url}/nowhere"), "answered 404"),
     ):
@@ -126,6 +127,7 @@ async def test_refusals(
         assert captured.out == ""
         assert captured.err.startswith("penstock: ")
         assert told in captured.err
+        assert "sesame" not in captured.err
     monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-another-master-key")
     assert await run("list") == 1
     told = capsys.readouterr().err
