@@ -65,7 +65,7 @@ async def metrics(process: Process) -> tuple[int, int]:
 @pytest.mark.parametrize(("number", "to_all"), [("TERM", False), ("TERM", True), ("INT", True)])
 async def test_load_is_shared_and_streams_finish(tmp_path: Path, number: str, *, to_all: bool) -> None:
     """Both workers have streams; after a signal, also one that systemd or a terminal sends to all, each stream ends well."""
-    name = mock(tmp_path, "eight words that take their time to arrive", mock_delay=0.1)
+    name = mock(tmp_path, "eight words that take their time to arrive", mock_delay=0.3)
     async with penstock("--config", name, *TWO, folder=tmp_path) as process:
         pids = workers(process)
         streams = await asyncio.gather(*(process.stream("demo") for _ in range(60)))
