@@ -27,7 +27,7 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from bench.load import KEY, Question
-from bench.machine import amount, clean_up_when_told, free_port, started, wait_for
+from bench.machine import amount, chosen, clean_up_when_told, free_port, started, wait_for
 
 MOST_ASKED = 1.2
 _QUICK = 0.02
@@ -221,11 +221,10 @@ def main() -> None:
     parser.add_argument("--rate", type=amount, default=200.0, help="requests per second")
     parser.add_argument("--seconds", type=amount, default=30.0, help="length of each scene")
     arguments = parser.parse_args()
-    chosen = [s for s in SCENES if not arguments.words or any(word in s.name for word in arguments.words)]
-    if not chosen:
-        parser.error(f"no scene has such a word in its name: {', '.join(scene.name for scene in SCENES)}")
+    names = chosen(parser, [scene.name for scene in SCENES], arguments.words)
+    scenes = [scene for scene in SCENES if scene.name in names]
     clean_up_when_told()
-    sys.exit(uvloop.run(run(chosen, arguments.rate, arguments.seconds)))
+    sys.exit(uvloop.run(run(scenes, arguments.rate, arguments.seconds)))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator, Mapping
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -207,6 +207,14 @@ def amount(text: str) -> float:
     if not 0 < number < math.inf:
         raise ArgumentTypeError(f"must be above 0: {text!r}")
     return number
+
+
+def chosen(parser: ArgumentParser, names: Collection[str], words: Sequence[str]) -> list[str]:
+    """The names with one of the words in them, all without words. Where that is none the command ends and says what there is."""
+    found = [name for name in names if not words or any(word in name for word in words)]
+    if not found:
+        parser.error(f"none has such a word in its name: {', '.join(names)}")
+    return found
 
 
 class NotAnsweringError(SystemExit):

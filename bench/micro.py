@@ -31,6 +31,7 @@ from adapters.taps import Passthrough, Tap, Translation
 from adapters.types import Target, Usage
 from bench.alone import Alone
 from bench.load import Question
+from bench.machine import chosen
 from bench.provider import ANTHROPIC, GEMINI, OPENAI, Dialect
 from gateway.background.ledger import Ledger
 from gateway.background.limiter import Limiter
@@ -434,11 +435,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="cases with one of these words in their name")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    words = arguments.words
-    chosen = [name for name in CASES if not words or any(word in name for word in words)]
-    if not chosen:
-        parser.error(f"no case has such a word in its name: {', '.join(CASES)}")
-    found = {name: best_ns(*CASES[name]()) for name in chosen}
+    found = {name: best_ns(*CASES[name]()) for name in chosen(parser, CASES, arguments.words)}
     if arguments.json:
         print(json.dumps(found, indent=1))
         return

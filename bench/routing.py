@@ -27,6 +27,7 @@ from multidict import CIMultiDict
 
 from adapters.errors import UpstreamOverloaded, UpstreamRateLimited
 from adapters.types import Usage
+from bench.machine import chosen
 from gateway.config.model import Config, ModelEntry, ModelParams, Place, RouterSettings, Secret
 from gateway.endpoints import ENDPOINTS
 from gateway.inbound import NO_CONTROLS, Controls, Head
@@ -252,10 +253,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="scenes with one of these words in their name")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    words = arguments.words
-    scenes = [name for name in SCENES if not words or any(word in name for word in words)]
-    if not scenes:
-        parser.error(f"no scene has such a word in its name: {', '.join(SCENES)}")
+    scenes = chosen(parser, SCENES, arguments.words)
     found = [figures(name, strategy) for name in scenes for strategy in STRATEGIES]
     if arguments.json:
         print(json.dumps([asdict(one) for one in found], indent=1))

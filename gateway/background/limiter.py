@@ -79,6 +79,7 @@ _MOST_SHOWN = 5_000
 _BYTES_PER_TOKEN = 4
 _GATEWAYS = slots("gateways", 1_000_000)
 _FOREVER = float("inf")
+_COMES_AND_GOES = "The store of limits comes and goes; try again"
 _WITH_OUTPUT = frozenset({"chat", "completions"})
 
 
@@ -449,7 +450,7 @@ class Limiter:
             # While the counter was made here, others have taken where all take, maybe before another outage began.
             if type(answer) is Ticket:
                 local.settle(answer, dict.fromkeys((window.name for window in windows), 0))
-        raise _unavailable("The store of limits comes and goes; try again")
+        raise _unavailable(_COMES_AND_GOES)
 
     def _begin_alone(self) -> MemoryShared:
         """A store for this gateway alone, which knows what its requests hold already."""
@@ -472,7 +473,7 @@ class Limiter:
             answer = await self._ask(store, budgets, windows, ticket)
             if store in (self._shared, self._local):  # else a counter was made for an outage that is over
                 return store if type(answer) is Ticket else None
-        raise _unavailable("The store of limits comes and goes; try again")
+        raise _unavailable(_COMES_AND_GOES)
 
     def _in_force(self, hold: Hold) -> tuple[Shared, Ticket]:
         """Where a request takes more: where all take, if they can, else here alone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -299,14 +300,16 @@ def check_openai_stream(stream: bytes) -> None:
 # -- is an error one? ------------------------------------------------------------------------------------------------
 
 
-def check_error(body: bytes, form: str, *, says: str) -> None:
-    """The body is an error in this dialect; `says` are the provider's words, empty where they must not be told."""
+def check_error(body: bytes, form: str, *, says: str, besides: Collection[str] = ()) -> None:
+    """The body is an error in this dialect; `says` are the provider's words, empty where they must not be told, and `besides` the
+    further fields of Anthropic's own errors.
+    """
     told = json.loads(body)
     error = told["error"]
     if form == "anthropic":
         assert told["type"] == "error"
         assert told["request_id"]
-        assert error.keys() - {"details"} == {"type", "message"}
+        assert error.keys() == {"type", "message", *besides}
     else:
         assert told.keys() == {"error"}
         assert error.keys() >= {"message", "type", "param", "code"}

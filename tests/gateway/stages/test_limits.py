@@ -623,6 +623,26 @@ async def goes_and_comes(gw: Gateway, is_back: asyncio.Event) -> None:
         await asyncio.sleep(0.01)
 
 
+def slow_reads(
+    gw: Gateway, monkeypatch: pytest.MonkeyPatch, *, model: str | None = None
+) -> tuple[asyncio.Event, asyncio.Event]:
+    """What the counter of a model's budget, or of a key's own, is made from is read when the test lets it: that it is waited for,
+    and that it may go on.
+    """
+    counters: Any = gw.rt.limiter._counters
+    read, reads, may_read = counters.read, asyncio.Event(), asyncio.Event()
+
+    async def slow_read(counter: Any, *more: Any) -> int:
+        spent: int = await read(counter, *more)
+        if counter.model == model:
+            reads.set()
+            await may_read.wait()
+        return spent
+
+    monkeypatch.setattr(counters, "read", slow_read)
+    return reads, may_read
+
+
 async def test_a_counter_of_an_outage_that_is_over(
     provider: FakeProvider, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -634,19 +654,10 @@ async def test_a_counter_of_an_outage_that_is_over(
         provider.will(whole(chat_answer()))
         assert (await gw.post(CHAT, question(), headers=key)).status == 200
         await gw.quiet()
-        counters: Any = gw.rt.limiter._counters
-        read, may_read, reads = counters.read, asyncio.Event(), asyncio.Event()
-
-        async def slow_read(*asked: Any) -> int:
-            spent: int = await read(*asked)
-            reads.set()
-            await may_read.wait()
-            return spent
-
         is_back = asyncio.Event()
         away = spawn(goes_and_comes(gw, is_back), name="outage")
         await asyncio.sleep(0)
-        monkeypatch.setattr(counters, "read", slow_read)
+        reads, may_read = slow_reads(gw, monkeypatch)
         waiting = spawn(gw.post(CHAT, question(), headers=key), name="request")
         await reads.wait()
         is_back.set()
@@ -678,20 +689,10 @@ async def test_a_fallback_that_waits_for_a_counter_of_an_outage_that_is_over(
         provider.will(whole(chat_answer()))
         assert (await gw.post(CHAT, question("n"), headers=key)).status == 200
         await gw.quiet()
-        counters: Any = gw.rt.limiter._counters
-        read, may_read, reads = counters.read, asyncio.Event(), asyncio.Event()
-
-        async def slow_read(counter: Any, *more: Any) -> int:
-            spent: int = await read(counter, *more)
-            if counter.model == "n":
-                reads.set()
-                await may_read.wait()
-            return spent
-
         is_back = asyncio.Event()
         away = spawn(goes_and_comes(gw, is_back), name="outage")
         await asyncio.sleep(0)
-        monkeypatch.setattr(counters, "read", slow_read)
+        reads, may_read = slow_reads(gw, monkeypatch, model="n")
         provider.will(by_model({"m": failing, "n": slow}))
         waiting = spawn(gw.post(CHAT, question("m"), headers=key), name="request")
         await reads.wait()
